@@ -1,0 +1,50 @@
+# `make demo` and `make test` each need nothing but Python 3.11 or later and a network: they build .venv from requirements/lock.txt.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DELETE_ON_ERROR:
+.PHONY: demo test env clean
+
+# The lock is resolved for 3.11, so that one is preferred where several are installed.
+PYTHON ?= $(shell python3.11 -V >/dev/null 2>&1 && echo python3.11 || echo python3)
+VENV := .venv
+TOOLS := .venv-tools
+STAMP := $(VENV)/.installed-from-lock
+
+demo: $(STAMP)
+	mkdir -p out
+	$(VENV)/bin/dtm-hf demo -o out/demo.wav
+
+test: $(STAMP)
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/python -m pytest
+
+env: $(STAMP)
+
+# uv from PATH, else uv of its own in $(TOOLS), else plain pip. Never `pip install --user`: Debian marks its Python as
+# externally managed and refuses it, while a virtual environment or a `--target` folder is always allowed.
+$(STAMP): requirements/lock.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "dtm-hf needs Python 3.11 or later, but $(PYTHON) is $$($(PYTHON) -V 2>&1); try make PYTHON=python3.11" >&2; exit 1; }
+	@uv=$$(command -v uv || true); \
+	if [ -z "$$uv" ] || ! "$$uv" --version >/dev/null 2>&1; then \
+		echo "uv not found: installing it in $(TOOLS)"; \
+		[ -x $(TOOLS)/bin/uv ] \
+			|| { $(PYTHON) -m venv $(TOOLS) && $(TOOLS)/bin/python -m pip install --quiet uv; } \
+			|| $(PYTHON) -m pip install --quiet --target $(TOOLS) uv || true; \
+		uv=; if $(TOOLS)/bin/uv --version >/dev/null 2>&1; then uv=$(TOOLS)/bin/uv; fi; \
+	fi; \
+	if [ -n "$$uv" ]; then \
+		[ -x $(VENV)/bin/python ] || "$$uv" venv --python "$$($(PYTHON) -c 'import sys; print(sys.executable)')" $(VENV); \
+		install="$$uv pip install --python $(VENV)/bin/python"; \
+	else \
+		echo "uv cannot be had: installing with pip, which takes longer"; \
+		[ -x $(VENV)/bin/pip ] || $(PYTHON) -m venv $(VENV); \
+		install="$(VENV)/bin/python -m pip install"; \
+	fi; \
+	$$install -r requirements/lock.txt; \
+	$$install --no-deps --no-build-isolation -e .
+	@touch $@
+
+clean:
+	rm -rf $(VENV) $(TOOLS) build out *.egg-info .pytest_cache .ruff_cache
