@@ -1,0 +1,1 @@
+"""Training of flow heads and backbones, and the corpora they train on."""

@@ -1,0 +1,1 @@
+"""Corpus builder: sentences from a generator, spoken by free synthesisers, stored as pre-shuffled parquet shards."""
