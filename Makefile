@@ -23,6 +23,8 @@ env: $(STAMP)
 
 # uv from PATH, else uv of its own in $(TOOLS), else plain pip. Never `pip install --user`: Debian marks its Python as
 # externally managed and refuses it, while a virtual environment or a `--target` folder is always allowed.
+# --no-deps: the lock is complete, and its webrtcvad-wheels stands in for the webrtcvad that resemblyzer names, which has
+# no wheels and would need a C compiler.
 $(STAMP): requirements/lock.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 		|| { echo "dtm-hf needs Python 3.11 or later, but $(PYTHON) is $$($(PYTHON) -V 2>&1); try make PYTHON=python3.11" >&2; exit 1; }
@@ -42,7 +44,7 @@ $(STAMP): requirements/lock.txt pyproject.toml
 		[ -x $(VENV)/bin/pip ] || $(PYTHON) -m venv $(VENV); \
 		install="$(VENV)/bin/python -m pip install"; \
 	fi; \
-	$$install -r requirements/lock.txt; \
+	$$install --no-deps -r requirements/lock.txt; \
 	$$install --no-deps --no-build-isolation -e .
 	@touch $@
 
