@@ -1,0 +1,1 @@
+"""The frozen F5-TTS backbone."""

@@ -1,0 +1,294 @@
+"""`F5Backbone`: f5_tts's own DiT, unmodified and frozen, as a diffusers model."""
+
+import hashlib
+import threading
+import warnings
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_utils import ModelMixin
+from diffusers.utils import BaseOutput
+from torch import nn
+
+from .f5_import import import_f5
+
+
+Branch = Literal["cond", "null", "both"]
+
+
+@dataclass
+class F5BackboneOutput(BaseOutput):
+    """
+    Output of [`F5Backbone`].
+
+    Args:
+        features (`torch.Tensor` of shape `(B, N, D)`):
+            Input of the DiT's `proj_out`: what a flow head reads. With `branch="both"` the first dimension is `2B`,
+            conditional rows first.
+        velocity (`torch.Tensor` of shape `(B, N, M)`):
+            Predicted flow velocity E[X_1 - X_0 | X_t], in log-mel units per unit of t.
+    """
+
+    features: torch.Tensor
+    velocity: torch.Tensor
+
+
+@dataclass
+class F5TextEmbeds(BaseOutput):
+    """
+    Text as the DiT sees it, computed once per utterance by [`F5Backbone.encode_text`].
+
+    Args:
+        cond (`torch.Tensor` of shape `(B, N, text_dim)`): embedded text.
+        null (`torch.Tensor` of shape `(B, N, text_dim)`): what stands in its place in the unconditional branch.
+    """
+
+    cond: torch.Tensor
+    null: torch.Tensor
+
+
+class F5Backbone(ModelMixin, ConfigMixin):
+    r"""
+    The F5-TTS diffusion transformer ([F5-TTS](https://huggingface.co/papers/2410.06885)), frozen.
+
+    Holds f5_tts's own `DiT` without changing it: features are read by a hook on `proj_out`, and the text embedding is
+    handed over through the DiT's own cache. Parameters have `requires_grad=False` and the module stays in eval mode, also
+    when a parent calls `.train()`; only [`~F5Backbone.unfreeze`] (training a backbone from scratch) lifts that.
+
+    A padded batch gives what its items give alone: padded keys are masked in attention, and the text encoder, whose global
+    response normalisation sees the number of filler tokens, runs per distinct length.
+
+    Args:
+        dim (`int`, defaults to 1024): Width D of the features.
+        depth (`int`, defaults to 22): Number of DiT blocks.
+        heads (`int`, defaults to 16): Attention heads.
+        dim_head (`int`, defaults to 64): Width of one head.
+        ff_mult (`int`, defaults to 2): Feed-forward expansion.
+        mel_dim (`int`, defaults to 100): Mel bins M.
+        text_num_embeds (`int`, defaults to 2545): Lines of the vocabulary, without the filler token.
+        text_dim (`int`, defaults to 512): Width of the text embedding.
+        text_mask_padding (`bool`, defaults to `True`): `True` for v1 models, `False` for the first release.
+        text_embedding_average_upsampling (`bool`, defaults to `False`): Spread the text evenly over the frames.
+        qk_norm (`str`, *optional*): `"rms_norm"` or `None`.
+        conv_layers (`int`, defaults to 4): ConvNeXt blocks of the text encoder.
+        pe_attn_head (`int`, *optional*): Heads that get rotary positions; `None` for all (v1), 1 for the first release.
+        dropout (`float`, defaults to 0.1): Dropout of the blocks; only active while unfrozen.
+        name (`str`, defaults to `"F5TTS_v1_Base"`): What this backbone is, recorded by heads trained on it.
+        revision (`str`, *optional*): Version of its weights, recorded likewise.
+        license (`str`, defaults to `"cc-by-nc-4.0"`): Licence of the weights; a head trained on them inherits it.
+    """
+
+    _supports_gradient_checkpointing = True
+    _no_split_modules = ["DiTBlock"]
+
+    @register_to_config
+    def __init__(
+        self,
+        dim: int = 1024,
+        depth: int = 22,
+        heads: int = 16,
+        dim_head: int = 64,
+        ff_mult: int = 2,
+        mel_dim: int = 100,
+        text_num_embeds: int = 2545,
+        text_dim: int = 512,
+        text_mask_padding: bool = True,
+        text_embedding_average_upsampling: bool = False,
+        qk_norm: str | None = None,
+        conv_layers: int = 4,
+        pe_attn_head: int | None = None,
+        dropout: float = 0.1,
+        name: str = "F5TTS_v1_Base",
+        revision: str | None = None,
+        license: str = "cc-by-nc-4.0",
+    ):
+        super().__init__()
+        dit = import_f5("f5_tts.model.backbones.dit", chinese=False)
+        with warnings.catch_warnings():
+            # Says that a mask costs memory: one is passed only where lengths differ.
+            warnings.filterwarnings("ignore", message="attn_mask_enabled=True")
+            self.dit = dit.DiT(
+                dim=dim,
+                depth=depth,
+                heads=heads,
+                dim_head=dim_head,
+                dropout=dropout,
+                ff_mult=ff_mult,
+                mel_dim=mel_dim,
+                text_num_embeds=text_num_embeds,
+                text_dim=text_dim,
+                text_mask_padding=text_mask_padding,
+                text_embedding_average_upsampling=text_embedding_average_upsampling,
+                qk_norm=qk_norm,
+                conv_layers=conv_layers,
+                pe_attn_head=pe_attn_head,
+                attn_mask_enabled=True,
+            )
+        self._frozen = True
+        self._fingerprint: str | None = None
+        self.requires_grad_(False)
+        self.eval()
+
+    # Frozen means frozen
+
+    def train(self, mode: bool = True) -> "F5Backbone":
+        return super().train(mode and not self._frozen)
+
+    def unfreeze(self) -> "F5Backbone":
+        """Make the parameters trainable, to train a backbone from scratch. Forgets the fingerprint."""
+        self._frozen = False
+        self._fingerprint = None
+        return self.requires_grad_(True)
+
+    def freeze(self) -> "F5Backbone":
+        """Undo [`~F5Backbone.unfreeze`]."""
+        self._frozen = True
+        self._fingerprint = None
+        return self.requires_grad_(False).eval()
+
+    def enable_gradient_checkpointing(self, *args, **kwargs) -> None:
+        """Recompute the blocks' activations in the backward pass (the DiT's own switch)."""
+        self.dit.checkpoint_activations = True
+
+    def disable_gradient_checkpointing(self) -> None:
+        self.dit.checkpoint_activations = False
+
+    @property
+    def fingerprint(self) -> str:
+        """
+        SHA-256 over names, shapes and bfloat16 values of all parameters, as 16 hexadecimal digits.
+
+        Rounded to bfloat16 so that a float32 and a bfloat16 copy of the same weights agree.
+        """
+        if self._fingerprint is None or not self._frozen:
+            digest = hashlib.sha256()
+            for name, parameter in sorted(self.named_parameters()):
+                digest.update(f"{name}{tuple(parameter.shape)}".encode())
+                values = parameter.detach().to("cpu", torch.bfloat16).contiguous()
+                digest.update(values.view(torch.int16).numpy())
+            self._fingerprint = digest.hexdigest()[:16]
+        return self._fingerprint
+
+    # Text
+
+    def encode_text(self, text_ids: torch.Tensor, attention_mask: torch.Tensor | None, num_frames: int) -> F5TextEmbeds:
+        """
+        Embed text for both branches, once per utterance instead of once per step.
+
+        Args:
+            text_ids (`torch.LongTensor` of shape `(B, N_text)`): Token ids, padded with -1.
+            attention_mask (`torch.BoolTensor` of shape `(B, N)`, *optional*): `True` at valid frames.
+            num_frames (`int`): N, the number of frames of the batch.
+        """
+        if attention_mask is None:
+            lengths = [num_frames] * len(text_ids)
+        else:
+            lengths = attention_mask.sum(dim=1).tolist()
+        rows: list[tuple[torch.Tensor, torch.Tensor] | None] = [None] * len(text_ids)
+        for length in sorted(set(lengths)):
+            index = [i for i, n in enumerate(lengths) if n == length]
+            # The DiT right-pads ids to the frames it is told of, so ids beyond `length` are padding of longer rows.
+            ids = text_ids[index, :length]
+            cond = self.dit.text_embed(ids, seq_len=length, drop_text=False)
+            null = self.dit.text_embed(ids, seq_len=length, drop_text=True)
+            for j, i in enumerate(index):
+                rows[i] = (cond[j], null[j])
+        pad = nn.utils.rnn.pad_sequence
+        cond, null = (pad(part, batch_first=True) for part in zip(*rows, strict=True))
+        short = num_frames - cond.shape[1]
+        if short > 0:
+            cond, null = (nn.functional.pad(part, (0, 0, 0, short)) for part in (cond, null))
+        return F5TextEmbeds(cond=cond, null=null)
+
+    def forward(
+        self,
+        sample: torch.Tensor,
+        timestep: torch.Tensor | float,
+        cond: torch.Tensor,
+        text_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        branch: Branch = "cond",
+        text_embeds: F5TextEmbeds | None = None,
+        return_dict: bool = True,
+    ) -> F5BackboneOutput | tuple[torch.Tensor, torch.Tensor]:
+        """
+        Args:
+            sample (`torch.Tensor` of shape `(B, N, M)`): X_t, the noisy log-mel.
+            timestep (`float` or `torch.Tensor` of shape `()` or `(B,)`): t in [0, 1]; 0 is noise.
+            cond (`torch.Tensor` of shape `(B, N, M)`): Log-mel of the prompt, zero elsewhere.
+            text_ids (`torch.LongTensor` of shape `(B, N_text)`, *optional*): Token ids, padded with -1.
+            attention_mask (`torch.BoolTensor` of shape `(B, N)`, *optional*): `True` at valid frames.
+            branch (`str`, defaults to `"cond"`):
+                `"cond"`, `"null"` (audio and text dropped, as F5's guidance does) or `"both"` (one pass over 2B rows).
+            text_embeds ([`F5TextEmbeds`], *optional*): Result of [`~F5Backbone.encode_text`] in place of `text_ids`.
+
+        Raises:
+            ValueError: for an unknown `branch`, for neither or both of `text_ids` and `text_embeds`, for a shape that
+                does not fit.
+        """
+        self._check_inputs(sample, cond, text_ids, attention_mask, branch, text_embeds)
+        sample, cond = sample.to(self.dtype), cond.to(self.dtype)
+        # The DiT embeds t in the dtype of t.
+        timestep = torch.as_tensor(timestep, device=sample.device).to(self.dtype)
+        if attention_mask is not None and attention_mask.all():
+            attention_mask = None
+        if text_embeds is None:
+            text_embeds = self.encode_text(text_ids, attention_mask, sample.shape[1])
+
+        features, thread = [], threading.get_ident()
+
+        def capture(_module, inputs):
+            if threading.get_ident() == thread:
+                features.append(inputs[0])
+
+        handle = self.dit.proj_out.register_forward_pre_hook(capture)
+        try:
+            # With both slots filled the DiT reads them instead of encoding `text`.
+            self.dit.text_cond, self.dit.text_uncond = text_embeds.cond, text_embeds.null
+            velocity = self.dit(
+                x=sample,
+                cond=cond,
+                text=text_ids,
+                time=timestep,
+                mask=attention_mask,
+                drop_audio_cond=branch == "null",
+                drop_text=branch == "null",
+                cfg_infer=branch == "both",
+                cache=True,
+            )
+        finally:
+            handle.remove()
+            self.dit.clear_cache()
+        if not return_dict:
+            return features[0], velocity
+        return F5BackboneOutput(features=features[0], velocity=velocity)
+
+    def _check_inputs(self, sample, cond, text_ids, attention_mask, branch, text_embeds) -> None:
+        if branch not in ("cond", "null", "both"):
+            raise ValueError(f'`branch` must be "cond", "null" or "both", but got {branch!r}.')
+        if (text_ids is None) == (text_embeds is None):
+            raise ValueError("Exactly one of `text_ids` and `text_embeds` must be given.")
+        if sample.ndim != 3 or sample.shape[-1] != self.config.mel_dim:
+            raise ValueError(f"`sample` must have shape (B, N, {self.config.mel_dim}), but got {tuple(sample.shape)}.")
+        if cond.shape != sample.shape:
+            raise ValueError(f"`cond` must have the shape of `sample`, {tuple(sample.shape)}, but got {tuple(cond.shape)}.")
+        if attention_mask is not None and attention_mask.shape != sample.shape[:2]:
+            raise ValueError(
+                f"`attention_mask` must have shape {tuple(sample.shape[:2])}, but got {tuple(attention_mask.shape)}."
+            )
+
+    @classmethod
+    def from_f5_checkpoint(cls, checkpoint, vocab=None, variant: str = "v1_base", **kwargs) -> "F5Backbone":
+        """
+        Load an official F5-TTS checkpoint: see [`~dtm_hf.backbone.f5_checkpoint.load_f5_checkpoint`].
+
+        Args:
+            checkpoint (`str` or `Path`): `.safetensors` or `.pt` file, or `hf://org/repo/path/in/repo`.
+            vocab (`str`, `Path` or [`F5Tokenizer`], *optional*): Vocabulary; f5_tts's own by default.
+            variant (`str`, defaults to `"v1_base"`): `"v1_base"`, `"v1_small"`, `"base"` or `"small"`.
+        """
+        from .f5_checkpoint import load_f5_checkpoint
+
+        return load_f5_checkpoint(cls, checkpoint, vocab=vocab, variant=variant, **kwargs)

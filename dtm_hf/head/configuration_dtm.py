@@ -1,0 +1,97 @@
+"""Configuration of the DTM flow head."""
+
+from huggingface_hub.dataclasses import strict
+from transformers.configuration_utils import PreTrainedConfig
+
+
+PREDICTIONS = ("residual", "direct")
+ARCHITECTURES = ("mlp", "conv")
+
+
+@strict
+class DTMHeadConfig(PreTrainedConfig):
+    r"""
+    Configuration of a [`DTMHead`]. The defaults are the network of the DTM documents on F5-TTS v1 Base.
+
+    Args:
+        backbone_hidden_size (`int`, defaults to 1024):
+            Width D of the backbone features that the head reads.
+        num_mel_bins (`int`, defaults to 100):
+            Mel bins M.
+        hidden_size (`int`, defaults to 512):
+            Width of the head.
+        num_hidden_layers (`int`, defaults to 6):
+            Blocks.
+        ffn_mult (`int`, defaults to 4):
+            Expansion of the feed-forward networks.
+        time_embed_dim (`int`, defaults to 256):
+            Width of the sinusoidal embeddings of s and t.
+        prediction (`str`, defaults to `"residual"`):
+            `"residual"`: y_hat = v + D(h, Y_s, s, t) with D zero at the start, so that an untrained head is plain Euler.
+            `"direct"`: the network is the flow velocity itself, as in the documents.
+        architecture (`str`, defaults to `"mlp"`):
+            `"mlp"` treats each frame alone; `"conv"` puts a depthwise temporal convolution before each FFN.
+        conv_kernel_size (`int`, defaults to 7):
+            Frames that a convolution sees; odd.
+        min_flow_remainder (`float`, defaults to 0.01):
+            Lower bound of 1 - s where the residual form divides by it.
+        guidance_scale (`float`, *optional*):
+            Guidance that training baked into the head's targets; such a head runs on the conditional branch alone.
+            `None`: trained without, guided at inference.
+        backbone_name (`str`, *optional*), backbone_revision (`str`, *optional*), backbone_fingerprint (`str`, *optional*):
+            The backbone this head was trained on.
+        base_model (`str`, *optional*):
+            Pipeline that holds the other components, for a repository with nothing but this head.
+        base_model_revision (`str`, *optional*):
+            Its revision.
+        sampler (`dict`, *optional*):
+            Configuration of the [`DTMScheduler`] this head was trained for.
+        license (`str`, *optional*):
+            Licence of the head, inherited from its backbone.
+
+    Example:
+
+    ```python
+    >>> from dtm_hf import DTMHead, DTMHeadConfig
+
+    >>> head = DTMHead(DTMHeadConfig(architecture="conv"))
+    >>> head.config.hidden_size
+    512
+    ```"""
+
+    model_type = "dtm_head"
+
+    backbone_hidden_size: int = 1024
+    num_mel_bins: int = 100
+    hidden_size: int = 512
+    num_hidden_layers: int = 6
+    ffn_mult: int = 4
+    time_embed_dim: int = 256
+    prediction: str = "residual"
+    architecture: str = "mlp"
+    conv_kernel_size: int = 7
+    min_flow_remainder: float = 0.01
+    guidance_scale: float | int | None = None
+    backbone_name: str | None = None
+    backbone_revision: str | None = None
+    backbone_fingerprint: str | None = None
+    base_model: str | None = None
+    base_model_revision: str | None = None
+    sampler: dict | None = None
+    license: str | None = None
+
+    def __post_init__(self, **kwargs):
+        if self.prediction not in PREDICTIONS:
+            raise ValueError(f"`prediction` must be one of {PREDICTIONS}, but got {self.prediction!r}.")
+        if self.architecture not in ARCHITECTURES:
+            raise ValueError(f"`architecture` must be one of {ARCHITECTURES}, but got {self.architecture!r}.")
+        if self.conv_kernel_size < 1 or self.conv_kernel_size % 2 == 0:
+            raise ValueError(f"`conv_kernel_size` must be odd and positive, but got {self.conv_kernel_size}.")
+        if self.time_embed_dim < 4 or self.time_embed_dim % 2:
+            raise ValueError(f"`time_embed_dim` must be even and at least 4, but got {self.time_embed_dim}.")
+        if not 0 < self.min_flow_remainder < 1:
+            raise ValueError(f"`min_flow_remainder` must lie in (0, 1), but got {self.min_flow_remainder}.")
+        super().__post_init__(**kwargs)
+
+
+__all__ = ["DTMHeadConfig"]

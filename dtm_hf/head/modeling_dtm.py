@@ -1,0 +1,226 @@
+"""The DTM flow head."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModel
+from transformers import initialization as init
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_utils import PreTrainedModel
+from transformers.utils import ModelOutput
+
+from .configuration_dtm import DTMHeadConfig
+
+
+@dataclass
+class DTMHeadOutput(ModelOutput):
+    """
+    Output of [`DTMHead`].
+
+    Args:
+        velocity (`torch.Tensor` of shape `(B, N, M)`):
+            g, the velocity dY/ds of the inner flow.
+        displacement (`torch.Tensor` of shape `(B, N, M)`):
+            y_hat, the estimate of Y = X_1 - X_0 that g points at: `flow_state + (1 - s) * velocity`.
+    """
+
+    velocity: torch.FloatTensor | None = None
+    displacement: torch.FloatTensor | None = None
+
+
+class DTMTimeEmbedding(nn.Module):
+    """Sinusoids of a time in [0, 1], then a two-layer perceptron."""
+
+    def __init__(self, config: DTMHeadConfig):
+        super().__init__()
+        self.num_frequencies = config.time_embed_dim // 2
+        self.linear_1 = nn.Linear(config.time_embed_dim, config.hidden_size)
+        self.linear_2 = nn.Linear(config.hidden_size, config.hidden_size)
+
+    def forward(self, time: torch.Tensor) -> torch.Tensor:
+        """Time of any shape `(...)` -> `(..., hidden_size)`."""
+        # Computed here and not kept as a buffer: transformers builds models on the meta device.
+        exponent = torch.arange(self.num_frequencies, device=time.device, dtype=torch.float32)
+        frequencies = torch.exp(exponent * (-math.log(10000.0) / (self.num_frequencies - 1)))
+        # 1000: the scale of F5's own time embedding.
+        angles = 1000.0 * time.float().unsqueeze(-1) * frequencies
+        embedding = torch.cat([angles.sin(), angles.cos()], dim=-1).to(self.linear_1.weight.dtype)
+        return self.linear_2(nn.functional.silu(self.linear_1(embedding)))
+
+
+class DTMHeadBlock(GradientCheckpointingLayer):
+    """Pre-norm feed-forward block with adaptive layer norm and, in the `conv` architecture, a view on its neighbours."""
+
+    def __init__(self, config: DTMHeadConfig):
+        super().__init__()
+        hidden_size = config.hidden_size
+        self.norm = nn.LayerNorm(hidden_size, elementwise_affine=False, eps=1e-6)
+        if config.architecture == "conv":
+            kernel_size = config.conv_kernel_size
+            self.conv = nn.Conv1d(hidden_size, hidden_size, kernel_size, padding=kernel_size // 2, groups=hidden_size)
+        else:
+            self.conv = None
+        self.linear_in = nn.Linear(hidden_size, config.ffn_mult * hidden_size)
+        self.linear_out = nn.Linear(config.ffn_mult * hidden_size, hidden_size)
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        shift: torch.Tensor,
+        scale: torch.Tensor,
+        gate: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """`(B, N, H)` -> `(B, N, H)`; shift, scale and gate broadcast to it."""
+        residual = hidden_states
+        hidden_states = self.norm(hidden_states) * (1 + scale) + shift
+        if self.conv is not None:
+            if attention_mask is not None:
+                hidden_states = hidden_states * attention_mask.unsqueeze(-1)
+            hidden_states = hidden_states + self.conv(hidden_states.transpose(1, 2)).transpose(1, 2)
+        hidden_states = self.linear_out(nn.functional.gelu(self.linear_in(hidden_states)))
+        return residual + gate * hidden_states
+
+
+class DTMHeadPreTrainedModel(PreTrainedModel):
+    config: DTMHeadConfig
+    base_model_prefix = "head"
+    main_input_name = "hidden_states"
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["DTMHeadBlock"]
+
+    @torch.no_grad()
+    def _init_weights(self, module):
+        if isinstance(module, nn.Linear):
+            init.xavier_uniform_(module.weight)
+            if module.bias is not None:
+                init.zeros_(module.bias)
+        elif isinstance(module, nn.Conv1d):
+            init.trunc_normal_(module.weight, std=0.02)
+            init.zeros_(module.bias)
+        elif isinstance(module, DTMHead):
+            # Blocks start as the identity; the residual head starts as D = 0.
+            init.zeros_(module.modulation_proj.weight)
+            init.zeros_(module.modulation_proj.bias)
+            if module.config.prediction == "residual":
+                init.zeros_(module.output_proj.weight)
+                init.zeros_(module.output_proj.bias)
+
+
+class DTMHead(DTMHeadPreTrainedModel):
+    r"""
+    Flow head of Difference Transition Matching ([Transition Matching](https://huggingface.co/papers/2506.23589)).
+
+    Given the frozen backbone's features h at (X_t, t), models the distribution of the displacement Y = X_1 - X_0 by a small
+    inner flow from Y_0 ~ N(0, I) at s=0 to Y at s=1. `forward` returns its velocity g(h, Y_s, s, t, v).
+
+    What does not change is computed once: [`~DTMHead.prepare_schedule`] gives the modulations of a whole schedule (they
+    depend on s and t alone), [`~DTMHead.prepare`] projects the features of one global step (they do not depend on s).
+    """
+
+    def __init__(self, config: DTMHeadConfig):
+        super().__init__(config)
+        hidden_size = config.hidden_size
+        # One projection of [h, Y_s], in two parts because h stays while Y_s moves.
+        self.feature_proj = nn.Linear(config.backbone_hidden_size, hidden_size)
+        self.state_proj = nn.Linear(config.num_mel_bins, hidden_size, bias=False)
+        self.flow_time_embed = DTMTimeEmbedding(config)
+        self.timestep_embed = DTMTimeEmbedding(config)
+        # Shift, scale and gate of each block, then shift and scale of the last norm.
+        self.modulation_proj = nn.Linear(hidden_size, (3 * config.num_hidden_layers + 2) * hidden_size)
+        self.blocks = nn.ModuleList([DTMHeadBlock(config) for _ in range(config.num_hidden_layers)])
+        self.norm_out = nn.LayerNorm(hidden_size, elementwise_affine=False, eps=1e-6)
+        self.output_proj = nn.Linear(hidden_size, config.num_mel_bins)
+        self.gradient_checkpointing = False
+        self.post_init()
+
+    def prepare_schedule(self, timesteps: torch.Tensor, flow_times: torch.Tensor) -> torch.Tensor:
+        """
+        Modulations of every pair of a global and an inner time.
+
+        Args:
+            timesteps (`torch.Tensor` of shape `(T,)`): global times t.
+            flow_times (`torch.Tensor` of shape `(S,)`): inner times s, one a head call.
+
+        Returns:
+            `torch.Tensor` of shape `(T, S, 1, K)`: entry `[i, j]` is the `modulation` of [`~DTMHead.forward`].
+        """
+        return self._modulation(timesteps[:, None, None], flow_times[None, :, None])
+
+    def prepare(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """Project backbone features `(B, N, D)` to `(B, N, H)`: the `prepared_states` of [`~DTMHead.forward`]."""
+        return self.feature_proj(hidden_states.to(self.feature_proj.weight.dtype))
+
+    def _modulation(self, timestep: torch.Tensor, flow_time: torch.Tensor) -> torch.Tensor:
+        embedding = self.flow_time_embed(flow_time) + self.timestep_embed(timestep)
+        return self.modulation_proj(nn.functional.silu(embedding))
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor | None,
+        flow_state: torch.Tensor,
+        flow_time: torch.Tensor | float,
+        *,
+        timestep: torch.Tensor | float,
+        velocity: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        prepared_states: torch.Tensor | None = None,
+        modulation: torch.Tensor | None = None,
+        return_dict: bool = True,
+    ) -> DTMHeadOutput | tuple[torch.Tensor, torch.Tensor]:
+        """
+        Args:
+            hidden_states (`torch.Tensor` of shape `(B, N, D)`): h, or `None` with `prepared_states`.
+            flow_state (`torch.Tensor` of shape `(B, N, M)`): Y_s.
+            flow_time (`float` or `torch.Tensor` of shape `()`, `(B,)` or `(B, N)`): s in [0, 1].
+            timestep (`float` or `torch.Tensor` of shape `()` or `(B,)`): t in [0, 1].
+            velocity (`torch.Tensor` of shape `(B, N, M)`): v, the backbone's velocity that the residual form starts from.
+            attention_mask (`torch.BoolTensor` of shape `(B, N)`, *optional*): `True` at valid frames.
+            prepared_states (`torch.Tensor`, *optional*): result of [`~DTMHead.prepare`].
+            modulation (`torch.Tensor`, *optional*): entry of [`~DTMHead.prepare_schedule`] for these times.
+        """
+        config, dtype = self.config, self.state_proj.weight.dtype
+        flow_time = _broadcast_time(flow_time, flow_state)
+        if prepared_states is None:
+            prepared_states = self.prepare(hidden_states)
+        if modulation is None:
+            modulation = self._modulation(_broadcast_time(timestep, flow_state), flow_time)
+        parts = modulation.chunk(3 * config.num_hidden_layers + 2, dim=-1)
+
+        hidden = prepared_states + self.state_proj(flow_state.to(dtype))
+        for i, block in enumerate(self.blocks):
+            hidden = block(hidden, *parts[3 * i : 3 * i + 3], attention_mask)
+        shift, scale = parts[-2:]
+        output = self.output_proj(self.norm_out(hidden) * (1 + scale) + shift)
+
+        # The division by 1 - s wants the precision of the state, not that of the network.
+        output = output.to(flow_state.dtype)
+        remainder = (1 - flow_time).unsqueeze(-1)
+        if config.prediction == "residual":
+            displacement = velocity.to(flow_state.dtype) + output
+            flow_velocity = (displacement - flow_state) / remainder.clamp(min=config.min_flow_remainder)
+        else:
+            flow_velocity = output
+            displacement = flow_state + remainder * flow_velocity
+        if not return_dict:
+            return flow_velocity, displacement
+        return DTMHeadOutput(velocity=flow_velocity, displacement=displacement)
+
+
+def _broadcast_time(time: torch.Tensor | float, state: torch.Tensor) -> torch.Tensor:
+    """A scalar, `(B,)` or `(B, N)` time as `(1, 1)`, `(B, 1)` or `(B, N)`."""
+    time = torch.as_tensor(time, device=state.device, dtype=torch.float32)
+    if time.ndim > 2:
+        raise ValueError(f"A time must be a scalar, (B,) or (B, N), but got shape {tuple(time.shape)}.")
+    time = time.reshape(*time.shape, *(1,) * (2 - time.ndim))
+    if time.shape[0] not in (1, state.shape[0]) or time.shape[1] not in (1, state.shape[1]):
+        raise ValueError(f"A time of shape {tuple(time.shape)} does not fit a state of shape {tuple(state.shape)}.")
+    return time
+
+
+AutoConfig.register(DTMHeadConfig.model_type, DTMHeadConfig, exist_ok=True)
+AutoModel.register(DTMHeadConfig, DTMHead, exist_ok=True)
+
+__all__ = ["DTMHead", "DTMHeadOutput", "DTMHeadPreTrainedModel"]
