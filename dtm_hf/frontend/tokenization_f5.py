@@ -1,0 +1,177 @@
+"""Tokenizer of F5-TTS: characters, and pinyin syllables for Chinese."""
+
+import os
+import re
+
+import torch
+from torch.nn.utils.rnn import pad_sequence
+from transformers.utils.hub import PushToHubMixin, cached_file
+
+VOCAB_FILE_NAME = "vocab.txt"
+
+_TRANSLATION = str.maketrans({";": ",", "“": '"', "”": '"', "‘": "'", "’": "'"})
+
+# From the CJK radicals up, a character may be joined to words or read as pinyin, and f5_tts's own code decides. Emoji
+# (U+1xxxx) are single tokens, like everything below U+2E80.
+_EAST_ASIAN = re.compile("[\u2e80-\uffff\U00020000-\U0010ffff]")
+
+# What jieba (the word segmentation of f5_tts, `rjieba` 0.2.2) makes of text without East Asian characters: the ASCII
+# words of its dictionary wherever they occur, even inside a longer word; between those, words and numbers with their
+# inner `.`, `_` and `-`; runs of other word characters; single characters.
+_DICTIONARY_WORDS = re.compile(r"(AT&T|[Cc]#|[Cc]\+\+)")
+_SEGMENTS = re.compile(r"[A-Za-z0-9]+(?:[._-][A-Za-z0-9]+)*%?|[+#&._%-]+|\r\n|.", re.DOTALL)
+
+
+def _split_without_pinyin(text: str) -> list[str]:
+    """Characters of `text`, with a space before each piece of two or more that follows no space, colon or quote."""
+    tokens: list[str] = []
+    for index, part in enumerate(_DICTIONARY_WORDS.split(text)):
+        for segment in [part] if index % 2 else _SEGMENTS.findall(part):
+            if len(segment) > 1 and tokens and tokens[-1] not in " :'\"":
+                tokens.append(" ")
+            tokens.extend(segment)
+    return tokens
+
+
+class F5Tokenizer(PushToHubMixin):
+    """
+    Turns text into the token ids that an F5-TTS backbone was trained on.
+
+    A token is a character, or a pinyin syllable with its tone where the text is Chinese. Ids are those of
+    `f5_tts.model.utils` for the same text and `vocab.txt`. Text without East Asian characters is tokenized here,
+    without the Chinese packages (`rjieba`, `pypinyin`); other text is handed to `f5_tts`.
+
+    Not a `transformers.PreTrainedTokenizer`, which cannot give padding an id outside the vocabulary (-1 here), nor one
+    id to both the space and every unknown character (0 here).
+
+    Args:
+        vocab_file (`str` or `os.PathLike`):
+            A `vocab.txt`, UTF-8: one token per line, the line number is the id, the first line is a space.
+
+    Example:
+
+    ```python
+    >>> tokenizer = F5Tokenizer.from_pretrained("org/dtm-f5", subfolder="tokenizer")
+    >>> tokenizer(["Hello there.", "Hi."]).shape
+    torch.Size([2, 12])
+    ```
+    """
+
+    padding_value = -1
+    unknown_id = 0
+
+    def __init__(self, vocab_file: str | os.PathLike):
+        with open(vocab_file, encoding="utf-8") as file:
+            self._tokens = [line.rstrip("\n") for line in file]
+        if not self._tokens or self._tokens[0] != " ":
+            raise ValueError(
+                f"`vocab_file` {os.fspath(vocab_file)!r} must hold one token per line and a space in its first line "
+                f"(id 0 stands for unknown characters too), but its first line is {''.join(self._tokens[:1])!r}."
+            )
+        # As in f5_tts, the last of several equal lines gives the id, and `vocab_size` counts distinct tokens.
+        self._ids = {token: index for index, token in enumerate(self._tokens)}
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of distinct tokens: `text_num_embeds` of the backbone."""
+        return len(self._ids)
+
+    def get_vocab(self) -> dict[str, int]:
+        """Token to id."""
+        return dict(self._ids)
+
+    def tokenize(self, text: str) -> list[str]:
+        """
+        Split `text` into tokens, known to the vocabulary or not.
+
+        Raises:
+            TypeError: if `text` is not a string.
+        """
+        if not isinstance(text, str):
+            raise TypeError(f"`text` must be a string, but got {type(text).__name__}.")
+        text = text.translate(_TRANSLATION)
+        if not _EAST_ASIAN.search(text):
+            return _split_without_pinyin(text)
+
+        from ..backbone.f5_import import import_f5
+
+        return import_f5("f5_tts.model.utils").convert_char_to_pinyin([text])[0]
+
+    def unknown_characters(self, text: str) -> list[str]:
+        """The distinct tokens of `text` that the vocabulary lacks (they get id 0), in order of appearance."""
+        return [token for token in dict.fromkeys(self.tokenize(text)) if token not in self._ids]
+
+    def __call__(self, text: str | list[str], return_tensors: str = "pt") -> torch.LongTensor:
+        """
+        Tokenize one text or a batch.
+
+        Args:
+            text (`str` or `list[str]`):
+                What to tokenize.
+            return_tensors (`str`, defaults to `"pt"`):
+                Only `"pt"`, a torch tensor.
+
+        Returns:
+            `torch.LongTensor` of shape `[B, Nt]`: ids, padded with -1 on the right. Unknown tokens have id 0.
+
+        Raises:
+            ValueError: if the batch is empty, or `return_tensors` is not `"pt"`.
+        """
+        if return_tensors != "pt":
+            raise ValueError(f"`return_tensors` must be 'pt', but got {return_tensors!r}.")
+        texts = [text] if isinstance(text, str) else list(text)
+        if not texts:
+            raise ValueError("`text` must hold at least one string, but got an empty list.")
+        ids = [[self._ids.get(token, self.unknown_id) for token in self.tokenize(item)] for item in texts]
+        return pad_sequence(
+            [torch.tensor(row, dtype=torch.long) for row in ids], batch_first=True, padding_value=self.padding_value
+        )
+
+    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs) -> None:
+        """Write `vocab.txt` into `save_directory`, made if absent. Other arguments of pipelines are ignored."""
+        os.makedirs(save_directory, exist_ok=True)
+        path = os.path.join(save_directory, VOCAB_FILE_NAME)
+        with open(path + ".tmp", "w", encoding="utf-8", newline="\n") as file:
+            file.writelines(token + "\n" for token in self._tokens)
+        os.replace(path + ".tmp", path)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike,
+        *,
+        subfolder: str = "",
+        revision: str | None = None,
+        cache_dir: str | os.PathLike | None = None,
+        token: str | bool | None = None,
+        local_files_only: bool = False,
+        force_download: bool = False,
+        **kwargs,
+    ) -> "F5Tokenizer":
+        """
+        Load from a folder or a Hub repository that holds `vocab.txt`.
+
+        Args:
+            pretrained_model_name_or_path (`str` or `os.PathLike`):
+                Folder, or Hub id such as `"org/dtm-f5"`.
+            subfolder, revision, cache_dir, token, local_files_only, force_download:
+                As in every `from_pretrained`. Other arguments, which pipelines pass to all components, are ignored.
+
+        Raises:
+            OSError: if there is no such folder or repository, or no `vocab.txt` in it.
+        """
+        return cls(
+            cached_file(
+                pretrained_model_name_or_path,
+                VOCAB_FILE_NAME,
+                subfolder=subfolder,
+                revision=revision,
+                cache_dir=cache_dir,
+                token=token,
+                local_files_only=local_files_only,
+                force_download=force_download,
+            )
+        )
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(vocab_size={self.vocab_size})"
