@@ -153,7 +153,7 @@ def build_corpus(recipe: Recipe, out_dir: Path, workers: int = 2, command: str =
     """Render every shard that is not there yet and write `corpus.json`; returns what that file holds.
 
     Raises:
-        ValueError: if `out_dir` holds a corpus of another recipe, or `workers` is not positive.
+        ValueError: if `out_dir` holds another corpus, or `workers` is not positive.
         MissingProgramError: if a voice's program is not installed; nothing is written then.
     """
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -168,9 +168,7 @@ def build_corpus(recipe: Recipe, out_dir: Path, workers: int = 2, command: str =
     if card_path.is_file():
         present = json.loads(card_path.read_text())["recipe"]
         if present != recipe_card:
-            raise ValueError(
-                f"`out_dir` {out_dir} holds a corpus of another recipe, {present}: choose an empty folder"
-            )
+            raise ValueError(f"`out_dir` {out_dir} holds another corpus, {present}: choose an empty folder")
     out_dir.mkdir(parents=True, exist_ok=True)
     card = {"recipe": recipe_card, "command": command, "complete": False, "programs": _programs(recipe)}
     _write_json(card, card_path)
