@@ -17,8 +17,8 @@ MAX_PEAK = 10.0
 MAX_CHANNELS = 16
 
 _ACCEPTED = (
-    "a path, an (array, sampling rate) tuple, a dict with 'array' and 'sampling_rate' or with 'bytes' or 'path', or an "
-    "Audio value of `datasets`"
+    "a path, an (array, sampling rate) tuple, a dict with 'array' and 'sampling_rate' or with 'bytes' or 'path', or "
+    "an Audio value of `datasets`"
 )
 
 
@@ -29,8 +29,8 @@ def _decode(source: str | os.PathLike | io.BytesIO, name: str) -> tuple[np.ndarr
         return soundfile.read(source, dtype="float32")
     except soundfile.LibsndfileError as error:
         raise ValueError(
-            f"`reference_audio` {name} cannot be read as audio ({error.error_string.strip()} Accepted: WAV, FLAC, OGG, "
-            "MP3 and what else libsndfile reads."
+            f"`reference_audio` {name} cannot be read as audio ({error.error_string.strip()} Accepted: WAV, FLAC, "
+            "OGG, MP3 and what else libsndfile reads."
         ) from error
 
 
@@ -58,9 +58,7 @@ def _array_and_rate(reference: Any) -> tuple[Any, Any]:
             return _decode(io.BytesIO(reference["bytes"]), "(bytes)")
         if reference.get("path") is not None:
             return _decode_file(reference["path"])
-        raise ValueError(
-            f"`reference_audio` is a dict with the keys {sorted(map(str, reference))}; accepted: {_ACCEPTED}."
-        )
+        raise ValueError(f"`reference_audio` is a dict with the keys {sorted(reference)}; accepted: {_ACCEPTED}.")
     if isinstance(reference, (tuple, list)) and len(reference) == 2:
         array, rate = reference
         if _is_number(array) and not _is_number(rate):
@@ -117,8 +115,8 @@ def load_reference(
 
     Args:
         reference:
-            A path; an (array, rate) tuple, in either order; a dict with `array` and `sampling_rate`, or with `bytes` or
-            `path`; an `AudioDecoder` as rows of `datasets` hold it. Arrays are `[T]`, `[T, channels]` or
+            A path; an (array, rate) tuple, in either order; a dict with `array` and `sampling_rate`, or with `bytes`
+            or `path`; an `AudioDecoder` as rows of `datasets` hold it. Arrays are `[T]`, `[T, channels]` or
             `[channels, T]`, floats in [-1, 1] or integers over their full range.
         sampling_rate (`int`, defaults to 24000):
             Rate of the result in Hz.
@@ -132,8 +130,8 @@ def load_reference(
     Raises:
         FileNotFoundError: if there is no file at the path.
         TypeError: if `reference` is of no accepted kind, or its samples are neither floats nor integers.
-        ValueError: if it is not audio, empty, shorter than 0.1 s, silent, or holds NaN or infinite samples, or its rate
-            is not a positive whole number.
+        ValueError: if it is not audio, empty, shorter than 0.1 s, silent, or holds NaN or infinite samples, or its
+            rate is not a positive whole number.
     """
     array, rate = _array_and_rate(reference)
     if not _is_number(rate) or not np.isfinite(rate) or rate <= 0 or rate != int(rate):
@@ -155,8 +153,8 @@ def load_reference(
     if len(samples) > max_seconds * rate:
         point = _clip_point(samples, rate, max_seconds)
         warnings.warn(
-            f"`reference_audio` is {len(samples) / rate:.1f} s long and was clipped to its first {point / rate:.1f} s; "
-            "`reference_text` must be what is said in these.",
+            f"`reference_audio` is {len(samples) / rate:.1f} s long and was clipped to its first "
+            f"{point / rate:.1f} s; `reference_text` must be what is said in these.",
             stacklevel=2,
         )
         samples = samples[:point]

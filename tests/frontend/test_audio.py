@@ -91,7 +91,7 @@ def test_long_audio_is_clipped_in_the_last_pause_with_a_warning():
     audio = tone(20.0)
     for pause in (3.0, 7.0, 9.5, 13.0):
         audio[int(pause * 24000) : int((pause + 0.4) * 24000)] = 0
-    with pytest.warns(UserWarning, match="20.0 s long and was clipped to its first 9.8 s"):
+    with pytest.warns(UserWarning, match="20.0 s long and was clipped to its first 9.[89] s"):
         samples, _ = load_reference((audio, 24000))
     assert 9.5 < len(samples) / 24000 < 9.9
 
