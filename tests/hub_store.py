@@ -37,7 +37,7 @@ class HubError(Exception):
 
 
 class Store:
-    """Repositories in a folder, each a dict with `private`, `branches`, `tags` and `commits` (id -> tree, parent, ...)."""
+    """Repositories in a folder: each has `private`, `branches`, `tags` and `commits` (id -> tree, parent, title)."""
 
     def __init__(self, folder: os.PathLike | str):
         self.folder = pathlib.Path(folder)

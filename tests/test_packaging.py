@@ -1,0 +1,85 @@
+"""The wheel and the editable install put scheduling and training inside dtm_hf, and nothing beside it."""
+
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+import zipfile
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+MAPPED = {"dtm_hf": "dtm_hf", "dtm_hf.scheduling": "scheduling", "dtm_hf.training": "training"}
+
+
+def packages_in_the_tree():
+    found = set()
+    for package, folder in MAPPED.items():
+        for file in (ROOT / folder).rglob("__init__.py"):
+            found.add(".".join([package, *file.parent.relative_to(ROOT / folder).parts]))
+    return found
+
+
+def test_the_listed_packages_are_those_of_the_tree():
+    assert set(PROJECT["tool"]["setuptools"]["packages"]) == packages_in_the_tree()
+    assert PROJECT["tool"]["setuptools"]["package-dir"] == MAPPED
+
+
+@pytest.fixture(scope="module")
+def wheel_names(tmp_path_factory):
+    """Names in a wheel built from a copy: a build leaves folders behind in its source."""
+    source = tmp_path_factory.mktemp("source") / "tree"
+    source.mkdir()
+    junk = shutil.ignore_patterns("__pycache__", "*.egg-info")
+    for folder in MAPPED.values():
+        shutil.copytree(ROOT / folder, source / folder, ignore=junk)
+    for name in ("pyproject.toml", "README.md", "LICENSE", "model_card.md"):
+        if (ROOT / name).exists():
+            shutil.copy(ROOT / name, source)
+    build = "import setuptools.build_meta as b, sys; b.build_wheel(sys.argv[1])"
+    subprocess.run([sys.executable, "-c", build, "dist"], cwd=source, check=True, capture_output=True, text=True)
+    (wheel,) = (source / "dist").glob("*.whl")
+    return set(zipfile.ZipFile(wheel).namelist())
+
+
+def test_the_wheel_holds_every_module_and_data_file_and_one_top_level_package(wheel_names):
+    tops = {name.split("/")[0] for name in wheel_names}
+    assert tops == {"dtm_hf", f"dtm_hf-{PROJECT['project']['version']}.dist-info"}
+    expected = set()
+    for package, folder in MAPPED.items():
+        for pattern in ("**/*.py", "py.typed", "assets/**/*", "configs/*.yaml"):
+            for file in (ROOT / folder).glob(pattern):
+                if file.is_file() and "__pycache__" not in file.parts:
+                    expected.add(f"{package.replace('.', '/')}/{file.relative_to(ROOT / folder).as_posix()}")
+    assert expected <= wheel_names, sorted(expected - wheel_names)
+    assert any(name.endswith("licenses/LICENSE") for name in wheel_names)
+
+
+def test_the_installed_package_maps_both_folders_and_leaks_neither():
+    script = (
+        "import importlib.util as u; find = u.find_spec\n"
+        "print(find('dtm_hf.scheduling').origin); print(find('dtm_hf.training').origin)\n"
+        "print(find('scheduling')); print(find('training'))"
+    )
+    # -I: neither the current folder nor PYTHONPATH may help.
+    lines = subprocess.run(
+        [sys.executable, "-I", "-c", script], check=True, capture_output=True, text=True
+    ).stdout.split()
+    assert lines[:2] == [str(ROOT / "scheduling/__init__.py"), str(ROOT / "training/__init__.py")]
+    assert lines[2:] == ["None", "None"]
+
+
+def test_the_lock_is_exact_versions_and_nothing_else():
+    lines = (ROOT / "requirements/lock.txt").read_text().splitlines()
+    assert [line for line in lines if not re.fullmatch(r"[a-z0-9._-]+==[a-z0-9.!]+", line)] == []
+    assert lines == sorted(lines, key=str.lower)
+    locked = dict(line.split("==") for line in lines)
+    pins = {"torch": "2.11.0", "torchaudio": "2.11.0", "f5-tts": "1.1.22", "diffusers": "0.42.1"}
+    assert {name: locked.get(name) for name in pins} == pins
+    project = PROJECT["project"]
+    requirements = project["dependencies"] + sum(project["optional-dependencies"].values(), [])
+    names = {re.match(r"[A-Za-z0-9._-]+", requirement).group().lower() for requirement in requirements} - {"dtm-hf"}
+    assert names <= set(locked), sorted(names - set(locked))
