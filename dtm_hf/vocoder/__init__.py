@@ -1,0 +1,1 @@
+"""Vocoders: from a log-mel spectrogram to a waveform."""
