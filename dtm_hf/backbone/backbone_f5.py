@@ -31,8 +31,8 @@ class F5BackboneOutput(BaseOutput):
             Predicted flow velocity E[X_1 - X_0 | X_t], in log-mel units per unit of t.
     """
 
-    features: torch.Tensor
-    velocity: torch.Tensor
+    features: torch.Tensor | None = None
+    velocity: torch.Tensor | None = None
 
 
 @dataclass
@@ -173,7 +173,9 @@ class F5Backbone(ModelMixin, ConfigMixin):
 
     # Text
 
-    def encode_text(self, text_ids: torch.Tensor, attention_mask: torch.Tensor | None, num_frames: int) -> F5TextEmbeds:
+    def encode_text(
+        self, text_ids: torch.Tensor, attention_mask: torch.Tensor | None, num_frames: int, with_null: bool = True
+    ) -> F5TextEmbeds:
         """
         Embed text for both branches, once per utterance instead of once per step.
 
@@ -181,6 +183,7 @@ class F5Backbone(ModelMixin, ConfigMixin):
             text_ids (`torch.LongTensor` of shape `(B, N_text)`): Token ids, padded with -1.
             attention_mask (`torch.BoolTensor` of shape `(B, N)`, *optional*): `True` at valid frames.
             num_frames (`int`): N, the number of frames of the batch.
+            with_null (`bool`, defaults to `True`): `False` spares the null branch; `null` is then `cond`.
         """
         if attention_mask is None:
             lengths = [num_frames] * len(text_ids)
@@ -192,7 +195,7 @@ class F5Backbone(ModelMixin, ConfigMixin):
             # The DiT right-pads ids to the frames it is told of, so ids beyond `length` are padding of longer rows.
             ids = text_ids[index, :length]
             cond = self.dit.text_embed(ids, seq_len=length, drop_text=False)
-            null = self.dit.text_embed(ids, seq_len=length, drop_text=True)
+            null = self.dit.text_embed(ids, seq_len=length, drop_text=True) if with_null else cond
             for j, i in enumerate(index):
                 rows[i] = (cond[j], null[j])
         pad = nn.utils.rnn.pad_sequence
@@ -211,6 +214,7 @@ class F5Backbone(ModelMixin, ConfigMixin):
         attention_mask: torch.Tensor | None = None,
         branch: Branch = "cond",
         text_embeds: F5TextEmbeds | None = None,
+        drop_text: torch.Tensor | None = None,
         return_dict: bool = True,
     ) -> F5BackboneOutput | tuple[torch.Tensor, torch.Tensor]:
         """
@@ -223,6 +227,8 @@ class F5Backbone(ModelMixin, ConfigMixin):
             branch (`str`, defaults to `"cond"`):
                 `"cond"`, `"null"` (audio and text dropped, as F5's guidance does) or `"both"` (one pass over 2B rows).
             text_embeds ([`F5TextEmbeds`], *optional*): Result of [`~F5Backbone.encode_text`] in place of `text_ids`.
+            drop_text (`torch.BoolTensor` of shape `(B,)`, *optional*):
+                Rows whose text is dropped, for training; the DiT's own switch drops it in the whole batch.
 
         Raises:
             ValueError: for an unknown `branch`, for neither or both of `text_ids` and `text_embeds`, for a shape that
@@ -235,7 +241,11 @@ class F5Backbone(ModelMixin, ConfigMixin):
         if attention_mask is not None and attention_mask.all():
             attention_mask = None
         if text_embeds is None:
-            text_embeds = self.encode_text(text_ids, attention_mask, sample.shape[1])
+            dropping = drop_text is not None and bool(drop_text.any())
+            text_embeds = self.encode_text(text_ids, attention_mask, sample.shape[1], branch != "cond" or dropping)
+        if drop_text is not None:
+            cond_embeds = torch.where(drop_text[:, None, None], text_embeds.null, text_embeds.cond)
+            text_embeds = F5TextEmbeds(cond=cond_embeds, null=text_embeds.null)
 
         features, thread = [], threading.get_ident()
 

@@ -172,7 +172,8 @@ class DTMHead(DTMHeadPreTrainedModel):
     ) -> DTMHeadOutput | tuple[torch.Tensor, torch.Tensor]:
         """
         Args:
-            hidden_states (`torch.Tensor` of shape `(B, N, D)`): h, or `None` with `prepared_states`.
+            hidden_states (`torch.Tensor` of shape `(B, N, D)`):
+                h, or `None` with `prepared_states`. With fewer rows than `flow_state`, by a factor k, it serves k draws.
             flow_state (`torch.Tensor` of shape `(B, N, M)`): Y_s.
             flow_time (`float` or `torch.Tensor` of shape `()`, `(B,)` or `(B, N)`): s in [0, 1].
             timestep (`float` or `torch.Tensor` of shape `()` or `(B,)`): t in [0, 1].
@@ -189,6 +190,9 @@ class DTMHead(DTMHeadPreTrainedModel):
             modulation = self._modulation(_broadcast_time(timestep, flow_state), flow_time)
         parts = modulation.chunk(3 * config.num_hidden_layers + 2, dim=-1)
 
+        draws = len(flow_state) // len(prepared_states)
+        if draws > 1:
+            prepared_states = prepared_states.repeat(draws, 1, 1)
         hidden = prepared_states + self.state_proj(flow_state.to(dtype))
         for i, block in enumerate(self.blocks):
             hidden = block(hidden, *parts[3 * i : 3 * i + 3], attention_mask)

@@ -1,0 +1,270 @@
+"""One dataclass per section of a training configuration, read from YAML and overridden from the command line."""
+
+import difflib
+import typing
+from argparse import ArgumentError
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+
+import yaml
+
+
+def _option(default, text: str, **kwargs):
+    metadata = {"help": text}
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata=metadata, **kwargs)
+    return field(default=default, metadata=metadata, **kwargs)
+
+
+@dataclass
+class ModelArguments:
+    """What is trained, and the components around it."""
+
+    objective: str = _option("dtm", "`dtm` (a head on a frozen backbone) or `flow_matching` (a backbone from scratch).")
+    base_model: str | None = _option(None, "Pipeline folder or Hub name that gives backbone, tokenizer and vocoder.")
+    base_model_revision: str | None = _option(None, "Revision of `base_model`.")
+    f5_checkpoint: str | None = _option(None, "Official F5-TTS checkpoint, in place of `base_model`.")
+    f5_variant: str = _option("v1_base", "Variant of `f5_checkpoint`.")
+    vocab_file: str | None = _option(None, "Vocabulary, one token a line; f5_tts's own by default.")
+    init_from: str | None = _option(None, "Head (dtm) or pipeline (flow_matching) whose weights training starts from.")
+    backbone_dim: int = _option(192, "flow_matching: width of the DiT.")
+    backbone_depth: int = _option(6, "flow_matching: blocks of the DiT.")
+    backbone_heads: int = _option(3, "flow_matching: attention heads.")
+    backbone_ff_mult: int = _option(2, "flow_matching: feed-forward expansion.")
+    backbone_text_dim: int = _option(128, "flow_matching: width of the text embedding.")
+    backbone_conv_layers: int = _option(2, "flow_matching: ConvNeXt blocks of the text encoder.")
+    backbone_dropout: float = _option(0.0, "flow_matching: dropout of the blocks.")
+    average_upsampling: bool = _option(True, "flow_matching: spread the text evenly over the frames.")
+    backbone_name: str = _option("dtm-f5-tiny", "flow_matching: name recorded in the backbone.")
+    license: str = _option("mit", "flow_matching: licence of the trained weights.")
+    head_hidden_size: int = _option(512, "dtm: width of the head.")
+    head_num_layers: int = _option(6, "dtm: blocks of the head.")
+    head_architecture: str = _option("mlp", "dtm: `mlp` or `conv`.")
+    head_prediction: str = _option("residual", "dtm: `residual` or `direct`.")
+    head_conv_kernel_size: int = _option(7, "dtm: frames a temporal convolution sees.")
+
+
+@dataclass
+class DataArguments:
+    """Where the speech comes from, and how it is batched."""
+
+    dataset: str | None = _option(None, "Folder of parquet shards (`train-*.parquet`, ...) or Hub name.")
+    dataset_config: str | None = _option(None, "Configuration of a Hub dataset.")
+    train_split: str = _option("train", "Split to train on.")
+    validation_split: str | None = _option("validation", "Split of the validation loss; none to go without.")
+    audio_column: str = _option("audio", "Column with the encoded audio.")
+    text_column: str = _option("text", "Column with the transcript.")
+    speaker_column: str | None = _option("speaker", "Column with the speaker; none if there is none.")
+    min_seconds: float = _option(0.3, "Shorter clips are dropped and counted.")
+    max_seconds: float = _option(30.0, "Longer clips are dropped and counted.")
+    frames_per_batch: int = _option(38400, "Frames of a batch on one device, padding included.")
+    max_samples: int = _option(64, "Utterances of a batch at most.")
+    bucket_size: int = _option(512, "Utterances sorted by length at a time.")
+    pair_probability: float = _option(0.0, "Share of samples that join two clips of a speaker, as inference does.")
+    num_workers: int = _option(2, "Processes that read and decode.")
+
+
+@dataclass
+class ObjectiveArguments:
+    """The loss and what it draws."""
+
+    t_sampling: str = _option("grid", "`grid` (times of the scheduler), `uniform`, `sway` or `logit_normal`.")
+    t_min: int = _option(0, "dtm: first grid index drawn. 1 reproduces the documents, but leaves t=0 untrained.")
+    t_logit_mean: float = _option(0.0, "Mean of the logit of t, for `logit_normal`.")
+    s_sampling: str = _option("uniform", "dtm: `uniform` or `logit_normal`.")
+    head_batch_multiplier: int = _option(4, "dtm: draws of (s, Y_0) per backbone pass.")
+    min_loss_remainder: float = _option(0.1, "dtm: lower bound of 1 - s in the loss weight.")
+    baked_guidance_scale: float | None = _option(None, "dtm: guidance scale built into the targets; none for a head that is guided.")
+    audio_drop_prob: float = _option(0.3, "Share of samples without the audio condition.")
+    cond_drop_prob: float = _option(0.2, "Share of samples without audio and text condition.")
+    frac_lengths_mask: list[float] = _option([0.7, 1.0], "Bounds of the share of frames to predict.")
+    num_inference_steps: int = _option(8, "Global steps T of the saved scheduler, and of `t_sampling: grid`.")
+    num_head_steps: int = _option(2, "Head calls of the saved scheduler.")
+    head_solver: str = _option("midpoint", "Head solver of the saved scheduler.")
+    time_grid: str = _option("sway", "Global grid of the saved scheduler.")
+
+
+@dataclass
+class OptimizationArguments:
+    """The optimizer and the schedule."""
+
+    output_dir: str = _option("runs/dtm", "Folder for checkpoints and the finished pipeline.")
+    max_steps: int = _option(100000, "Optimizer steps.")
+    learning_rate: float = _option(1e-4, "Peak learning rate.")
+    warmup_steps: int = _option(1000, "Steps of linear warm-up.")
+    lr_scheduler: str = _option("cosine", "`cosine`, `linear`, `constant_with_warmup` or `warmup_stable_decay`.")
+    decay_steps: int = _option(0, "Steps of the final decay of `warmup_stable_decay`.")
+    optimizer: str = _option("adamw", "`adamw`, or `muon` for the matrices of the DiT blocks with AdamW for the rest.")
+    adam_beta2: float = _option(0.999, "Second beta of AdamW.")
+    weight_decay: float = _option(0.01, "Weight decay.")
+    max_grad_norm: float = _option(1.0, "Gradient norm clip.")
+    gradient_accumulation_steps: int = _option(1, "Batches per optimizer step.")
+    mixed_precision: str = _option("no", "`no` or `bf16`.")
+    ema_decay: float = _option(0.9999, "Decay of the weight average that is saved.")
+    gradient_checkpointing: bool = _option(False, "Trade compute for memory in the trained network.")
+    seed: int = _option(0, "Seed of the weights, the noise and the order of the data.")
+
+
+@dataclass
+class LoggingArguments:
+    """What is written while training runs."""
+
+    log_interval: int = _option(20, "Steps between log lines.")
+    eval_interval: int = _option(1000, "Steps between validation losses.")
+    num_validation_batches: int = _option(4, "Batches of the fixed validation set.")
+    save_interval: int = _option(1000, "Steps between checkpoints.")
+    save_total_limit: int = _option(2, "Checkpoints kept.")
+    report_to: str = _option("tensorboard", "Accelerate tracker: `tensorboard`, `wandb` or `none`.")
+    resume: bool = _option(True, "Continue from the newest complete checkpoint in `output_dir`.")
+
+
+SECTIONS = {
+    "model": ModelArguments,
+    "data": DataArguments,
+    "objective": ObjectiveArguments,
+    "optimization": OptimizationArguments,
+    "logging": LoggingArguments,
+}
+_CHOICES = {
+    "objective": ("dtm", "flow_matching"),
+    "f5_variant": ("v1_base", "v1_small", "base", "small"),
+    "head_architecture": ("mlp", "conv"),
+    "head_prediction": ("residual", "direct"),
+    "t_sampling": ("grid", "uniform", "sway", "logit_normal"),
+    "s_sampling": ("uniform", "logit_normal"),
+    "head_solver": ("midpoint", "euler", "heun"),
+    "time_grid": ("sway", "uniform", "epss"),
+    "lr_scheduler": ("cosine", "linear", "constant_with_warmup", "warmup_stable_decay"),
+    "optimizer": ("adamw", "muon"),
+    "mixed_precision": ("no", "bf16"),
+    "report_to": ("tensorboard", "wandb", "none"),
+}
+_POSITIVE = (
+    "backbone_dim backbone_depth backbone_heads backbone_ff_mult backbone_text_dim head_hidden_size head_num_layers "
+    "max_seconds frames_per_batch max_samples bucket_size head_batch_multiplier min_loss_remainder num_inference_steps "
+    "max_steps learning_rate max_grad_norm gradient_accumulation_steps log_interval eval_interval save_interval "
+    "save_total_limit"
+).split()
+_SHARES = "pair_probability audio_drop_prob cond_drop_prob ema_decay backbone_dropout adam_beta2".split()
+
+
+@dataclass
+class TrainingConfig:
+    """All sections of a run."""
+
+    model: ModelArguments
+    data: DataArguments
+    objective: ObjectiveArguments
+    optimization: OptimizationArguments
+    logging: LoggingArguments
+
+
+def parse_config(argv: list[str]) -> TrainingConfig:
+    """
+    Read `--config FILE.yaml` and the `--field value` overrides that follow it.
+
+    Raises:
+        ValueError: for an unknown section or key (with the nearest valid name), a wrong type or an impossible value.
+    """
+    from transformers import HfArgumentParser
+
+    parser = HfArgumentParser(list(SECTIONS.values()), description="Train a flow head, or a backbone from scratch.")
+    parser.add_argument("--config", help="YAML file with one mapping per section: " + ", ".join(SECTIONS))
+    parser.exit_on_error = False
+    path = _config_path(argv)
+    if path is not None:
+        parser.set_defaults(**read_yaml(path))
+    try:
+        parsed = parser.parse_args_into_dataclasses(argv, return_remaining_strings=True, look_for_args_file=False)
+    except ArgumentError as error:
+        raise ValueError(f"Command line: {error}") from error
+    sections, unknown = parsed[: len(SECTIONS)], [text for text in parsed[-1] if text.startswith("--")]
+    if unknown:
+        raise ValueError(f"Unknown option {unknown[0]}{_nearest(unknown[0].lstrip('-').split('=')[0], _field_types())}.")
+    config = TrainingConfig(**dict(zip(SECTIONS, sections, strict=True)))
+    check_values(config)
+    return config
+
+
+def _config_path(argv: list[str]) -> Path | None:
+    for i, text in enumerate(argv):
+        if text == "--config" and i + 1 < len(argv):
+            return Path(argv[i + 1])
+        if text.startswith("--config="):
+            return Path(text.split("=", 1)[1])
+    return None
+
+
+def read_yaml(path: Path) -> dict[str, object]:
+    """The flat fields of a configuration file, checked for section, name and type."""
+    if not path.is_file():
+        raise ValueError(f"`--config` must name a YAML file, but got {str(path)!r}.")
+    content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: expected a mapping of sections, but got {type(content).__name__}.")
+    values: dict[str, object] = {}
+    for section, entries in content.items():
+        if section not in SECTIONS:
+            raise ValueError(f"{path}: unknown section {section!r}{_nearest(section, SECTIONS)}.")
+        types = typing.get_type_hints(SECTIONS[section])
+        for key, value in (entries or {}).items():
+            if key not in types:
+                raise ValueError(f"{path}: unknown key {section}.{key}{_nearest(key, types)}.")
+            values[key] = _checked(f"{path}: {section}.{key}", value, types[key])
+    return values
+
+
+def _checked(name: str, value: object, expected: object) -> object:
+    if typing.get_origin(expected) is list:
+        if not isinstance(value, list):
+            raise ValueError(f"{name} must be a list, but got {value!r}.")
+        return [_checked(name, item, typing.get_args(expected)[0]) for item in value]
+    accepted = typing.get_args(expected) or (expected,)
+    if float in accepted and isinstance(value, str):
+        # YAML reads 1e-4, without a dot, as a string.
+        try:
+            value = float(value)
+        except ValueError:
+            pass
+    if float in accepted and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if type(value) not in accepted:
+        names = " or ".join("none" if kind is type(None) else kind.__name__ for kind in accepted)
+        raise ValueError(f"{name} must be of type {names}, but got {value!r}.")
+    return value
+
+
+def check_values(config: TrainingConfig) -> None:
+    """Refuse impossible values before anything is loaded."""
+    values = {entry.name: getattr(getattr(config, s), entry.name) for s in SECTIONS for entry in fields(SECTIONS[s])}
+    for name, choices in _CHOICES.items():
+        if values[name] not in choices:
+            raise ValueError(f"`{name}` must be one of {choices}, but got {values[name]!r}{_nearest(values[name], choices)}.")
+    for name in _POSITIVE:
+        if not values[name] > 0:
+            raise ValueError(f"`{name}` must be greater than 0, but got {values[name]}.")
+    for name in _SHARES:
+        if not 0 <= values[name] <= 1:
+            raise ValueError(f"`{name}` must lie in [0, 1], but got {values[name]}.")
+    low_high = values["frac_lengths_mask"]
+    if len(low_high) != 2 or not 0 < low_high[0] <= low_high[1] <= 1:
+        raise ValueError(f"`frac_lengths_mask` must be two shares 0 < low <= high <= 1, but got {low_high}.")
+    if not values["dataset"]:
+        raise ValueError("`dataset` must name a folder of parquet shards or a Hub dataset, but got none.")
+    if not 0 <= values["t_min"] < values["num_inference_steps"]:
+        raise ValueError(
+            f"`t_min` must lie in [0, num_inference_steps), but got {values['t_min']} of {values['num_inference_steps']}."
+        )
+    if values["objective"] == "dtm" and (values["base_model"] is None) == (values["f5_checkpoint"] is None):
+        raise ValueError("The dtm objective needs exactly one of `base_model` and `f5_checkpoint`.")
+    if values["objective"] == "flow_matching" and values["t_sampling"] == "grid":
+        raise ValueError("`t_sampling` must be 'uniform', 'sway' or 'logit_normal' for flow_matching, but got 'grid'.")
+
+
+def _field_types() -> dict[str, object]:
+    return {name: kind for section in SECTIONS.values() for name, kind in typing.get_type_hints(section).items()}
+
+
+def _nearest(name: object, valid) -> str:
+    close = difflib.get_close_matches(str(name), list(valid), n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else f"; valid names: {', '.join(sorted(valid))}"

@@ -1,0 +1,94 @@
+"""What every objective draws: the frames to predict, the dropped conditions and the time."""
+
+from dataclasses import dataclass
+
+import torch
+
+from dtm_hf.scheduling.time_grids import sway
+from dtm_hf.training.arguments import ObjectiveArguments
+
+
+@dataclass
+class MelBatch:
+    """
+    A batch as the objectives see it.
+
+    Args:
+        mel (`torch.Tensor` of shape `(B, N, M)`): X_1, log-mel; 0 past the end of an item.
+        attention_mask (`torch.BoolTensor` of shape `(B, N)`): `True` at valid frames.
+        text_ids (`torch.LongTensor` of shape `(B, N_text)`): token ids, padded with -1.
+        prompt_frames (`torch.LongTensor` of shape `(B,)`): frames of the prompt in a pair, else 0.
+    """
+
+    mel: torch.Tensor
+    attention_mask: torch.Tensor
+    text_ids: torch.Tensor
+    prompt_frames: torch.Tensor
+
+
+@dataclass
+class Conditions:
+    """
+    Args:
+        span (`torch.BoolTensor` of shape `(B, N)`): frames to predict; only they enter a loss.
+        cond (`torch.Tensor` of shape `(B, N, M)`): the audio condition, zero in the span and in dropped rows.
+        drop_text (`torch.BoolTensor` of shape `(B,)`): rows whose text is dropped.
+    """
+
+    span: torch.Tensor
+    cond: torch.Tensor
+    drop_text: torch.Tensor
+
+
+def draw_conditions(batch: MelBatch, arguments: ObjectiveArguments, generator: torch.Generator | None = None) -> Conditions:
+    """
+    F5-TTS's infilling task: a random span of 70-100% of an utterance is predicted from the rest of its audio and its text.
+    In half of the prompt+target pairs the span is the target, as at inference. Conditions are dropped per sample.
+    """
+    mel, mask = batch.mel, batch.attention_mask
+    size, device = len(mel), mel.device
+
+    def uniform() -> torch.Tensor:
+        return torch.rand(size, generator=generator, device=device)
+
+    lengths = mask.sum(dim=1)
+    low, high = arguments.frac_lengths_mask
+    span_frames = ((low + (high - low) * uniform()) * lengths).long()
+    start = ((lengths - span_frames) * uniform()).long()
+    position = torch.arange(mel.shape[1], device=device)[None]
+    span = (position >= start[:, None]) & (position < (start + span_frames)[:, None])
+    target = position >= batch.prompt_frames[:, None]
+    as_pair = (batch.prompt_frames > 0) & (uniform() < 0.5)
+    span = torch.where(as_pair[:, None], target, span) & mask
+
+    drop_text = uniform() < arguments.cond_drop_prob
+    drop_audio = (uniform() < arguments.audio_drop_prob) | drop_text
+    cond = mel.masked_fill(span[..., None] | drop_audio[:, None, None], 0.0)
+    return Conditions(span, cond, drop_text)
+
+
+def draw_times(
+    sampling: str,
+    size: int,
+    device: torch.device,
+    *,
+    grid: torch.Tensor | None = None,
+    logit_mean: float = 0.0,
+    generator: torch.Generator | None = None,
+) -> torch.Tensor:
+    """
+    Times in [0, 1), shape `(size,)`: `"grid"` (an entry of `grid`), `"uniform"`, `"sway"` (uniform, then swayed with c=-1:
+    dense near the noise, where the text decides) or `"logit_normal"`.
+    """
+    if sampling == "grid":
+        return grid.to(device)[torch.randint(len(grid), (size,), generator=generator, device=device)]
+    if sampling == "logit_normal":
+        return torch.sigmoid(torch.randn(size, generator=generator, device=device) + logit_mean)
+    u = torch.rand(size, generator=generator, device=device)
+    return sway(u, -1.0) if sampling == "sway" else u
+
+
+def masked_mean(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Mean over all bins of the frames of a mask: `(B, N, M)`, `(B, N)` -> `()`; padding never enters."""
+    total = values.masked_fill(~mask.unsqueeze(-1), 0.0).sum()
+    return total / (mask.sum() * values.shape[-1]).clamp(min=1)

@@ -1,0 +1,91 @@
+"""Difference Transition Matching on a frozen backbone: Algorithm 3 of [Transition Matching](https://arxiv.org/abs/2506.23589)."""
+
+import torch
+
+from dtm_hf.training.arguments import ObjectiveArguments
+from dtm_hf.training.objectives.conditioning import MelBatch, draw_conditions, draw_times, masked_mean
+
+
+class DTMObjective:
+    """
+    Trains a head on a frozen backbone: ||g(h, Y_s, s, t, v) - (Y - Y_0)||^2 over the predicted frames.
+
+    With `baked_guidance_scale` w + 1 the target displacement is Y + w (v_c - v_u), whose mean given X_t is F5's guided
+    velocity; conditions are then never dropped, since such a head never runs on the null branch.
+
+    Args:
+        arguments ([`ObjectiveArguments`]): how times and conditions are drawn.
+        backbone ([`F5Backbone`]): frozen.
+        grid (`torch.Tensor` of shape `(T,)`): global times of the scheduler, for `t_sampling: grid`.
+    """
+
+    def __init__(self, arguments: ObjectiveArguments, backbone: torch.nn.Module, grid: torch.Tensor):
+        self.arguments = arguments
+        self.backbone = backbone
+        self.grid = grid[arguments.t_min :]
+        self.guidance = (arguments.baked_guidance_scale or 1.0) - 1.0
+
+    @torch.no_grad()
+    def _backbone_pass(self, x_t, t, conditions, batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Features h and velocity v of the branch the head runs on, and the shift of the target that guidance asks for."""
+        branch = "both" if self.guidance else "cond"
+        output = self.backbone(
+            x_t, t, conditions.cond, batch.text_ids, batch.attention_mask, branch, drop_text=conditions.drop_text
+        )
+        h_t, v = output.features, output.velocity.float()
+        if not self.guidance:
+            return h_t, v, torch.zeros_like(v)
+        (h_t, _), (v, v_null) = h_t.chunk(2), v.chunk(2)
+        return h_t, v, self.guidance * (v - v_null)
+
+    def loss(
+        self, head: torch.nn.Module, batch: MelBatch, generator: torch.Generator | None = None
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Loss and figures to log. The variable names are those of Algorithm 3."""
+        arguments, x_1 = self.arguments, batch.mel
+        k, device = arguments.head_batch_multiplier, x_1.device
+        conditions = draw_conditions(batch, arguments, generator)
+        if self.guidance:
+            conditions.drop_text[:] = False
+            conditions.cond = x_1.masked_fill(conditions.span[..., None], 0.0)
+        t = draw_times(
+            arguments.t_sampling,
+            len(x_1),
+            device,
+            grid=self.grid,
+            logit_mean=arguments.t_logit_mean,
+            generator=generator,
+        )
+        x_0 = torch.randn(x_1.shape, generator=generator, device=device)
+        x_t = (1 - t[:, None, None]) * x_0 + t[:, None, None] * x_1
+        h_t, v, shift = self._backbone_pass(x_t, t, conditions, batch)
+
+        # k draws of (s, Y_0) share one backbone pass: the pass is the cost.
+        y = (x_1 - x_0 + shift).repeat(k, 1, 1)
+        s = draw_times(arguments.s_sampling, k * len(x_1), device, generator=generator)
+        y_0 = torch.randn(y.shape, generator=generator, device=device)
+        y_s = (1 - s[:, None, None]) * y_0 + s[:, None, None] * y
+        output = head(
+            h_t,
+            y_s,
+            s,
+            timestep=t.repeat(k),
+            velocity=v.repeat(k, 1, 1),
+            attention_mask=batch.attention_mask.repeat(k, 1),
+        )
+        # The velocity error is the displacement error over 1 - s, which is bounded here: near s=1 it is all weight.
+        remainder = (1 - s).clamp(min=arguments.min_loss_remainder)[:, None, None]
+        error = ((output.displacement - y) / remainder) ** 2
+        span = conditions.span.repeat(k, 1)
+        return masked_mean(error, span), {"mean_displacement_error": self._relative_error(output.displacement, y, v, span)}
+
+    @staticmethod
+    @torch.no_grad()
+    def _relative_error(displacement, y, v, span) -> torch.Tensor:
+        """Error of y_hat over the error of the backbone's mean v: below 1 where the head knows more than the mean."""
+        mean = v.repeat(len(y) // len(v), 1, 1)
+        return masked_mean((displacement - y) ** 2, span) / masked_mean((mean - y) ** 2, span)
+
+    def probe(self, head, batch, generator=None) -> dict[str, torch.Tensor]:
+        """Nothing beyond the loss."""
+        return {}
