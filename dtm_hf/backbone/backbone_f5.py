@@ -78,6 +78,7 @@ class F5Backbone(ModelMixin, ConfigMixin):
         name (`str`, defaults to `"F5TTS_v1_Base"`): What this backbone is, recorded by heads trained on it.
         revision (`str`, *optional*): Version of its weights, recorded likewise.
         license (`str`, defaults to `"cc-by-nc-4.0"`): Licence of the weights; a head trained on them inherits it.
+        training_data (`str`, *optional*): What it was trained on, for the model card.
     """
 
     _supports_gradient_checkpointing = True
@@ -103,6 +104,7 @@ class F5Backbone(ModelMixin, ConfigMixin):
         name: str = "F5TTS_v1_Base",
         revision: str | None = None,
         license: str = "cc-by-nc-4.0",
+        training_data: str | None = None,
     ):
         super().__init__()
         dit = import_f5("f5_tts.model.backbones.dit", chinese=False)
@@ -130,6 +132,33 @@ class F5Backbone(ModelMixin, ConfigMixin):
         self._fingerprint: str | None = None
         self.requires_grad_(False)
         self.eval()
+
+    # Buffers
+
+    def _apply(self, fn, recurse: bool = True) -> "F5Backbone":
+        super()._apply(fn, recurse)
+        self._restore_buffers()
+        return self
+
+    @classmethod
+    def from_pretrained(cls, *args, **kwargs) -> "F5Backbone":
+        backbone = super().from_pretrained(*args, **kwargs)
+        backbone._restore_buffers()
+        return backbone
+
+    def _restore_buffers(self) -> None:
+        """
+        Keep the rotary frequencies in float32, and the text positions in the dtype of the weights.
+
+        In bfloat16 the frame numbers that x_transformers multiplies with the frequencies are rounded to eight bits: from frame
+        256 on, neighbours share a position. The text positions are no part of a checkpoint, so loading does not convert them.
+        """
+        rotary, text = self.dit.rotary_embed, self.dit.text_embed
+        if rotary.inv_freq.dtype != torch.float32:
+            exponent = torch.arange(0, 2 * len(rotary.inv_freq), 2, device=rotary.inv_freq.device).float()
+            rotary.inv_freq = 10000.0 ** -(exponent / (2 * len(rotary.inv_freq)))
+        if text.extra_modeling:
+            text.freqs_cis = text.freqs_cis.to(self.dit.proj_out.weight.dtype)
 
     # Frozen means frozen
 

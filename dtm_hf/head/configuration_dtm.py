@@ -48,6 +48,10 @@ class DTMHeadConfig(PreTrainedConfig):
             Configuration of the [`DTMScheduler`] this head was trained for.
         license (`str`, *optional*):
             Licence of the head, inherited from its backbone.
+        training_data (`str`, *optional*):
+            What the head was trained on, for the model card.
+        results (`dict`, *optional*):
+            Measured results `{arm: {metric: value}}`, for the model card.
 
     Example:
 
@@ -79,6 +83,8 @@ class DTMHeadConfig(PreTrainedConfig):
     base_model_revision: str | None = None
     sampler: dict | None = None
     license: str | None = None
+    training_data: str | None = None
+    results: dict | None = None
 
     def __post_init__(self, **kwargs):
         if self.prediction not in PREDICTIONS:

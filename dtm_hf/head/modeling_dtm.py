@@ -136,6 +136,12 @@ class DTMHead(DTMHeadPreTrainedModel):
         self.gradient_checkpointing = False
         self.post_init()
 
+    def push_to_hub(self, repo_id: str, **kwargs) -> str:
+        """Upload the head alone, with a filled model card that names its base; arguments as in transformers."""
+        from dtm_hf.pipelines.repositories import push_with_card
+
+        return push_with_card(self, repo_id, **kwargs)
+
     def prepare_schedule(self, timesteps: torch.Tensor, flow_times: torch.Tensor) -> torch.Tensor:
         """
         Modulations of every pair of a global and an inner time.

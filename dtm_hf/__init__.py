@@ -1,0 +1,45 @@
+"""
+dtm-hf: few-step text-to-speech with a small flow head on a frozen F5-TTS backbone.
+
+Importing this package is cheap: classes are imported when they are first asked for, and the package makes itself known to
+diffusers when diffusers is imported, before or after it.
+"""
+
+import importlib
+
+from . import _registration
+
+
+__version__ = "0.1.0"
+
+_MODULES = {
+    "DTMHead": "dtm_hf.head.modeling_dtm",
+    "DTMHeadConfig": "dtm_hf.head.configuration_dtm",
+    "DTMHeadOutput": "dtm_hf.head.modeling_dtm",
+    "DTMPipeline": "dtm_hf.pipelines.pipeline_dtm",
+    "DTMPipelineOutput": "dtm_hf.pipelines.pipeline_dtm",
+    "DTMScheduler": "dtm_hf.scheduling.scheduling_dtm",
+    "DTMSchedulerOutput": "dtm_hf.scheduling.scheduling_dtm",
+    "F5Backbone": "dtm_hf.backbone.backbone_f5",
+    "F5BackboneOutput": "dtm_hf.backbone.backbone_f5",
+    "F5FeatureExtractor": "dtm_hf.frontend.feature_extraction_f5",
+    "F5Tokenizer": "dtm_hf.frontend.tokenization_f5",
+    "GriffinLimVocoder": "dtm_hf.vocoder.vocoder_griffin_lim",
+    "VocosVocoder": "dtm_hf.vocoder.vocoder_vocos",
+}
+__all__ = ["__version__", *_MODULES]
+
+
+def __getattr__(name: str):
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(_MODULES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(set(globals()) | set(_MODULES))
+
+
+_registration.install()

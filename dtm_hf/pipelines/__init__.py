@@ -1,0 +1,1 @@
+"""Pipelines: text to speech, end to end."""

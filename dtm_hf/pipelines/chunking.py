@@ -1,0 +1,75 @@
+"""Long text: cut into chunks as F5-TTS cuts it, timed by bytes, and joined by a cross-fade."""
+
+import re
+
+import numpy as np
+
+
+# f5_tts/infer/utils_infer.py: seconds that prompt and target may have together, and the fade between chunks.
+MAX_TOTAL_SECONDS = 22
+CROSS_FADE_SECONDS = 0.15
+_SENTENCE_END = re.compile(r"(?<=[;:,.!?])\s+|(?<=[；：，。！？])")
+# Shorter texts are spoken slower by F5-TTS: its rule of proportion leaves them too little time.
+_SHORT_TEXT_BYTES = 10
+_SHORT_TEXT_SPEED = 0.3
+
+
+def num_bytes(text: str) -> int:
+    """Length in UTF-8, F5-TTS's measure of how long a text takes to say."""
+    return len(text.encode("utf-8"))
+
+
+def finish_reference_text(text: str) -> str:
+    """End a prompt's text as F5-TTS ends it: with ". " or a Chinese full stop."""
+    if text.endswith((". ", "。")):
+        return text
+    return text + (" " if text.endswith(".") else ". ")
+
+
+def chunk_text(text: str, max_bytes: int) -> list[str]:
+    """
+    Cut text behind its punctuation into chunks of at most `max_bytes` bytes. A clause that is longer stays whole.
+    """
+    chunks, current = [], ""
+    for sentence in filter(None, _SENTENCE_END.split(text)):
+        piece = sentence + " " if num_bytes(sentence[-1]) == 1 else sentence
+        if current and num_bytes(current) + num_bytes(sentence) > max_bytes:
+            chunks.append(current.strip())
+            current = ""
+        current += piece
+    if current.strip():
+        chunks.append(current.strip())
+    return chunks
+
+
+def max_chunk_bytes(reference_text: str, reference_seconds: float, speed: float) -> int:
+    """Bytes of text that fit beside the prompt at the prompt's own pace."""
+    pace = num_bytes(reference_text) / reference_seconds
+    return int(pace * (MAX_TOTAL_SECONDS - reference_seconds) * speed)
+
+
+def target_frames(text: str, reference_text: str, reference_frames: int, speed: float) -> int:
+    """Frames that `text` takes at the pace of the prompt, divided by `speed`."""
+    local_speed = _SHORT_TEXT_SPEED if num_bytes(text) < _SHORT_TEXT_BYTES else speed
+    return int(reference_frames / num_bytes(reference_text) * num_bytes(text) / local_speed)
+
+
+def share_seconds(total: float, chunks: list[str]) -> list[float]:
+    """Divide a wanted duration in seconds among chunks by their bytes; the cross-fades between them are added back."""
+    total += CROSS_FADE_SECONDS * (len(chunks) - 1)
+    weights = [num_bytes(chunk) for chunk in chunks]
+    return [total * weight / sum(weights) for weight in weights]
+
+
+def cross_fade(waves: list[np.ndarray], sampling_rate: int) -> np.ndarray:
+    """Join waveforms `(T_i,)` with linear fades of 0.15 s, or as long as the shorter neighbour allows."""
+    joined = waves[0]
+    for wave in waves[1:]:
+        fade = min(int(CROSS_FADE_SECONDS * sampling_rate), len(joined), len(wave))
+        if fade == 0:
+            joined = np.concatenate([joined, wave])
+            continue
+        ramp = np.linspace(0, 1, fade, dtype=wave.dtype)
+        overlap = joined[-fade:] * ramp[::-1] + wave[:fade] * ramp
+        joined = np.concatenate([joined[:-fade], overlap, wave[fade:]])
+    return joined

@@ -1,0 +1,152 @@
+"""Repositories on the Hub: filled model cards, and repositories with nothing but a head."""
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from huggingface_hub import ModelCard, ModelCardData, create_repo, hf_hub_download, upload_folder
+from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
+
+from dtm_hf.head.configuration_dtm import DTMHeadConfig
+
+
+if TYPE_CHECKING:
+    from dtm_hf.head.modeling_dtm import DTMHead
+    from dtm_hf.pipelines.pipeline_dtm import DTMPipeline
+
+_TEMPLATE = Path(__file__).parent.parent / "model_card.md"
+_PIPELINE_FILE = "model_index.json"
+_HEAD_FILE = "config.json"
+# Licences that the Hub knows by another name than its short one are written as `other`.
+_TAGS = ["text-to-speech", "dtm-hf", "f5-tts", "flow-matching"]
+
+
+def head_only_config(name: str | os.PathLike, **kwargs) -> DTMHeadConfig | None:
+    """
+    Configuration of the head if a folder or repository holds a head and no pipeline, else `None`.
+
+    Args:
+        name (`str` or `os.PathLike`): Folder or Hub name.
+        kwargs: `revision`, `cache_dir`, `token`, `local_files_only` as in `hf_hub_download`.
+    """
+    if os.path.isdir(name):
+        if os.path.isfile(os.path.join(name, _PIPELINE_FILE)):
+            return None
+        path = os.path.join(name, _HEAD_FILE)
+        if not os.path.isfile(path):
+            return None
+    else:
+        hub = {key: kwargs.get(key) for key in ("revision", "cache_dir", "token") if kwargs.get(key) is not None}
+        hub["local_files_only"] = bool(kwargs.get("local_files_only", False))
+        try:
+            hf_hub_download(str(name), _PIPELINE_FILE, **hub)
+            return None
+        except (EntryNotFoundError, LocalEntryNotFoundError):
+            pass
+        except (HfHubHTTPError, ValueError, OSError):
+            # A missing repository, no connection, a name that is none: diffusers says it best.
+            return None
+        try:
+            path = hf_hub_download(str(name), _HEAD_FILE, **hub)
+        except (EntryNotFoundError, LocalEntryNotFoundError):
+            return None
+    if json.loads(Path(path).read_text(encoding="utf-8")).get("model_type") != DTMHeadConfig.model_type:
+        return None
+    return DTMHeadConfig.from_json_file(path)
+
+
+def fill_card(values: dict[str, Any], repo_id: str | None) -> ModelCard:
+    """The model card of a repository from the `values` that [`pipeline_values`] or [`head_values`] collect."""
+    name = (repo_id or "dtm-f5").split("/")[-1]
+    data = ModelCardData(
+        license=values["license"],
+        library_name="dtm-hf",
+        pipeline_tag="text-to-speech",
+        tags=_TAGS,
+        base_model=values["base_model"],
+    )
+    return ModelCard.from_template(
+        data, template_path=str(_TEMPLATE), model_name=name, repo_id=repo_id or "PATH", **values
+    )
+
+
+def head_values(head: "DTMHead") -> dict[str, Any]:
+    """What a card says of a head alone."""
+    config = head.config
+    default = {"num_inference_steps": 8, "num_head_steps": 2, "head_solver": "midpoint", "time_grid": "sway"}
+    return {
+        "license": config.license or "unknown",
+        "base_model": config.base_model if _is_hub_name(config.base_model) else None,
+        "backbone_name": config.backbone_name or "not recorded",
+        "backbone_revision": config.backbone_revision,
+        "fingerprint": config.backbone_fingerprint,
+        "head": config,
+        "head_parameters": f"{head.num_parameters():,}",
+        "sampler": default | (config.sampler or {}),
+        "training_data": config.training_data,
+        "results": _results_table(config.results),
+    }
+
+
+def pipeline_values(pipeline: "DTMPipeline") -> dict[str, Any]:
+    """What a card says of a whole pipeline."""
+    backbone = pipeline.backbone
+    values = head_values(pipeline.head) if pipeline.head is not None else {}
+    values = {"head": None, "head_parameters": None, "training_data": None, "results": None, "base_model": None} | values
+    return values | {
+        "license": backbone.config.license,
+        "backbone_name": backbone.config.name,
+        "backbone_revision": backbone.config.revision,
+        "fingerprint": backbone.fingerprint,
+        "sampler": dict(pipeline.scheduler.config),
+        "training_data": values["training_data"] or backbone.config.training_data,
+    }
+
+
+def write_card(pipeline: "DTMPipeline", folder: str | os.PathLike, repo_id: str | None = None) -> None:
+    """Write the filled card of a pipeline to `folder/README.md`."""
+    fill_card(pipeline_values(pipeline), repo_id).save(Path(folder) / "README.md")
+
+
+def push_with_card(model: "DTMPipeline | DTMHead", repo_id: str, **kwargs) -> str:
+    """
+    Save, fill the card for `repo_id`, and upload in one commit.
+
+    Args:
+        model: a pipeline or a head.
+        repo_id (`str`): `org/name`.
+        kwargs: `commit_message`, `private`, `token`, `create_pr`, `revision`; the rest goes to `save_pretrained`.
+
+    Returns:
+        `str`: address of the commit.
+    """
+    hub_names = ("commit_message", "token", "create_pr", "revision")
+    hub = {name: kwargs.pop(name) for name in hub_names if kwargs.get(name) is not None}
+    private = kwargs.pop("private", None)
+    values = pipeline_values(model) if hasattr(model, "scheduler") else head_values(model)
+    # Filled first: a card that cannot be made must not leave an empty repository behind.
+    card = fill_card(values, repo_id)
+    card.validate()
+    repo_id = create_repo(repo_id, private=private, token=hub.get("token"), exist_ok=True).repo_id
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_pretrained(folder, **kwargs)
+        card.save(os.path.join(folder, "README.md"))
+        hub.setdefault("commit_message", f"Upload {type(model).__name__}")
+        return str(upload_folder(repo_id=repo_id, folder_path=folder, **hub))
+
+
+def _is_hub_name(name: str | None) -> bool:
+    return name is not None and name.count("/") == 1 and not os.path.exists(name) and not name.startswith((".", "/"))
+
+
+def _results_table(results: dict | None) -> str | None:
+    """A Markdown table from `{arm: {metric: value}}`."""
+    if not results:
+        return None
+    metrics = list(next(iter(results.values())))
+    lines = ["| | " + " | ".join(metrics) + " |", "|---" * (len(metrics) + 1) + "|"]
+    for arm, figures in results.items():
+        lines.append(f"| {arm} | " + " | ".join(str(figures.get(metric, "")) for metric in metrics) + " |")
+    return "\n".join(lines)
