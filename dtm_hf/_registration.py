@@ -1,9 +1,10 @@
 """
 Makes the components known to diffusers and transformers.
 
-`DiffusionPipeline` loads a component only if its library stands in diffusers' table of loadable classes, and a pipeline class
-only if it is an attribute of `diffusers`. Importing diffusers costs seconds, so the entries are made when somebody else
-imports it: at once if that has happened, else right after it does.
+`DiffusionPipeline` loads a component only if its library stands in diffusers' table of loadable classes, and a pipeline
+class only if it is an attribute of `diffusers`; the Auto classes know the head once its module is imported. Importing the
+two costs seconds, so the entries are made when somebody else imports them: at once if that has happened, else right
+after it does.
 """
 
 import importlib
@@ -12,8 +13,6 @@ import importlib.util
 import sys
 
 
-# The module whose end means that diffusers' pipelines, tables included, are there.
-_TRIGGER = "diffusers.pipelines.pipeline_utils"
 _SAVE_AND_LOAD = ["save_pretrained", "from_pretrained"]
 _COMPONENTS = (
     "F5Backbone",
@@ -26,7 +25,7 @@ _COMPONENTS = (
 )
 
 
-def register() -> None:
+def register_with_diffusers() -> None:
     """Enter the components into diffusers' tables, and `DTMPipeline` into diffusers."""
     from diffusers.pipelines import pipeline_loading_utils as tables
 
@@ -37,11 +36,26 @@ def register() -> None:
     importlib.import_module("dtm_hf.pipelines.pipeline_dtm")
 
 
-class _AfterDiffusers(importlib.abc.MetaPathFinder):
-    """Runs [`register`] once the trigger module has been executed by its ordinary loader."""
+def register_with_transformers() -> None:
+    """Enter the head into `AutoConfig` and `AutoModel`, which its module does at its end."""
+    importlib.import_module("dtm_hf.head.modeling_dtm")
+
+
+# What to do, by the module whose end means that what it needs is there.
+_ACTIONS = {
+    "diffusers.pipelines.pipeline_utils": register_with_diffusers,
+    "transformers.models.auto.modeling_auto": register_with_transformers,
+}
+
+
+class _AfterImport(importlib.abc.MetaPathFinder):
+    """Runs an action once the module it waits for has been executed by that module's ordinary loader."""
+
+    def __init__(self, trigger: str):
+        self.trigger = trigger
 
     def find_spec(self, fullname, path=None, target=None):
-        if fullname != _TRIGGER:
+        if fullname != self.trigger:
             return None
         sys.meta_path.remove(self)
         spec = importlib.util.find_spec(fullname)
@@ -51,15 +65,17 @@ class _AfterDiffusers(importlib.abc.MetaPathFinder):
 
         def exec_module(module):
             execute(module)
-            register()
+            _ACTIONS[self.trigger]()
 
         spec.loader.exec_module = exec_module
         return spec
 
 
 def install() -> None:
-    """Register now if diffusers' pipelines are loaded, else when they are."""
-    if _TRIGGER in sys.modules:
-        register()
-    elif not any(isinstance(finder, _AfterDiffusers) for finder in sys.meta_path):
-        sys.meta_path.insert(0, _AfterDiffusers())
+    """Register now with what is loaded already, with the rest when it is."""
+    waiting = {finder.trigger for finder in sys.meta_path if isinstance(finder, _AfterImport)}
+    for trigger, action in _ACTIONS.items():
+        if trigger in sys.modules:
+            action()
+        elif trigger not in waiting:
+            sys.meta_path.insert(0, _AfterImport(trigger))

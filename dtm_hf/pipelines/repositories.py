@@ -6,8 +6,8 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from huggingface_hub import ModelCard, ModelCardData, create_repo, hf_hub_download, upload_folder
-from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
+from huggingface_hub import HfApi, ModelCard, ModelCardData, create_repo, hf_hub_download, upload_folder
+from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError, RevisionNotFoundError
 
 from dtm_hf.head.configuration_dtm import DTMHeadConfig
 
@@ -45,6 +45,9 @@ def head_only_config(name: str | os.PathLike, **kwargs) -> DTMHeadConfig | None:
             return None
         except (EntryNotFoundError, LocalEntryNotFoundError):
             pass
+        except RevisionNotFoundError:
+            # diffusers would call this a model that is not fully cached.
+            raise
         except (HfHubHTTPError, ValueError, OSError):
             # A missing repository, no connection, a name that is none: diffusers says it best.
             return None
@@ -128,7 +131,8 @@ def push_with_card(model: "DTMPipeline | DTMHead", repo_id: str, **kwargs) -> st
     values = pipeline_values(model) if hasattr(model, "scheduler") else head_values(model)
     # Filled first: a card that cannot be made must not leave an empty repository behind.
     card = fill_card(values, repo_id)
-    card.validate()
+    # Not `card.validate()`: that one asks huggingface.co whatever `HF_ENDPOINT` says.
+    HfApi()._validate_yaml(str(card), repo_type="model", token=hub.get("token"))
     repo_id = create_repo(repo_id, private=private, token=hub.get("token"), exist_ok=True).repo_id
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder, **kwargs)
