@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from huggingface_hub import HfApi, ModelCard, ModelCardData, create_repo, hf_hub_download, upload_folder
+from huggingface_hub import CommitInfo, HfApi, ModelCard, ModelCardData, create_repo, hf_hub_download, upload_folder
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError, RevisionNotFoundError
 
 from dtm_hf.head.configuration_dtm import DTMHeadConfig
@@ -113,7 +113,7 @@ def write_card(pipeline: "DTMPipeline", folder: str | os.PathLike, repo_id: str 
     fill_card(pipeline_values(pipeline), repo_id).save(Path(folder) / "README.md")
 
 
-def push_with_card(model: "DTMPipeline | DTMHead", repo_id: str, **kwargs) -> str:
+def push_with_card(model: "DTMPipeline | DTMHead", repo_id: str, **kwargs) -> CommitInfo:
     """
     Save, fill the card for `repo_id`, and upload in one commit.
 
@@ -123,7 +123,7 @@ def push_with_card(model: "DTMPipeline | DTMHead", repo_id: str, **kwargs) -> st
         kwargs: `commit_message`, `private`, `token`, `create_pr`, `revision`; the rest goes to `save_pretrained`.
 
     Returns:
-        `str`: address of the commit.
+        `CommitInfo`: a string, the address of the commit, with its id in `oid`.
     """
     hub_names = ("commit_message", "token", "create_pr", "revision")
     hub = {name: kwargs.pop(name) for name in hub_names if kwargs.get(name) is not None}
@@ -138,7 +138,7 @@ def push_with_card(model: "DTMPipeline | DTMHead", repo_id: str, **kwargs) -> st
         model.save_pretrained(folder, **kwargs)
         card.save(os.path.join(folder, "README.md"))
         hub.setdefault("commit_message", f"Upload {type(model).__name__}")
-        return str(upload_folder(repo_id=repo_id, folder_path=folder, **hub))
+        return upload_folder(repo_id=repo_id, folder_path=folder, **hub)
 
 
 def _is_hub_name(name: str | None) -> bool:

@@ -14,7 +14,7 @@ import torch
 from huggingface_hub import HfApi
 from transformers import AutoConfig, AutoModel
 
-from dtm_hf.head.modeling_dtm import DTMHead, DTMHeadConfig
+from dtm_hf import DTMHead, DTMHeadConfig
 
 REPO, SHARDED, NESTED = "org/dtm-head", "org/dtm-head-sharded", "org/dtm-nested"
 
