@@ -129,36 +129,40 @@ class F5Backbone(ModelMixin, ConfigMixin):
                 attn_mask_enabled=True,
             )
         self._frozen = True
-        self._fingerprint: str | None = None
+        self._fingerprint: tuple[tuple, str] | None = None
         self.requires_grad_(False)
         self.eval()
 
     # Buffers
 
     def _apply(self, fn, recurse: bool = True) -> "F5Backbone":
+        dtype = self.dit.proj_out.weight.dtype
         super()._apply(fn, recurse)
-        self._restore_buffers()
+        self._restore_buffers(dtype)
         return self
 
     @classmethod
     def from_pretrained(cls, *args, **kwargs) -> "F5Backbone":
         backbone = super().from_pretrained(*args, **kwargs)
-        backbone._restore_buffers()
+        backbone._restore_buffers(torch.float32)
         return backbone
 
-    def _restore_buffers(self) -> None:
+    def _restore_buffers(self, dtype: torch.dtype) -> None:
         """
         Keep the rotary frequencies in float32, and the text positions in the dtype of the weights.
 
-        In bfloat16 the frame numbers that x_transformers multiplies with the frequencies are rounded to eight bits: from frame
-        256 on, neighbours share a position. The text positions are no part of a checkpoint, so loading does not convert them.
+        In bfloat16 the frame numbers that x_transformers multiplies with the frequencies are rounded to eight bits: from
+        frame 256 on, neighbours share a position. The text positions are no part of a checkpoint, so loading does not
+        convert them; coming from another `dtype` they are computed anew, since bfloat16 would leave them rounded.
         """
         rotary, text = self.dit.rotary_embed, self.dit.text_embed
         if rotary.inv_freq.dtype != torch.float32:
             exponent = torch.arange(0, 2 * len(rotary.inv_freq), 2, device=rotary.inv_freq.device).float()
             rotary.inv_freq = 10000.0 ** -(exponent / (2 * len(rotary.inv_freq)))
-        if text.extra_modeling:
-            text.freqs_cis = text.freqs_cis.to(self.dit.proj_out.weight.dtype)
+        weight = self.dit.proj_out.weight
+        if text.extra_modeling and weight.dtype != dtype:
+            precompute = import_f5("f5_tts.model.modules", chinese=False).precompute_freqs_cis
+            text.freqs_cis = precompute(self.config.text_dim, text.precompute_max_pos).to(weight)
 
     # Frozen means frozen
 
@@ -166,15 +170,13 @@ class F5Backbone(ModelMixin, ConfigMixin):
         return super().train(mode and not self._frozen)
 
     def unfreeze(self) -> "F5Backbone":
-        """Make the parameters trainable, to train a backbone from scratch. Forgets the fingerprint."""
+        """Make the parameters trainable, to train a backbone from scratch."""
         self._frozen = False
-        self._fingerprint = None
         return self.requires_grad_(True)
 
     def freeze(self) -> "F5Backbone":
         """Undo [`~F5Backbone.unfreeze`]."""
         self._frozen = True
-        self._fingerprint = None
         return self.requires_grad_(False).eval()
 
     def enable_gradient_checkpointing(self, *args, **kwargs) -> None:
@@ -191,14 +193,16 @@ class F5Backbone(ModelMixin, ConfigMixin):
 
         Rounded to bfloat16 so that a float32 and a bfloat16 copy of the same weights agree.
         """
-        if self._fingerprint is None or not self._frozen:
+        # Weights can be loaded or edited after the first look; torch counts the writes to each.
+        state = tuple((p.data_ptr(), 0 if p.is_inference() else p._version) for p in self.parameters())
+        if self._fingerprint is None or self._fingerprint[0] != state:
             digest = hashlib.sha256()
             for name, parameter in sorted(self.named_parameters()):
                 digest.update(f"{name}{tuple(parameter.shape)}".encode())
                 values = parameter.detach().to("cpu", torch.bfloat16).contiguous()
                 digest.update(values.view(torch.int16).numpy())
-            self._fingerprint = digest.hexdigest()[:16]
-        return self._fingerprint
+            self._fingerprint = (state, digest.hexdigest()[:16])
+        return self._fingerprint[1]
 
     # Text
 
@@ -267,6 +271,8 @@ class F5Backbone(ModelMixin, ConfigMixin):
         sample, cond = sample.to(self.dtype), cond.to(self.dtype)
         # The DiT embeds t in the dtype of t.
         timestep = torch.as_tensor(timestep, device=sample.device).to(self.dtype)
+        if timestep.ndim and timestep.shape != sample.shape[:1]:
+            raise ValueError(f"`timestep` must be a scalar or ({len(sample)},), but got {tuple(timestep.shape)}.")
         if attention_mask is not None and attention_mask.all():
             attention_mask = None
         if text_embeds is None:
@@ -312,7 +318,11 @@ class F5Backbone(ModelMixin, ConfigMixin):
         if sample.ndim != 3 or sample.shape[-1] != self.config.mel_dim:
             raise ValueError(f"`sample` must have shape (B, N, {self.config.mel_dim}), but got {tuple(sample.shape)}.")
         if cond.shape != sample.shape:
-            raise ValueError(f"`cond` must have the shape of `sample`, {tuple(sample.shape)}, but got {tuple(cond.shape)}.")
+            raise ValueError(
+                f"`cond` must have the shape of `sample`, {tuple(sample.shape)}, but got {tuple(cond.shape)}."
+            )
+        if text_ids is not None and (text_ids.ndim != 2 or len(text_ids) != len(sample)):
+            raise ValueError(f"`text_ids` must have shape ({len(sample)}, N_text), but got {tuple(text_ids.shape)}.")
         if attention_mask is not None and attention_mask.shape != sample.shape[:2]:
             raise ValueError(
                 f"`attention_mask` must have shape {tuple(sample.shape[:2])}, but got {tuple(attention_mask.shape)}."
