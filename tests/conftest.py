@@ -1,0 +1,171 @@
+"""One tiny set of components, shared by all tests. Imports are inside the fixtures: many tests need no network."""
+
+import numpy as np
+import pytest
+
+VOCABULARY = " abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ.,!?'-"
+HOP_LENGTH, SAMPLING_RATE = 256, 24000
+
+
+def randomise(module, seed: int) -> None:
+    """
+    Move every parameter off its initial value, those that start at zero (AdaLN, output projections) farther: with gates
+    at zero the blocks of a network are the identity, and a fault inside them would change nothing.
+    """
+    import torch
+
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            std = 0.3 if not parameter.any() else 0.05
+            parameter.add_(std * torch.randn(parameter.shape, generator=generator))
+
+
+@pytest.fixture(scope="session")
+def vocab_file(tmp_path_factory):
+    """A vocabulary of 59 characters, one a line."""
+    path = tmp_path_factory.mktemp("vocab") / "vocab.txt"
+    path.write_text("".join(f"{character}\n" for character in VOCABULARY), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def make_backbone():
+    """Builds a frozen two-block backbone with random weights; keyword arguments override its configuration."""
+    import torch
+
+    from dtm_hf import F5Backbone
+
+    def make(seed: int = 0, **overrides):
+        config = {
+            "dim": 64,
+            "depth": 2,
+            "heads": 1,
+            "text_num_embeds": len(VOCABULARY),
+            "text_dim": 32,
+            "conv_layers": 1,
+            "name": "tiny",
+            "license": "mit",
+        }
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            backbone = F5Backbone(**config | overrides)
+        randomise(backbone, seed)
+        return backbone
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_head():
+    """Builds a two-block head for the tiny backbone; untrained (D = 0) unless `random_weights`."""
+    import torch
+
+    from dtm_hf import DTMHead, DTMHeadConfig
+
+    def make(seed: int = 0, random_weights: bool = True, **overrides):
+        config = {"backbone_hidden_size": 64, "hidden_size": 32, "num_hidden_layers": 2, "time_embed_dim": 16}
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            head = DTMHead(DTMHeadConfig(**config | overrides)).eval()
+        if random_weights:
+            randomise(head, seed)
+        return head
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def backbone(make_backbone):
+    """Shared: a test that changes weights or state makes its own with `make_backbone`."""
+    return make_backbone()
+
+
+@pytest.fixture(scope="session")
+def head(make_head):
+    """Shared, with random weights: a test that trains makes its own with `make_head`."""
+    return make_head(architecture="conv")
+
+
+@pytest.fixture(scope="session")
+def tokenizer(vocab_file):
+    from dtm_hf import F5Tokenizer
+
+    return F5Tokenizer(vocab_file)
+
+
+@pytest.fixture(scope="session")
+def feature_extractor():
+    from dtm_hf import F5FeatureExtractor
+
+    return F5FeatureExtractor()
+
+
+@pytest.fixture(scope="session")
+def vocoder():
+    from dtm_hf import GriffinLimVocoder
+
+    return GriffinLimVocoder(num_iters=2)
+
+
+@pytest.fixture
+def scheduler():
+    from dtm_hf import DTMScheduler
+
+    return DTMScheduler(num_inference_steps=4, num_head_steps=2)
+
+
+@pytest.fixture
+def tiny_pipeline(backbone, head, tokenizer, feature_extractor, vocoder, scheduler):
+    """A complete pipeline; its components are shared, the pipeline and its scheduler are the test's own."""
+    from dtm_hf import DTMPipeline
+
+    pipeline = DTMPipeline(
+        backbone=backbone,
+        head=head,
+        tokenizer=tokenizer,
+        feature_extractor=feature_extractor,
+        vocoder=vocoder,
+        scheduler=scheduler,
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def voice(seconds: float, pitch: float = 120.0, seed: int = 0) -> np.ndarray:
+    """Harmonics with a slow envelope and a little noise: mono float32 at 24 kHz, never silent."""
+    time = np.arange(round(seconds * SAMPLING_RATE)) / SAMPLING_RATE
+    envelope = 0.6 + 0.4 * np.sin(2 * np.pi * 3 * time)
+    tones = sum(np.sin(2 * np.pi * pitch * k * time) / k for k in range(1, 12))
+    noise = np.random.default_rng(seed).standard_normal(len(time))
+    return (0.1 * envelope * tones + 0.002 * noise).astype(np.float32)
+
+
+@pytest.fixture(scope="session")
+def reference_audio(tmp_path_factory):
+    """Path of a 1.2 s recording."""
+    import soundfile
+
+    path = tmp_path_factory.mktemp("reference") / "voice.wav"
+    soundfile.write(path, voice(1.2), SAMPLING_RATE)
+    return path
+
+
+@pytest.fixture(scope="session")
+def mel_batch(feature_extractor, tokenizer):
+    """Two utterances of different lengths as the training objectives see them, one of them a prompt+target pair."""
+    import torch
+
+    from dtm_hf.training.objectives.conditioning import MelBatch
+
+    waves = [voice(0.5), voice(0.35, pitch=190, seed=1)]
+    lengths = [len(wave) for wave in waves]
+    padded = torch.nn.utils.rnn.pad_sequence([torch.from_numpy(wave) for wave in waves], batch_first=True)
+    mel = feature_extractor.log_mel(padded, lengths)
+    frames = torch.tensor([feature_extractor.num_frames(length) for length in lengths])
+    return MelBatch(
+        mel=mel,
+        attention_mask=torch.arange(mel.shape[1])[None] < frames[:, None],
+        text_ids=tokenizer(["hello there", "yes"]),
+        prompt_frames=torch.tensor([12, 0]),
+    )
