@@ -1,0 +1,1 @@
+"""The `dtm-hf` command line."""

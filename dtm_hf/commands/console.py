@@ -1,0 +1,68 @@
+"""What the commands say to the terminal: progress, warnings and errors on stderr, results on stdout."""
+
+import logging
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import typer
+from rich.console import Console
+from typer.core import TyperGroup
+
+# Bound to sys.stderr at each print and not here, so that it follows a redirection.
+stderr = Console(stderr=True)
+
+
+class ArgumentError(ValueError):
+    """An argument of the command line that is refused before anything is loaded."""
+
+
+class ReportingGroup(TyperGroup):
+    """Ends a command that fails by its input with one red line; exit code 2 for a refused argument, else 1."""
+
+    def invoke(self, ctx):
+        with _own_warnings(ctx.params["traceback"]):
+            try:
+                return super().invoke(ctx)
+            except (ValueError, OSError) as error:
+                if ctx.params["traceback"]:
+                    raise
+                # A pipe that its reader closed is no error to explain.
+                if not isinstance(error, BrokenPipeError):
+                    say_error(error)
+                raise typer.Exit(2 if isinstance(error, ArgumentError) else 1) from error
+
+
+def say_error(error: BaseException) -> None:
+    """One red line, however many lines the message of a library has."""
+    message = " ".join(str(error).split()) or type(error).__name__
+    stderr.print(f"Error: {message}", style="bold red", markup=False, highlight=False, soft_wrap=True)
+
+
+def say_note(message: str) -> None:
+    """One yellow line."""
+    stderr.print(f"Note: {message}", style="yellow", markup=False, highlight=False, soft_wrap=True)
+
+
+def quiet_libraries() -> None:
+    """Keep off stderr what libraries say while they are imported; to be called before."""
+    # An optional dependency of diffusers and transformers; it complains of an optional dependency of its own.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+
+
+@contextmanager
+def _own_warnings(everything: bool) -> Iterator[None]:
+    """Shows the warnings of dtm-hf as notes; those that libraries have for developers only with `everything`."""
+    if everything:
+        yield
+        return
+    package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
+    def show(message, category, filename, lineno, file=None, line=None):
+        if filename.startswith(package):
+            say_note(str(message))
+
+    with warnings.catch_warnings():
+        warnings.showwarning = show
+        yield

@@ -1,0 +1,108 @@
+"""What a pipeline is made of."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+
+from .models import load_pipeline, packaged_voices
+
+if TYPE_CHECKING:
+    from dtm_hf import DTMPipeline
+
+
+def show_info(model: str, revision: str | None = None, local_files_only: bool = False) -> None:
+    """Print the parts of the pipeline `model` and how it samples."""
+    # Forced: this is where a user looks up why a head does not fit its backbone.
+    pipeline = load_pipeline(
+        model, device="cpu", revision=revision, local_files_only=local_files_only, force_head=True
+    )
+    # Names and licences are data, whatever brackets they hold.
+    console = Console(markup=False, highlight=False, emoji=False)
+    console.print(_parts(pipeline, title=f"{type(pipeline).__name__} {model}"))
+    console.print(_facts(pipeline, packaged_voices(model)))
+
+
+def _parts(pipeline: "DTMPipeline", title: str) -> Table:
+    table = Table(title=title, title_justify="left")
+    table.add_column("part")
+    table.add_column("class", overflow="fold")
+    table.add_column("parameters", justify="right")
+    table.add_column("stored as")
+    table.add_column("licence")
+    for name, part in pipeline.components.items():
+        count = _num_parameters(part)
+        licence = getattr(part.config, "license", None) if name in ("backbone", "head") and part is not None else None
+        table.add_row(
+            name,
+            "none" if part is None else type(part).__name__,
+            f"{count:,}" if count else "",
+            _stored_dtype(part) if count else "",
+            licence or "",
+        )
+    table.add_row("total", "", f"{sum(map(_num_parameters, pipeline.components.values())):,}", "", "", style="bold")
+    return table
+
+
+def _facts(pipeline: "DTMPipeline", voices: dict) -> Table:
+    backbone, head, sampling = pipeline.backbone, pipeline.head, pipeline.scheduler.config
+    table = Table(show_header=False, box=None)
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+
+    def add(name: str, *values: str | None, style: str | None = None) -> None:
+        text = ", ".join(value for value in values if value)
+        table.add_row(name, text, style=style)
+
+    add("backbone", backbone.config.name, backbone.config.revision and f"revision {backbone.config.revision}")
+    add("", f"fingerprint {backbone.fingerprint}")
+    add("", f"{backbone.config.depth} blocks of width {backbone.config.dim}, {backbone.config.mel_dim} mel bins")
+    if head is None:
+        add("head", "none: F5-TTS's own sampling")
+    else:
+        config = head.config
+        add("head", f"{config.prediction} prediction", f"{config.architecture} architecture")
+        add(
+            "",
+            f"trained on {config.backbone_name or 'a backbone not recorded'}",
+            config.backbone_revision and f"revision {config.backbone_revision}",
+        )
+        if config.backbone_fingerprint is None:
+            add("", "fingerprint of its backbone not recorded", style="yellow")
+        elif config.backbone_fingerprint == backbone.fingerprint:
+            add("", f"fingerprint {config.backbone_fingerprint}: this backbone")
+        else:
+            add("", f"fingerprint {config.backbone_fingerprint}: NOT this backbone", style="red")
+        baked = config.guidance_scale
+        add(
+            "guidance",
+            "at inference, both branches" if baked is None else f"{baked:g}, baked into the head: one branch",
+        )
+    add("T", f"{sampling.num_inference_steps} global steps", f"{sampling.time_grid} grid", _sway(sampling))
+    if head is not None:
+        add("head steps", f"{sampling.num_head_steps} calls a global step", sampling.head_solver)
+    add("audio", f"{pipeline.vocoder.sampling_rate} Hz", type(pipeline.vocoder).__name__)
+    add("vocabulary", f"{pipeline.tokenizer.vocab_size} tokens")
+    if voices:
+        add("voices", *voices)
+    return table
+
+
+def _sway(sampling) -> str | None:
+    return f"sway coefficient {sampling.sway_coefficient:g}" if sampling.time_grid != "uniform" else None
+
+
+def _num_parameters(part) -> int:
+    return sum(parameter.numel() for parameter in part.parameters()) if hasattr(part, "parameters") else 0
+
+
+def _stored_dtype(part) -> str:
+    """Types of the weights in the files, which loading converts; those in memory where the files are unknown."""
+    from safetensors import safe_open
+
+    dtypes = set()
+    for file in sorted(Path(str(getattr(part.config, "_name_or_path", ""))).glob("*.safetensors")):
+        with safe_open(file, framework="pt") as weights:
+            dtypes |= {weights.get_slice(name).get_dtype() for name in weights.keys()}
+    return ", ".join(sorted(dtypes)) or str(part.dtype).removeprefix("torch.")

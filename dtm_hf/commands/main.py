@@ -1,0 +1,199 @@
+"""
+Entry point of `dtm-hf`: the commands and their options.
+
+Importing this module is cheap, so that help and refusals come at once: torch, and what stands on it, is imported by
+the functions that need it.
+"""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .console import ReportingGroup
+
+app = typer.Typer(
+    name="dtm-hf",
+    cls=ReportingGroup,
+    help="Text to speech in few steps: a flow head on a frozen F5-TTS backbone.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+class Precision(StrEnum):
+    """Types that the networks can run in."""
+
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+
+
+Model = Annotated[
+    str | None,
+    typer.Option(help="Folder of a pipeline or name of a Hub repository.", show_default="the embedded dtm-f5-tiny"),
+]
+Output = Annotated[Path, typer.Option("--output", "-o", help="WAV file to write; an existing one is replaced.")]
+Voice = Annotated[
+    str | None, typer.Option(help="Which of the recordings packaged with the pipeline to speak like.", metavar="NAME")
+]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of the noise.")]
+Steps = Annotated[
+    int | None,
+    typer.Option(min=1, help="Global steps, one backbone pass and branch each.", show_default="the pipeline's"),
+]
+HeadSteps = Annotated[
+    int | None,
+    typer.Option(min=0, help="Head calls a step; 0 is the F5-TTS baseline.", show_default="the pipeline's"),
+]
+Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of a Hub repository.")]
+LocalFilesOnly = Annotated[bool, typer.Option("--local-files-only", help="Use the cache alone, no network.")]
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from dtm_hf import __version__
+
+        typer.echo(__version__)
+        raise typer.Exit()
+
+
+@app.callback()
+def options(
+    traceback: Annotated[
+        bool, typer.Option("--traceback", help="Show the traceback of an error, and the libraries' warnings.")
+    ] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", is_eager=True, callback=_print_version)
+    ] = False,
+) -> None:
+    # Read by ReportingGroup. No docstring: it would replace the help of the application.
+    pass
+
+
+@app.command()
+def demo(
+    output: Output = Path("out/demo.wav"),
+    model: Model = None,
+    voice: Voice = None,
+    steps: Steps = None,
+    head_steps: HeadSteps = None,
+    seed: Seed = 0,
+) -> None:
+    """Speak one sentence in a packaged voice; write a WAV and a picture of its mel spectrogram."""
+    from .speaking import DEMO_TEXT, Request, speak
+
+    speak(
+        Request(
+            text=DEMO_TEXT,
+            output=output,
+            model=model,
+            voice=voice,
+            steps=steps,
+            head_steps=head_steps,
+            seed=seed,
+            picture=True,
+        )
+    )
+    typer.echo(f"It says: {DEMO_TEXT}")
+
+
+@app.command("speak")
+def speak_text(
+    text: Annotated[str, typer.Argument(help="What to say.", metavar="TEXT")],
+    reference_audio: Annotated[
+        Path | None,
+        typer.Option(help="Recording of the voice, up to 12 s.", show_default="one packaged with the pipeline"),
+    ] = None,
+    reference_text: Annotated[str | None, typer.Option(help="What is said in the recording.")] = None,
+    voice: Voice = None,
+    model: Model = None,
+    steps: Steps = None,
+    head_steps: HeadSteps = None,
+    guidance: Annotated[
+        float, typer.Option(help="Guidance scale: F5-TTS's cfg_strength + 1. Up to 1 only one branch runs.")
+    ] = 3.0,
+    seed: Seed = 0,
+    speed: Annotated[float, typer.Option(help="Above 1 is faster than the recording.")] = 1.0,
+    dtype: Annotated[Precision, typer.Option(help="Type of the weights.")] = Precision.float32,
+    device: Annotated[str | None, typer.Option(help="As torch names it.", show_default="cuda if there is one")] = None,
+    revision: Revision = None,
+    local_files_only: LocalFilesOnly = False,
+    picture: Annotated[bool, typer.Option("--picture", help="Draw its mel spectrogram as a PNG beside it.")] = False,
+    output: Output = Path("speech.wav"),
+) -> None:
+    """Speak TEXT in the voice of a recording."""
+    from .speaking import Request, speak
+
+    speak(
+        Request(
+            text=text,
+            output=output,
+            model=model,
+            voice=voice,
+            reference_audio=reference_audio,
+            reference_text=reference_text,
+            steps=steps,
+            head_steps=head_steps,
+            guidance=guidance,
+            seed=seed,
+            speed=speed,
+            dtype=dtype.value,
+            device=device,
+            revision=revision,
+            local_files_only=local_files_only,
+            picture=picture,
+        )
+    )
+
+
+@app.command()
+def info(
+    model: Annotated[
+        str | None,
+        typer.Argument(
+            help="Folder of a pipeline or name of a Hub repository.", show_default="the embedded dtm-f5-tiny"
+        ),
+    ] = None,
+    revision: Revision = None,
+    local_files_only: LocalFilesOnly = False,
+) -> None:
+    """Show the parts of a pipeline, their sizes, licences and origin, and how it samples."""
+    from .info import show_info
+    from .models import choose_model
+
+    show_info(choose_model(model), revision, local_files_only)
+
+
+@app.command("convert-f5")
+def convert(
+    checkpoint: Annotated[
+        str, typer.Argument(metavar="CHECKPOINT", help="Official .safetensors or .pt file, or hf://org/repo/path.")
+    ],
+    vocab: Annotated[str, typer.Argument(metavar="VOCAB", help="Its vocab.txt, or hf://org/repo/path.")],
+    output: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write; must not exist or be empty.")],
+    variant: Annotated[str, typer.Option(help="v1_base, v1_small, base or small.")] = "v1_base",
+    vocoder: Annotated[
+        str | None,
+        typer.Option(
+            help="Folder or Hub repository with the files of a Vocos.", show_default="Griffin-Lim, no weights"
+        ),
+    ] = None,
+    revision: Annotated[str | None, typer.Option(help="Hub revision of the checkpoint; recorded.")] = None,
+    license: Annotated[str, typer.Option(help="Licence of the weights; recorded.")] = "cc-by-nc-4.0",
+) -> None:
+    """Turn an official F5-TTS checkpoint into a pipeline folder."""
+    from .convert import convert_f5
+
+    convert_f5(checkpoint, vocab, output, variant=variant, vocoder=vocoder, revision=revision, license=license)
+
+
+def main() -> None:
+    """Run the command line."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

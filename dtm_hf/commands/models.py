@@ -1,0 +1,150 @@
+"""Which pipeline a command uses, which recording of a voice, and how they are loaded."""
+
+import re
+import warnings
+from contextlib import nullcontext
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .console import ArgumentError, quiet_libraries, stderr
+
+if TYPE_CHECKING:
+    from dtm_hf import DTMPipeline
+
+EMBEDDED = Path(str(files("dtm_hf"))) / "assets" / "dtm-f5-tiny"
+_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A recording of a voice and what is said in it."""
+
+    audio: Path
+    text: str
+
+
+def choose_model(model: str | None) -> str:
+    """A folder or a Hub name; the embedded pipeline for `None`."""
+    if model is None:
+        if not (EMBEDDED / "model_index.json").is_file():
+            raise ArgumentError(
+                "This installation holds no embedded pipeline. Name a folder or a Hub repository: `--model`."
+            )
+        return str(EMBEDDED)
+    folder = Path(model).expanduser()
+    if folder.is_dir():
+        if not (folder / "model_index.json").is_file() and not (folder / "config.json").is_file():
+            raise ArgumentError(
+                f"`--model` {model!r} holds no pipeline: neither model_index.json nor config.json is in it."
+            )
+        return str(folder)
+    if not _HUB_NAME.fullmatch(model):
+        raise ArgumentError(
+            f"`--model` {model!r} is neither an existing folder nor the name of a Hub repository (org/name)."
+        )
+    return model
+
+
+def packaged_voices(model: str) -> dict[str, Reference]:
+    """Recordings in the folder of a pipeline: `reference.wav` as "default", `reference-NAME.wav` as NAME."""
+    voices = {}
+    for audio in sorted(Path(model).glob("reference*.wav"), key=lambda audio: audio.stem):
+        said = audio.with_suffix(".txt")
+        if said.is_file() and re.fullmatch(r"reference(-.+)?", audio.stem):
+            name = audio.stem.removeprefix("reference").removeprefix("-") or "default"
+            voices[name] = Reference(audio, said.read_text(encoding="utf-8").strip())
+    return voices
+
+
+def choose_reference(model: str, audio: Path | None, text: str | None, voice: str | None) -> Reference:
+    """
+    The recording to speak like: `audio` with `text`, else a packaged one of the model.
+
+    Read once here, which takes no model, so that a bad recording is refused at once.
+    """
+    if audio is not None:
+        if voice is not None:
+            raise ArgumentError("`--voice` and `--reference-audio` exclude each other.")
+        if text is None or not text.strip():
+            raise ArgumentError(f"`--reference-text` is missing: what is said in {str(audio)!r}.")
+        reference = Reference(audio.expanduser(), text)
+    elif text is not None:
+        raise ArgumentError(
+            "`--reference-text` is given without the recording that it belongs to, `--reference-audio`."
+        )
+    else:
+        voices = packaged_voices(model)
+        if not voices:
+            raise ArgumentError(
+                f"`--reference-audio` and `--reference-text` are needed: {model!r} packages no recording."
+            )
+        wanted = voice or ("default" if "default" in voices else next(iter(voices)))
+        if wanted not in voices:
+            raise ArgumentError(f"`--voice` must be one of {sorted(voices)}, but got {wanted!r}.")
+        reference = voices[wanted]
+
+    from dtm_hf.frontend.audio import load_reference
+
+    with warnings.catch_warnings():
+        # The pipeline reads it again, and says then what there is to say.
+        warnings.simplefilter("ignore")
+        try:
+            load_reference(reference.audio)
+        except (ValueError, OSError) as error:
+            raise ArgumentError(str(error)) from error
+    return reference
+
+
+def load_pipeline(
+    model: str,
+    *,
+    dtype: str = "float32",
+    device: str | None = None,
+    revision: str | None = None,
+    local_files_only: bool = False,
+    **kwargs,
+) -> "DTMPipeline":
+    """
+    Load the pipeline of a folder or a Hub name, with a spinner.
+
+    Args:
+        model (`str`): Result of [`choose_model`].
+        dtype (`str`): Name of a floating-point type of torch.
+        device (`str`, *optional*): As torch names them; the first GPU if there is one, else the CPU.
+        revision, local_files_only, kwargs: As in `DTMPipeline.from_pretrained`.
+
+    Raises:
+        ValueError: if a file is damaged, the parts do not fit, or there is no such device.
+        OSError: if there is no such repository, revision or file.
+    """
+    # A spinner would fight with the Hub's download bars.
+    local = Path(model).is_dir()
+    quiet_libraries()
+    with stderr.status("Importing the libraries") if local else nullcontext() as status:
+        import torch
+        from diffusers.utils import logging as diffusers_logging
+        from safetensors import SafetensorError
+        from transformers.utils import logging as transformers_logging
+
+        from dtm_hf import DTMPipeline
+
+        diffusers_logging.disable_progress_bar()
+        transformers_logging.disable_progress_bar()
+        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        try:
+            device = torch.empty(0, device=device).device
+        except (RuntimeError, AssertionError) as error:
+            raise ArgumentError(f"`--device` {device!r} cannot be used: {str(error).splitlines()[0]}") from error
+        if status is not None:
+            status.update(f"Loading {Path(model).name}")
+        else:
+            stderr.print(f"Loading {model} from the Hub", markup=False, highlight=False)
+        try:
+            pipeline = DTMPipeline.from_pretrained(
+                model, dtype=getattr(torch, dtype), revision=revision, local_files_only=local_files_only, **kwargs
+            )
+        except SafetensorError as error:
+            raise ValueError(f"`--model` {model!r} holds a damaged safetensors file ({error}).") from error
+        return pipeline.to(device)

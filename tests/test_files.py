@@ -1,0 +1,59 @@
+"""Files and folders that are either complete or absent."""
+
+import pytest
+
+from dtm_hf.files import folder_written_aside, written_aside
+
+
+def test_the_file_appears_only_at_the_end_and_its_folders_with_it(tmp_path):
+    path = tmp_path / "a" / "b.wav"
+    with written_aside(path) as aside:
+        assert aside.parent == path.parent and aside.suffix == ".wav"
+        aside.write_text("new")
+        assert not path.exists()
+    assert path.read_text() == "new"
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_failure_keeps_the_old_file_and_removes_new_folders(tmp_path):
+    (tmp_path / "old.wav").write_text("old")
+    for name in ("old.wav", "a/b/new.wav"):
+        with pytest.raises(KeyboardInterrupt), written_aside(tmp_path / name) as aside:
+            aside.write_text("half")
+            raise KeyboardInterrupt
+    assert [path.name for path in tmp_path.rglob("*")] == ["old.wav"]
+    assert (tmp_path / "old.wav").read_text() == "old"
+
+
+def test_a_link_stays_a_link(tmp_path):
+    (tmp_path / "real.wav").write_text("old")
+    (tmp_path / "link.wav").symlink_to("real.wav")
+    with written_aside(tmp_path / "link.wav") as aside:
+        aside.write_text("new")
+    assert (tmp_path / "link.wav").is_symlink() and (tmp_path / "real.wav").read_text() == "new"
+
+
+@pytest.mark.parametrize("make", [written_aside, folder_written_aside])
+def test_a_path_below_a_file_is_named_in_the_error(make, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="'.*file/x/y.wav' cannot be written"), make(tmp_path / "file/x/y.wav"):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_no_device_is_replaced():
+    with pytest.raises(OSError, match="/dev/null"), written_aside("/dev/null"):
+        pass
+
+
+def test_a_folder_is_complete_or_absent(tmp_path):
+    with pytest.raises(ValueError), folder_written_aside(tmp_path / "new/model") as aside:
+        (aside / "half").write_text("half")
+        raise ValueError
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "empty").mkdir()
+    with folder_written_aside(tmp_path / "empty") as aside:
+        (aside / "whole").write_text("whole")
+    assert [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")] == ["empty", "empty/whole"]
+    with pytest.raises(FileExistsError, match="not an empty folder"), folder_written_aside(tmp_path / "empty"):
+        pass
