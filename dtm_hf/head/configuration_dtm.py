@@ -91,6 +91,9 @@ class DTMHeadConfig(PreTrainedConfig):
             raise ValueError(f"`prediction` must be one of {PREDICTIONS}, but got {self.prediction!r}.")
         if self.architecture not in ARCHITECTURES:
             raise ValueError(f"`architecture` must be one of {ARCHITECTURES}, but got {self.architecture!r}.")
+        for name in ("backbone_hidden_size", "num_mel_bins", "hidden_size", "num_hidden_layers", "ffn_mult"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"`{name}` must be at least 1, but got {getattr(self, name)}.")
         if self.conv_kernel_size < 1 or self.conv_kernel_size % 2 == 0:
             raise ValueError(f"`conv_kernel_size` must be odd and positive, but got {self.conv_kernel_size}.")
         if self.time_embed_dim < 4 or self.time_embed_dim % 2:

@@ -78,7 +78,7 @@ class DTMHeadBlock(GradientCheckpointingLayer):
         hidden_states = self.norm(hidden_states) * (1 + scale) + shift
         if self.conv is not None:
             if attention_mask is not None:
-                hidden_states = hidden_states * attention_mask.unsqueeze(-1)
+                hidden_states = hidden_states.masked_fill(~attention_mask.bool().unsqueeze(-1), 0.0)
             hidden_states = hidden_states + self.conv(hidden_states.transpose(1, 2)).transpose(1, 2)
         hidden_states = self.linear_out(nn.functional.gelu(self.linear_in(hidden_states)))
         return residual + gate * hidden_states
@@ -93,20 +93,19 @@ class DTMHeadPreTrainedModel(PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module):
-        if isinstance(module, nn.Linear):
+        # Blocks start as the identity; the residual head starts as D = 0. Told here and not when `module` is the head:
+        # transformers 5 skips modules without parameters of their own in classes that are not its own.
+        residual = self.config.prediction == "residual"
+        if module is self.modulation_proj or (module is self.output_proj and residual):
+            init.zeros_(module.weight)
+            init.zeros_(module.bias)
+        elif isinstance(module, nn.Linear):
             init.xavier_uniform_(module.weight)
             if module.bias is not None:
                 init.zeros_(module.bias)
         elif isinstance(module, nn.Conv1d):
             init.trunc_normal_(module.weight, std=0.02)
             init.zeros_(module.bias)
-        elif isinstance(module, DTMHead):
-            # Blocks start as the identity; the residual head starts as D = 0.
-            init.zeros_(module.modulation_proj.weight)
-            init.zeros_(module.modulation_proj.bias)
-            if module.config.prediction == "residual":
-                init.zeros_(module.output_proj.weight)
-                init.zeros_(module.output_proj.bias)
 
 
 class DTMHead(DTMHeadPreTrainedModel):
