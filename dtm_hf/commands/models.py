@@ -125,6 +125,7 @@ def load_pipeline(
     with stderr.status("Importing the libraries") if local else nullcontext() as status:
         import torch
         from diffusers.utils import logging as diffusers_logging
+        from huggingface_hub.errors import StrictDataclassError
         from safetensors import SafetensorError
         from transformers.utils import logging as transformers_logging
 
@@ -147,4 +148,6 @@ def load_pipeline(
             )
         except SafetensorError as error:
             raise ValueError(f"`--model` {model!r} holds a damaged safetensors file ({error}).") from error
+        except StrictDataclassError as error:
+            raise ValueError(f"`--model` {model!r} holds a configuration that is not valid: {error}") from error
         return pipeline.to(device)

@@ -257,19 +257,30 @@ def test_characters_that_the_model_does_not_know_are_named(model, tmp_path):
     assert "'7'" in result.stderr
 
 
-@pytest.mark.parametrize("broken", ["backbone/diffusion_pytorch_model.safetensors", "head/model.safetensors"])
-def test_damaged_weights_give_one_line_and_leave_the_old_output(broken, model, tmp_path):
+@pytest.mark.parametrize(
+    ("broken", "damage", "said"),
+    [
+        ("backbone/diffusion_pytorch_model.safetensors", lambda content: content[:1000], "damaged"),
+        ("head/model.safetensors", lambda content: content[:1000], "damaged"),
+        (
+            "head/config.json",
+            lambda content: content.replace(b'"hidden_size": 32', b'"hidden_size": "x"'),
+            "hidden_size",
+        ),
+    ],
+)
+def test_damaged_files_give_one_line_and_leave_the_old_output(broken, damage, said, model, tmp_path):
     damaged = tmp_path / "damaged"
     for file in filter(lambda file: file.is_file(), model.rglob("*")):
         copy = damaged / file.relative_to(model)
         copy.parent.mkdir(parents=True, exist_ok=True)
         copy.write_bytes(file.read_bytes())
-    (damaged / broken).write_bytes((model / broken).read_bytes()[:1000])
+    (damaged / broken).write_bytes(damage((model / broken).read_bytes()))
     output = tmp_path / "x.wav"
     output.write_bytes(b"old")
     result = run("speak", "Hi.", "--model", damaged, "-o", output)
     assert result.exit_code == 1
-    assert "damaged" in one_error_line(result)
+    assert said in one_error_line(result)
     assert output.read_bytes() == b"old"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["damaged", "x.wav"]
 
