@@ -8,6 +8,7 @@ import dataclasses
 import json
 import sys
 import time
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from dtm_hf.training.arguments import TrainingConfig, parse_config
@@ -133,7 +134,7 @@ class Trainer:
             frames += int(batch.attention_mask.sum())
             padded += batch.attention_mask.numel()
             with self.accelerator.accumulate(self.model):
-                with self.accelerator.autocast():
+                with self._precision():
                     loss, figures = self.components.objective.loss(self.model, batch)
                 self.accelerator.backward(loss)
                 if self.accelerator.sync_gradients:
@@ -167,6 +168,14 @@ class Trainer:
                 window, since, waited, frames, padded = [], time.perf_counter(), 0.0, 0, 0
             yield figures
 
+    @contextmanager
+    def _precision(self):
+        from dtm_hf.training.precision import FasterFloat32
+
+        on_cpu = self.accelerator.device.type == "cpu" and self.config.optimization.mixed_precision == "bf16"
+        with self.accelerator.autocast(), FasterFloat32() if on_cpu else nullcontext():
+            yield
+
     def validate(self) -> dict[str, float]:
         """Loss of the averaged weights on fixed batches with fixed draws."""
         split = self.config.data.validation_split
@@ -182,7 +191,7 @@ class Trainer:
                     break
                 batch = self._mel_batch(raw)
                 generator = torch.Generator(self.accelerator.device).manual_seed(count)
-                with torch.no_grad(), self.accelerator.autocast():
+                with torch.no_grad(), self._precision():
                     loss, figures = self.components.objective.loss(self.module, batch, generator)
                     figures = {"loss": loss} | figures
                     figures |= self.components.objective.probe(self.module, batch, generator)

@@ -218,25 +218,30 @@ class F5Backbone(ModelMixin, ConfigMixin):
             num_frames (`int`): N, the number of frames of the batch.
             with_null (`bool`, defaults to `True`): `False` spares the null branch; `null` is then `cond`.
         """
-        if attention_mask is None:
-            lengths = [num_frames] * len(text_ids)
-        else:
-            lengths = attention_mask.sum(dim=1).tolist()
-        rows: list[tuple[torch.Tensor, torch.Tensor] | None] = [None] * len(text_ids)
-        for length in sorted(set(lengths)):
-            index = [i for i, n in enumerate(lengths) if n == length]
-            # The DiT right-pads ids to the frames it is told of, so ids beyond `length` are padding of longer rows.
-            ids = text_ids[index, :length]
-            cond = self.dit.text_embed(ids, seq_len=length, drop_text=False)
-            null = self.dit.text_embed(ids, seq_len=length, drop_text=True) if with_null else cond
-            for j, i in enumerate(index):
-                rows[i] = (cond[j], null[j])
-        pad = nn.utils.rnn.pad_sequence
-        cond, null = (pad(part, batch_first=True) for part in zip(*rows, strict=True))
-        short = num_frames - cond.shape[1]
-        if short > 0:
-            cond, null = (nn.functional.pad(part, (0, 0, 0, short)) for part in (cond, null))
+        cond = self._embed_text(text_ids, attention_mask, num_frames, drop_text=False)
+        null = self._embed_text(text_ids, attention_mask, num_frames, drop_text=True) if with_null else cond
         return F5TextEmbeds(cond=cond, null=null)
+
+    def _embed_text(
+        self, text_ids: torch.Tensor, attention_mask: torch.Tensor | None, num_frames: int, drop_text: bool
+    ) -> torch.Tensor:
+        """One branch of the text, `(B, N, text_dim)`."""
+        embed = self.dit.text_embed
+        if attention_mask is None:
+            return embed(text_ids, seq_len=num_frames, drop_text=drop_text)
+        lengths = attention_mask.sum(dim=1)
+        if self.training:
+            # As F5-TTS trains: one pass, in which the normalisation sees the padding of the batch.
+            embeds = embed(text_ids, seq_len=lengths, drop_text=drop_text)
+        else:
+            rows: list[torch.Tensor | None] = [None] * len(text_ids)
+            for length in lengths.unique().tolist():
+                index = (lengths == length).nonzero().flatten().tolist()
+                # The DiT right-pads ids to the frames it is told of; ids beyond `length` are padding of longer rows.
+                for i, row in zip(index, embed(text_ids[index, :length], length, drop_text), strict=True):
+                    rows[i] = row
+            embeds = nn.utils.rnn.pad_sequence(rows, batch_first=True)
+        return nn.functional.pad(embeds, (0, 0, 0, num_frames - embeds.shape[1]))
 
     def forward(
         self,
@@ -261,7 +266,7 @@ class F5Backbone(ModelMixin, ConfigMixin):
                 `"cond"`, `"null"` (audio and text dropped, as F5's guidance does) or `"both"` (one pass over 2B rows).
             text_embeds ([`F5TextEmbeds`], *optional*): Result of [`~F5Backbone.encode_text`] in place of `text_ids`.
             drop_text (`torch.BoolTensor` of shape `(B,)`, *optional*):
-                Rows whose text is dropped, for training; the DiT's own switch drops it in the whole batch.
+                Rows of `text_ids` to drop, for training; the DiT's own switch drops the text of the whole batch.
 
         Raises:
             ValueError: for an unknown `branch`, for neither or both of `text_ids` and `text_embeds`, for a shape that
@@ -276,11 +281,12 @@ class F5Backbone(ModelMixin, ConfigMixin):
         if attention_mask is not None and attention_mask.all():
             attention_mask = None
         if text_embeds is None:
-            dropping = drop_text is not None and bool(drop_text.any())
-            text_embeds = self.encode_text(text_ids, attention_mask, sample.shape[1], branch != "cond" or dropping)
-        if drop_text is not None:
-            cond_embeds = torch.where(drop_text[:, None, None], text_embeds.null, text_embeds.cond)
-            text_embeds = F5TextEmbeds(cond=cond_embeds, null=text_embeds.null)
+            text_embeds = self.encode_text(text_ids, attention_mask, sample.shape[1], branch != "cond")
+            if drop_text is not None and drop_text.any():
+                mask = None if attention_mask is None else attention_mask[drop_text]
+                null = self._embed_text(text_ids[drop_text], mask, sample.shape[1], drop_text=True)
+                cond_embeds = text_embeds.cond.index_put((drop_text,), null.to(text_embeds.cond.dtype))
+                text_embeds = F5TextEmbeds(cond=cond_embeds, null=text_embeds.null)
 
         features, thread = [], threading.get_ident()
 

@@ -1,0 +1,1 @@
+"""Judging speech: words, speakers and sound."""
