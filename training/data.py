@@ -55,8 +55,10 @@ def load_stream(arguments: DataArguments, split: str):
     return stream.select_columns(wanted).cast_column(arguments.audio_column, Audio(decode=False))
 
 
-def decode_audio(audio: dict, sampling_rate: int) -> np.ndarray:
+def decode_audio(audio: dict | None, sampling_rate: int) -> np.ndarray:
     """Encoded bytes or a path -> mono float32 samples at `sampling_rate`; raises [`BadRow`] for what is not speech."""
+    if not audio:
+        raise BadRow("no audio")
     source = io.BytesIO(audio["bytes"]) if audio.get("bytes") else audio.get("path")
     try:
         waveform, rate = soundfile.read(source, dtype="float32", always_2d=True)
@@ -75,10 +77,14 @@ class FrameBatches(IterableDataset):
     Endless batches of about equal size in frames.
 
     Rows are decoded, optionally joined into prompt+target pairs of one speaker, gathered `bucket_size` at a time, sorted by
-    length and cut into batches of at most `frames_per_batch` frames, padding included.
+    length and cut into batches of at most `frames_per_batch` frames, padding included. A clip that is longer alone is
+    dropped and counted; a pair that would be is not joined.
 
     Yields dictionaries of `waveform` `[B, T]`, `num_samples` `[B]`, `text_ids` `[B, N_text]` (-1 padded), `prompt_samples`
     `[B]` and `bad_rows` (reason -> count since the last batch).
+
+    Raises:
+        ValueError: if no row of a whole epoch can be trained on.
     """
 
     def __init__(self, stream, arguments: DataArguments, tokenizer, feature_extractor, seed: int, endless: bool = True):
@@ -106,10 +112,13 @@ class FrameBatches(IterableDataset):
     def _utterances(self, rng: random.Random) -> Iterator[Utterance]:
         epoch = 0
         while True:
-            # A buffer of one row: shards change places, rows inside them stay (they were shuffled when written).
-            stream = self.stream.shuffle(seed=self.seed, buffer_size=1) if self.endless else self.stream
+            stream = self.stream
+            if self.endless:
+                # Shards change places, rows inside them stay: they were shuffled when written. One shard at a time:
+                # datasets otherwise interleaves ten, and sleeps five seconds after each ten.
+                stream = stream.shuffle(seed=self.seed, buffer_size=1, max_buffer_input_shards=1)
             stream.set_epoch(epoch)
-            rows, previous = 0, {}
+            rows, read, previous = 0, 0, {}
             for row in stream:
                 rows += 1
                 try:
@@ -117,14 +126,20 @@ class FrameBatches(IterableDataset):
                 except BadRow as reason:
                     self._bad_rows[str(reason)] += 1
                     continue
+                read += 1
+                prompt = None
                 speaker = row[self.arguments.speaker_column] if self.arguments.speaker_column else None
-                prompt, previous[speaker] = previous.get(speaker), utterance
+                if self.arguments.pair_probability > 0 and speaker is not None:
+                    prompt, previous[speaker] = previous.get(speaker), utterance
+                pair = None
                 if prompt is not None and rng.random() < self.arguments.pair_probability:
-                    yield self._join(prompt, utterance)
-                else:
-                    yield utterance
+                    pair = self._join(prompt, utterance)
+                fits = pair is not None and self._frames(pair) <= self.arguments.frames_per_batch
+                yield pair if fits else utterance
             if not self.endless or rows == 0:
                 return
+            if read == 0:
+                raise ValueError(f"`dataset`: none of {rows} rows can be trained on: {dict(self._bad_rows)}.")
             epoch += 1
 
     def _read(self, row: dict) -> Utterance:
@@ -133,9 +148,18 @@ class FrameBatches(IterableDataset):
         if not self.arguments.min_seconds <= seconds <= self.arguments.max_seconds:
             raise BadRow(f"outside {self.arguments.min_seconds}-{self.arguments.max_seconds} s")
         text = (row[self.arguments.text_column] or "").strip()
-        if not text or len(self.tokenizer.unknown_characters(text)) == len(set(text)):
+        unknown = set(self.tokenizer.unknown_characters(text))
+        if all(token in unknown or token.isspace() for token in self.tokenizer.tokenize(text)):
             raise BadRow("text without a known token")
-        return Utterance(waveform, text)
+        utterance = Utterance(waveform, text)
+        if self._frames(utterance) > self.arguments.frames_per_batch:
+            raise BadRow("more frames than a batch")
+        return utterance
+
+    def _frames(self, utterance: Utterance) -> int:
+        frames = len(utterance.waveform) // self.hop_length + 1
+        multiple = self.arguments.frame_multiple
+        return -(-frames // multiple) * multiple
 
     def _join(self, prompt: Utterance, target: Utterance) -> Utterance:
         # A prompt whose length is a whole number of hops puts the join on a frame, as at inference.
@@ -147,7 +171,7 @@ class FrameBatches(IterableDataset):
         batches: list[list[Utterance]] = []
         for utterance in sorted(pool, key=lambda item: len(item.waveform)):
             # Sorted, so the newest utterance is the longest: it sets the padded size.
-            frames = len(utterance.waveform) // self.hop_length + 1
+            frames = self._frames(utterance)
             full = batches and (
                 (len(batches[-1]) + 1) * frames > self.arguments.frames_per_batch
                 or len(batches[-1]) >= self.arguments.max_samples
