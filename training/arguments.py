@@ -59,6 +59,7 @@ class DataArguments:
     max_seconds: float = _option(30.0, "Longer clips are dropped and counted.")
     frames_per_batch: int = _option(38400, "Frames of a batch on one device, padding included.")
     max_samples: int = _option(64, "Utterances of a batch at most.")
+    frame_multiple: int = _option(1, "Batches are padded to a multiple of frames: CPU kernels are compiled for each shape.")
     bucket_size: int = _option(512, "Utterances sorted by length at a time.")
     pair_probability: float = _option(0.0, "Share of samples that join two clips of a speaker, as inference does.")
     num_workers: int = _option(2, "Processes that read and decode.")
@@ -141,9 +142,12 @@ _CHOICES = {
 }
 _POSITIVE = (
     "backbone_dim backbone_depth backbone_heads backbone_ff_mult backbone_text_dim head_hidden_size head_num_layers "
-    "max_seconds frames_per_batch max_samples bucket_size head_batch_multiplier min_loss_remainder num_inference_steps "
-    "max_steps learning_rate max_grad_norm gradient_accumulation_steps log_interval eval_interval save_interval "
+    "max_seconds frames_per_batch max_samples frame_multiple bucket_size head_batch_multiplier min_loss_remainder "
+    "num_inference_steps max_steps learning_rate max_grad_norm gradient_accumulation_steps log_interval eval_interval save_interval "
     "save_total_limit"
+).split()
+_NOT_NEGATIVE = (
+    "backbone_conv_layers num_head_steps warmup_steps decay_steps weight_decay num_workers num_validation_batches"
 ).split()
 _SHARES = "pair_probability audio_drop_prob cond_drop_prob ema_decay backbone_dropout adam_beta2".split()
 
@@ -168,7 +172,8 @@ def parse_config(argv: list[str]) -> TrainingConfig:
     """
     from transformers import HfArgumentParser
 
-    parser = HfArgumentParser(list(SECTIONS.values()), description="Train a flow head, or a backbone from scratch.")
+    description = "Train a flow head, or a backbone from scratch."
+    parser = HfArgumentParser(list(SECTIONS.values()), description=description, allow_abbrev=False)
     parser.add_argument("--config", help="YAML file with one mapping per section: " + ", ".join(SECTIONS))
     parser.exit_on_error = False
     path = _config_path(argv)
@@ -243,6 +248,9 @@ def check_values(config: TrainingConfig) -> None:
     for name in _POSITIVE:
         if not values[name] > 0:
             raise ValueError(f"`{name}` must be greater than 0, but got {values[name]}.")
+    for name in _NOT_NEGATIVE:
+        if not values[name] >= 0:
+            raise ValueError(f"`{name}` must be at least 0, but got {values[name]}.")
     for name in _SHARES:
         if not 0 <= values[name] <= 1:
             raise ValueError(f"`{name}` must lie in [0, 1], but got {values[name]}.")
@@ -255,6 +263,22 @@ def check_values(config: TrainingConfig) -> None:
         raise ValueError(
             f"`t_min` must lie in [0, num_inference_steps), but got {values['t_min']} of {values['num_inference_steps']}."
         )
+    if values["num_head_steps"] % 2 and values["head_solver"] != "euler":
+        raise ValueError(
+            f"`num_head_steps` must be even for `head_solver` {values['head_solver']!r}, but got "
+            f"{values['num_head_steps']}."
+        )
+    # The spectrogram reflects 512 samples at both ends.
+    if not 0.03 <= values["min_seconds"] < values["max_seconds"]:
+        raise ValueError(
+            f"`min_seconds` must lie in [0.03, max_seconds), but got {values['min_seconds']} of "
+            f"{values['max_seconds']}."
+        )
+    if values["pair_probability"] > 0 and not values["speaker_column"]:
+        raise ValueError("`pair_probability` joins clips of one speaker and needs a `speaker_column`, but got none.")
+    baked = values["baked_guidance_scale"]
+    if baked is not None and not baked > 1:
+        raise ValueError(f"`baked_guidance_scale` must be greater than 1, or none for no guidance, but got {baked}.")
     if values["objective"] == "dtm" and (values["base_model"] is None) == (values["f5_checkpoint"] is None):
         raise ValueError("The dtm objective needs exactly one of `base_model` and `f5_checkpoint`.")
     if values["objective"] == "flow_matching" and values["t_sampling"] == "grid":
