@@ -17,7 +17,8 @@ def checkpoint_folders(output_dir: str | Path) -> list[Path]:
 
 def write_checkpoint(output_dir: str | Path, step: int, write, state: dict, keep: int) -> Path:
     """
-    Write a checkpoint aside, then give it its name in one rename, then prune old ones.
+    Write a checkpoint aside, then give it its name in one rename, then prune old ones. What a killed run left half done
+    is removed.
 
     Args:
         output_dir (`str` or `Path`): Folder of the run.
@@ -29,7 +30,8 @@ def write_checkpoint(output_dir: str | Path, step: int, write, state: dict, keep
     output_dir = Path(output_dir)
     final = output_dir / _NAME.format(step)
     partial = output_dir / (_PARTIAL + final.name)
-    shutil.rmtree(partial, ignore_errors=True)
+    for leftover in output_dir.glob(_PARTIAL + "*"):
+        shutil.rmtree(leftover)
     partial.mkdir(parents=True)
     write(partial)
     (partial / "trainer_state.json").write_text(json.dumps(state, indent=2))
@@ -40,7 +42,9 @@ def write_checkpoint(output_dir: str | Path, step: int, write, state: dict, keep
     shutil.rmtree(final, ignore_errors=True)
     os.rename(partial, final)
     _fsync(output_dir)
-    for old in checkpoint_folders(output_dir)[:-keep]:
+    # By number, but never the one just written: another run may have left higher numbers in this folder.
+    others = [path for path in checkpoint_folders(output_dir) if path != final]
+    for old in others[: max(len(others) + 1 - keep, 0)]:
         shutil.rmtree(old)
     return final
 
