@@ -55,7 +55,13 @@ def _flow_matching_components(config: TrainingConfig) -> Components:
     model, draws = config.model, config.objective
     tokenizer = F5Tokenizer(_vocab_file(config))
     if model.init_from is not None:
-        backbone = F5Backbone.from_pretrained(model.init_from, subfolder="backbone")
+        # float32: a checkpoint saved in bfloat16 would otherwise be trained in it.
+        backbone = F5Backbone.from_pretrained(model.init_from, subfolder="backbone", dtype=torch.float32)
+        if backbone.config.text_num_embeds != tokenizer.vocab_size:
+            raise ValueError(
+                f"`vocab_file` must be that of `init_from`, which has {backbone.config.text_num_embeds} tokens, but got "
+                f"{tokenizer.vocab_size}."
+            )
     else:
         backbone = F5Backbone(
             dim=model.backbone_dim,
@@ -92,7 +98,7 @@ def _dtm_components(config: TrainingConfig) -> Components:
     if model.base_model is not None:
         from dtm_hf.pipelines.pipeline_dtm import DTMPipeline
 
-        base = DTMPipeline.from_pretrained(model.base_model, revision=model.base_model_revision)
+        base = DTMPipeline.from_pretrained(model.base_model, revision=model.base_model_revision, dtype=torch.float32)
         backbone, tokenizer, feature_extractor = base.backbone, base.tokenizer, base.feature_extractor
         vocoder = base.vocoder
     else:
@@ -105,31 +111,42 @@ def _dtm_components(config: TrainingConfig) -> Components:
         head_solver=draws.head_solver,
         time_grid=draws.time_grid,
     )
+    sizes = {"backbone_hidden_size": backbone.config.dim, "num_mel_bins": backbone.config.mel_dim}
+    run = {
+        "guidance_scale": draws.baked_guidance_scale,
+        "backbone_name": backbone.config.name,
+        "backbone_revision": backbone.config.revision,
+        "backbone_fingerprint": backbone.fingerprint,
+        "base_model": model.base_model,
+        "base_model_revision": model.base_model_revision,
+        "license": backbone.config.license,
+        "sampler": {
+            "num_inference_steps": draws.num_inference_steps,
+            "num_head_steps": draws.num_head_steps,
+            "head_solver": draws.head_solver,
+            "time_grid": draws.time_grid,
+        },
+    }
     if model.init_from is not None:
-        head = DTMHead.from_pretrained(model.init_from)
+        head = DTMHead.from_pretrained(model.init_from, dtype=torch.float32)
+        for name, size in sizes.items():
+            if getattr(head.config, name) != size:
+                raise ValueError(
+                    f"`init_from` has `{name}` {getattr(head.config, name)}, but the backbone has {size}."
+                )
+        # What it was trained for before no longer holds.
+        for name, value in run.items():
+            setattr(head.config, name, value)
     else:
         head = DTMHead(
             DTMHeadConfig(
-                backbone_hidden_size=backbone.config.dim,
-                num_mel_bins=backbone.config.mel_dim,
+                **sizes,
+                **run,
                 hidden_size=model.head_hidden_size,
                 num_hidden_layers=model.head_num_layers,
                 architecture=model.head_architecture,
                 prediction=model.head_prediction,
                 conv_kernel_size=model.head_conv_kernel_size,
-                guidance_scale=draws.baked_guidance_scale,
-                backbone_name=backbone.config.name,
-                backbone_revision=backbone.config.revision,
-                backbone_fingerprint=backbone.fingerprint,
-                base_model=model.base_model,
-                base_model_revision=model.base_model_revision,
-                license=backbone.config.license,
-                sampler={
-                    "num_inference_steps": draws.num_inference_steps,
-                    "num_head_steps": draws.num_head_steps,
-                    "head_solver": draws.head_solver,
-                    "time_grid": draws.time_grid,
-                },
             )
         )
     return Components(
