@@ -141,11 +141,11 @@ def test_fingerprint_is_that_of_the_weights(make_backbone, tmp_path):
     assert make_backbone(seed=1).fingerprint != fingerprint
     backbone.save_pretrained(tmp_path / "fp32")
     assert F5Backbone.from_pretrained(tmp_path / "fp32").fingerprint == fingerprint
-    half = F5Backbone.from_pretrained(tmp_path / "fp32", torch_dtype=torch.bfloat16)
+    half = F5Backbone.from_pretrained(tmp_path / "fp32", dtype=torch.bfloat16)
     assert half.dtype == torch.bfloat16
     assert half.fingerprint == fingerprint
     half.save_pretrained(tmp_path / "bf16")
-    assert F5Backbone.from_pretrained(tmp_path / "bf16", torch_dtype=torch.float32).fingerprint == fingerprint
+    assert F5Backbone.from_pretrained(tmp_path / "bf16", dtype=torch.float32).fingerprint == fingerprint
 
 
 def test_fingerprint_follows_a_change_of_weights(make_backbone):
@@ -187,7 +187,7 @@ def test_bfloat16_keeps_the_positions(make_backbone, tmp_path):
     backbone.save_pretrained(tmp_path / "fp32")
     cast = make_backbone().to(torch.bfloat16)
     cast.save_pretrained(tmp_path / "bf16")
-    loaded = [F5Backbone.from_pretrained(tmp_path / name, torch_dtype=torch.bfloat16) for name in ("fp32", "bf16")]
+    loaded = [F5Backbone.from_pretrained(tmp_path / name, dtype=torch.bfloat16) for name in ("fp32", "bf16")]
     for copy in (cast, *loaded):
         assert all(parameter.dtype == torch.bfloat16 for parameter in copy.parameters())
         # Rounded frequencies would be off by whole turns here.

@@ -90,7 +90,11 @@ def test_the_head_overfits_one_batch(backbone, make_head, mel_batch, prediction)
 def test_what_is_in_the_padding_changes_no_loss_and_no_gradient(make_backbone, make_head, mel_batch, objective_name):
     backbone = make_backbone()
     if objective_name == "flow_matching":
-        objective, trained = FlowMatchingObjective(ObjectiveArguments(t_sampling="uniform")), backbone.unfreeze()
+        backbone = make_backbone(dropout=0.0)
+        objective, trained = (
+            FlowMatchingObjective(ObjectiveArguments(t_sampling="uniform")),
+            backbone.unfreeze().train(),
+        )
     else:
         scale = 3.0 if objective_name == "dtm_baked" else None
         objective, trained = dtm_objective(backbone, baked_guidance_scale=scale), make_head(architecture="conv")
@@ -261,29 +265,25 @@ def test_baked_guidance_never_drops_conditions(backbone, head, mel_batch):
 
 
 @pytest.mark.parametrize(("audio_drop", "cond_drop"), [(0.0, 0.0), (1.0, 0.0), (0.0, 1.0)])
-def test_flow_matching_is_the_loss_of_f5_tts(backbone, mel_batch, monkeypatch, audio_drop, cond_drop):
-    """
-    `CFM.forward` on the same weights, given the noise, the times and the span that our objective drew. Rows of one
-    length: in a padded batch the text encoder of f5_tts sees the padding after a row, ours does not.
-    """
-    frames = int(mel_batch.attention_mask.sum(dim=1).min())
-    mel, mask = mel_batch.mel[:, :frames], mel_batch.attention_mask[:, :frames]
-    batch = dataclasses.replace(mel_batch, mel=mel, attention_mask=mask)
+def test_flow_matching_is_the_loss_of_f5_tts(make_backbone, mel_batch, monkeypatch, audio_drop, cond_drop):
+    """`CFM.forward` on the same weights in training, given the noise, times and span that our objective drew."""
+    backbone = make_backbone(dropout=0.0).unfreeze().train()
     arguments = ObjectiveArguments(t_sampling="uniform", audio_drop_prob=audio_drop, cond_drop_prob=cond_drop)
     with Calls(backbone) as calls, torch.no_grad():
-        loss, _ = FlowMatchingObjective(arguments).loss(backbone, batch, seeded())
-    seen, x_1 = calls.inputs[0], batch.mel
+        loss, _ = FlowMatchingObjective(arguments).loss(backbone, mel_batch, seeded())
+    seen, x_1 = calls.inputs[0], mel_batch.mel
     t = seen["timestep"]
     x_0 = (seen["sample"] - t[:, None, None] * x_1) / (1 - t[:, None, None])
-    span = draw_conditions(batch, arguments, seeded()).span
+    span = draw_conditions(mel_batch, arguments, seeded()).span
 
     cfm = import_f5("f5_tts.model.cfm", chinese=False)
-    model = cfm.CFM(transformer=backbone.dit, audio_drop_prob=audio_drop, cond_drop_prob=cond_drop).eval()
+    model = cfm.CFM(transformer=backbone.dit, audio_drop_prob=audio_drop, cond_drop_prob=cond_drop)
     monkeypatch.setattr(cfm, "mask_from_frac_lengths", lambda *_: span.clone())
     monkeypatch.setattr(torch, "randn_like", lambda *_: x_0)
     monkeypatch.setattr(torch, "rand", lambda *_, **__: t)
+    lengths = mel_batch.attention_mask.sum(dim=1)
     with torch.no_grad():
-        expected, cond, _ = model(x_1, batch.text_ids)
+        expected, cond, _ = model(x_1, mel_batch.text_ids, lens=lengths)
     if not audio_drop and not cond_drop:
         torch.testing.assert_close(seen["cond"], cond)
     torch.testing.assert_close(loss, expected, rtol=1e-5, atol=0)

@@ -1,0 +1,95 @@
+"""What a run builds from its configuration: new, continued, and around a base pipeline."""
+
+import pytest
+import torch
+
+from dtm_hf import DTMHead, DTMPipeline, DTMScheduler
+from dtm_hf.training.arguments import parse_config
+from dtm_hf.training.components import build_components
+
+HEAD = ["--head_hidden_size", "32", "--head_num_layers", "2"]
+
+
+@pytest.fixture(scope="module")
+def base(backbone, tokenizer, feature_extractor, vocoder, tmp_path_factory):
+    """A saved pipeline without a head, in bfloat16."""
+    folder = tmp_path_factory.mktemp("base")
+    pipeline = DTMPipeline(
+        backbone=backbone,
+        tokenizer=tokenizer,
+        feature_extractor=feature_extractor,
+        vocoder=vocoder,
+        scheduler=DTMScheduler(4, 0),
+    )
+    pipeline.save_pretrained(folder / "fp32")
+    DTMPipeline.from_pretrained(folder / "fp32", dtype=torch.bfloat16).save_pretrained(folder / "bf16")
+    return folder
+
+
+def components(*argv):
+    return build_components(parse_config(["--dataset", "corpus", *argv]))
+
+
+@pytest.mark.parametrize("form", ["fp32", "bf16"])
+def test_a_head_on_a_base_pipeline(base, backbone, form):
+    parts = components(
+        "--base_model", str(base / form), *HEAD, "--baked_guidance_scale", "2.5", "--num_head_steps", "4"
+    )
+    assert parts.trained is parts.head
+    assert {parameter.dtype for parameter in parts.backbone.parameters()} == {torch.float32}
+    assert not any(parameter.requires_grad for parameter in parts.backbone.parameters())
+    config = parts.head.config
+    assert (config.backbone_hidden_size, config.guidance_scale, config.license) == (64, 2.5, "mit")
+    assert (config.backbone_name, config.backbone_fingerprint) == ("tiny", backbone.fingerprint)
+    assert config.sampler["num_head_steps"] == len(parts.scheduler.head_timesteps) == 4
+    assert torch.equal(parts.objective.grid, parts.scheduler.timesteps)
+    pipeline = parts.pipeline()
+    assert pipeline.head is parts.head
+
+
+def test_a_head_goes_on_from_another(base, make_head, backbone, tmp_path):
+    """Weights and shape are those of the old one, the record of what it was trained for is that of this run."""
+    old = make_head(
+        architecture="conv", guidance_scale=3.0, backbone_fingerprint="another", base_model="another/model"
+    )
+    old.to(torch.bfloat16).save_pretrained(tmp_path / "old")
+    parts = components("--base_model", str(base / "fp32"), "--init_from", str(tmp_path / "old"))
+    assert {parameter.dtype for parameter in parts.head.parameters()} == {torch.float32}
+    assert torch.equal(parts.head.output_proj.weight, old.output_proj.weight.float())
+    config = parts.head.config
+    assert config.architecture == "conv" and config.guidance_scale is None
+    assert config.backbone_fingerprint == backbone.fingerprint and config.base_model == str(base / "fp32")
+    parts.pipeline().save_pretrained(tmp_path / "new")
+    assert DTMHead.from_pretrained(tmp_path / "new" / "head").config.backbone_fingerprint == backbone.fingerprint
+
+
+def test_a_head_of_another_size_is_refused_at_the_start(base, make_head, tmp_path):
+    make_head(backbone_hidden_size=48).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="`init_from` has `backbone_hidden_size` 48, but the backbone has 64"):
+        components("--base_model", str(base / "fp32"), "--init_from", str(tmp_path))
+
+
+FLOW_MATCHING = ["--objective", "flow_matching", "--t_sampling", "uniform"]
+
+
+def test_a_backbone_from_scratch(vocab_file):
+    sizes = ["--backbone_dim", "64", "--backbone_depth", "1", "--backbone_heads", "1", "--backbone_text_dim", "16"]
+    parts = components(*FLOW_MATCHING, "--vocab_file", str(vocab_file), *sizes)
+    assert parts.trained is parts.backbone and parts.head is None
+    assert parts.backbone.config.text_num_embeds == 59
+    assert all(parameter.requires_grad for parameter in parts.backbone.parameters())
+    assert parts.pipeline().scheduler.num_head_steps == 0
+
+
+def test_a_backbone_goes_on_from_a_pipeline(base, backbone, vocab_file, tmp_path):
+    parts = components(*FLOW_MATCHING, "--vocab_file", str(vocab_file), "--init_from", str(base / "bf16"))
+    assert {parameter.dtype for parameter in parts.backbone.parameters()} == {torch.float32}
+    assert parts.backbone.fingerprint == backbone.fingerprint
+    (tmp_path / "vocab.txt").write_text(" \na\n")
+    with pytest.raises(ValueError, match="`vocab_file`.*59 tokens, but got 2"):
+        components(*FLOW_MATCHING, "--vocab_file", str(tmp_path / "vocab.txt"), "--init_from", str(base / "fp32"))
+
+
+def test_a_vocabulary_that_is_not_there():
+    with pytest.raises(ValueError, match="`vocab_file`.*'nowhere.txt'"):
+        components(*FLOW_MATCHING, "--vocab_file", "nowhere.txt")
