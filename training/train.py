@@ -28,6 +28,7 @@ class Trainer:
         from accelerate.utils import ProjectConfiguration, set_seed
         from diffusers.training_utils import EMAModel
 
+        from dtm_hf.training.checkpoints import checkpoint_folders
         from dtm_hf.training.components import build_components
         from dtm_hf.training.optimization import build_optimizers, build_schedules
 
@@ -38,7 +39,9 @@ class Trainer:
             mixed_precision=options.mixed_precision,
             gradient_accumulation_steps=options.gradient_accumulation_steps,
             log_with=None if config.logging.report_to == "none" else config.logging.report_to,
-            project_config=ProjectConfiguration(project_dir=str(self.output_dir), logging_dir=str(self.output_dir / "logs")),
+            project_config=ProjectConfiguration(
+                project_dir=str(self.output_dir), logging_dir=str(self.output_dir / "logs")
+            ),
             step_scheduler_with_optimizer=False,
         )
         set_seed(options.seed)
@@ -47,7 +50,10 @@ class Trainer:
             if part is not None:
                 part.to(self.accelerator.device)
         if options.gradient_checkpointing:
-            self.components.trained.enable_gradient_checkpointing()
+            # The name of diffusers' models, and that of transformers'.
+            trained = self.components.trained
+            enable = "enable_gradient_checkpointing"
+            getattr(trained, enable if hasattr(trained, enable) else "gradient_checkpointing_enable")()
         self.components.trained.train()
         self.module = self.components.trained
         optimizers = build_optimizers(self.module, options)
@@ -63,6 +69,10 @@ class Trainer:
         self.torch = torch
         if config.logging.resume:
             self._resume()
+        elif checkpoint_folders(self.output_dir):
+            raise ValueError(
+                f"`output_dir` {options.output_dir!r} holds checkpoints of another run and `resume` is off."
+            )
         if self.accelerator.is_main_process:
             self.output_dir.mkdir(parents=True, exist_ok=True)
             if config.logging.report_to != "none":
@@ -93,6 +103,8 @@ class Trainer:
 
         torch, device, extractor = self.torch, self.accelerator.device, self.components.feature_extractor
         mel = extractor.log_mel(batch["waveform"].to(device), batch["num_samples"])
+        surplus = -mel.shape[1] % self.config.data.frame_multiple
+        mel = torch.nn.functional.pad(mel, (0, 0, 0, surplus))
         num_frames = (batch["num_samples"] // extractor.hop_length + 1).to(device)
         mask = torch.arange(mel.shape[1], device=device)[None] < num_frames[:, None]
         prompt_frames = (batch["prompt_samples"] // extractor.hop_length).to(device)
@@ -126,7 +138,9 @@ class Trainer:
         loader = iter(self._loader(self.config.data.train_split, endless=True))
         while self.step < options.max_steps:
             began = time.perf_counter()
-            raw = next(loader)
+            raw = next(loader, None)
+            if raw is None:
+                raise ValueError(f"`dataset` {self.config.data.dataset!r} holds no rows.")
             waited += time.perf_counter() - began
             for reason, count in raw["bad_rows"].items():
                 self.bad_rows[reason] = self.bad_rows.get(reason, 0) + count
@@ -163,7 +177,8 @@ class Trainer:
                     "bad_rows": sum(self.bad_rows.values()),
                 }
                 self.frames += frames
-                figures["hours"] = self.frames * self.components.feature_extractor.hop_length / 24000 / 3600
+                extractor = self.components.feature_extractor
+                figures["hours"] = self.frames * extractor.hop_length / extractor.sampling_rate / 3600
                 self._log(figures)
                 window, since, waited, frames, padded = [], time.perf_counter(), 0.0, 0, 0
             yield figures
@@ -185,6 +200,7 @@ class Trainer:
         parameters = [p for p in self.module.parameters() if p.requires_grad]
         self.ema.store(parameters)
         self.ema.copy_to(parameters)
+        self.module.eval()
         try:
             for raw in self._loader(split, endless=False):
                 if count == self.config.logging.num_validation_batches:
@@ -199,6 +215,7 @@ class Trainer:
                     totals[name] = totals.get(name, 0.0) + float(value)
                 count += 1
         finally:
+            self.module.train()
             self.ema.restore(parameters)
         return {f"validation_{name}": total / max(count, 1) for name, total in totals.items()}
 
@@ -225,7 +242,12 @@ class Trainer:
             shadow = {str(i): p.contiguous() for i, p in enumerate(self.ema.shadow_params)}
             save_file(shadow, folder / "ema.safetensors")
 
-        state = {"step": self.step, "frames": self.frames, "ema_step": self.ema.optimization_step, "bad_rows": self.bad_rows}
+        state = {
+            "step": self.step,
+            "frames": self.frames,
+            "ema_step": self.ema.optimization_step,
+            "bad_rows": self.bad_rows,
+        }
         write_checkpoint(self.output_dir, self.step, write, state, keep=self.config.logging.save_total_limit)
 
     def _resume(self) -> None:
@@ -258,7 +280,9 @@ class Trainer:
 def _flat(config: TrainingConfig) -> dict[str, object]:
     """Fields that a tracker can show."""
     values = {name: value for section in dataclasses.asdict(config).values() for name, value in section.items()}
-    return {name: value if isinstance(value, int | float | str | bool) else str(value) for name, value in values.items()}
+    return {
+        name: value if isinstance(value, int | float | str | bool) else str(value) for name, value in values.items()
+    }
 
 
 def main(argv: list[str] | None = None) -> None:

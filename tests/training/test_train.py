@@ -1,0 +1,117 @@
+"""The training loop, from parquet shards to a pipeline on disk: both objectives, resumed, in one process."""
+
+import io
+import json
+import shutil
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import soundfile
+import torch
+from tiny import SAMPLING_RATE, voice
+
+from dtm_hf import DTMPipeline
+from dtm_hf.training.arguments import parse_config
+from dtm_hf.training.checkpoints import checkpoint_folders
+from dtm_hf.training.train import Trainer, main
+
+SIZES = (
+    "--backbone_dim 64 --backbone_depth 2 --backbone_heads 1 --backbone_text_dim 32 --backbone_conv_layers 1".split()
+)
+LOOP = "--frames_per_batch 200 --num_workers 0 --warmup_steps 1".split()
+LOOP += "--log_interval 1 --eval_interval 2 --save_interval 2".split()
+QUIET = "--report_to none --num_validation_batches 1 --min_seconds 0.1".split()
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("corpus")
+    for split, size in (("train", 8), ("validation", 4)):
+        rows = []
+        for i in range(size):
+            buffer = io.BytesIO()
+            soundfile.write(buffer, voice(0.3 + 0.05 * i, pitch=90 + 20 * i), SAMPLING_RATE, format="WAV")
+            audio = {"bytes": buffer.getvalue(), "path": None}
+            rows.append({"audio": audio, "text": f"clip {chr(97 + i)}" if i else "", "speaker": "a"})
+        pq.write_table(pa.Table.from_pylist(rows), folder / f"{split}-00000-of-00001.parquet")
+    return folder
+
+
+def log(folder, name):
+    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    return {line["step"]: line[name] for line in lines if name in line}
+
+
+@pytest.fixture(scope="module")
+def flow_matching(corpus, vocab_file, tmp_path_factory):
+    """Arguments and folder of a backbone trained for three steps."""
+    folder = tmp_path_factory.mktemp("flow_matching")
+    argv = ["--objective", "flow_matching", "--t_sampling", "uniform", "--dataset", str(corpus), *SIZES, *LOOP, *QUIET]
+    argv += ["--vocab_file", str(vocab_file), "--output_dir", str(folder), "--pair_probability", "0.5"]
+    main([*argv, "--max_steps", "3"])
+    return argv, folder
+
+
+def test_a_backbone_is_trained_and_saved_as_a_pipeline(flow_matching):
+    _, folder = flow_matching
+    assert set(log(folder, "loss")) == {1, 2, 3}
+    assert set(log(folder, "validation_loss")) == {2, 3}
+    assert log(folder, "bad_rows")[3] >= 1
+    assert [path.name[-1] for path in checkpoint_folders(folder)] == ["2", "3"]
+    pipeline = DTMPipeline.from_pretrained(folder)
+    assert pipeline.head is None and pipeline.backbone.config.dim == 64
+    assert pipeline.backbone.dit.proj_out.weight.any()
+    assert not any(parameter.requires_grad for parameter in pipeline.backbone.parameters())
+
+
+def test_a_run_goes_on_where_it_stopped(flow_matching, tmp_path):
+    argv, folder = flow_matching
+    shutil.copytree(folder, tmp_path / "run")
+    argv = [*argv, "--output_dir", str(tmp_path / "run"), "--max_steps", "5"]
+    trainer = Trainer(parse_config(argv))
+    assert trainer.step == 3
+    saved = Trainer(parse_config([*argv, "--max_steps", "4"]))
+    for one, two in zip(trainer.ema.shadow_params, saved.ema.shadow_params, strict=True):
+        assert torch.equal(one, two)
+    trainer.train()
+    assert set(log(tmp_path / "run", "loss")) == {1, 2, 3, 4, 5}
+    assert log(tmp_path / "run", "hours")[5] > log(tmp_path / "run", "hours")[3]
+
+
+def test_without_resume_an_old_run_is_not_overwritten(flow_matching):
+    argv, _ = flow_matching
+    with pytest.raises(ValueError, match="`output_dir`.*`resume` is off"):
+        Trainer(parse_config([*argv, "--resume", "false"]))
+
+
+@pytest.mark.parametrize("gradient_checkpointing", [False, True])
+def test_a_head_is_trained_on_the_frozen_backbone(flow_matching, corpus, tmp_path, gradient_checkpointing):
+    _, base = flow_matching
+    before = DTMPipeline.from_pretrained(base).backbone.fingerprint
+    argv = ["--dataset", str(corpus), "--base_model", str(base), "--output_dir", str(tmp_path), *LOOP, *QUIET]
+    argv += ["--head_hidden_size", "32", "--head_num_layers", "2", "--head_architecture", "conv", "--max_steps", "3"]
+    main([*argv, "--baked_guidance_scale", "2", "--gradient_checkpointing", str(gradient_checkpointing)])
+    pipeline = DTMPipeline.from_pretrained(tmp_path)
+    assert pipeline.backbone.fingerprint == pipeline.head.config.backbone_fingerprint == before
+    assert pipeline.head.output_proj.weight.any()
+    assert pipeline.scheduler.config.num_inference_steps == 8
+    assert set(log(tmp_path, "validation_mean_displacement_error")) == {2, 3}
+
+
+def test_validation_draws_alike_and_without_dropout(flow_matching, tmp_path):
+    argv, _ = flow_matching
+    trainer = Trainer(parse_config([*argv, "--output_dir", str(tmp_path), "--backbone_dropout", "0.5"]))
+    with torch.no_grad():
+        for parameter in trainer.module.parameters():
+            parameter.add_(0.1)
+        trainer.ema.shadow_params = [parameter.clone() for parameter in trainer.module.parameters()]
+    first = trainer.validate()
+    torch.manual_seed(1)
+    assert trainer.validate() == first
+    assert trainer.module.training
+
+
+def test_a_wrong_configuration_is_one_line(capsys):
+    with pytest.raises(SystemExit, match=r"^train\.py: Unknown option --max_step; did you mean 'max_steps'\?\.$"):
+        main(["--max_step", "3"])
