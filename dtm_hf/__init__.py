@@ -1,14 +1,13 @@
 """
 dtm-hf: few-step text-to-speech with a small flow head on a frozen F5-TTS backbone.
 
-Importing this package is cheap: classes are imported when they are first asked for, and the package makes itself known to
-diffusers when diffusers is imported, before or after it.
+Importing this package is cheap: classes are imported when they are first asked for, and the package makes itself
+known to diffusers when diffusers is imported, before or after it.
 """
 
 import importlib
 
 from . import _registration
-
 
 __version__ = "0.1.0"
 

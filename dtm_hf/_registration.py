@@ -1,17 +1,16 @@
 """
 Makes the components known to diffusers and transformers.
 
-`DiffusionPipeline` loads a component only if its library stands in diffusers' table of loadable classes, and a pipeline
-class only if it is an attribute of `diffusers`; the Auto classes know the head once its module is imported. Importing the
-two costs seconds, so the entries are made when somebody else imports them: at once if that has happened, else right
-after it does.
+`DiffusionPipeline` loads a component only if its library stands in diffusers' table of loadable classes, and a
+pipeline class only if it is an attribute of `diffusers`; the Auto classes know the head once its module is imported.
+Importing the two costs seconds, so the entries are made when somebody else imports them: at once if that has
+happened, else right after it does.
 """
 
 import importlib
 import importlib.abc
 import importlib.util
 import sys
-
 
 _SAVE_AND_LOAD = ["save_pretrained", "from_pretrained"]
 _COMPONENTS = (

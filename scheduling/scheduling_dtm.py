@@ -9,7 +9,6 @@ from diffusers.utils import BaseOutput
 
 from .time_grids import TIME_GRIDS, time_grid
 
-
 HEAD_SOLVERS = ("midpoint", "euler", "heun")
 
 
@@ -31,15 +30,15 @@ class DTMScheduler(SchedulerMixin, ConfigMixin):
     Two-level scheduler: a few global steps, each with a few calls of a flow head.
 
     A global step moves X_t to X_{t'} = X_t + (t' - t) Y along a *sampled* displacement Y = X_1 - X_0. Y is drawn by
-    integrating the head's velocity dY/ds from Y_0 ~ N(0, I) at s=0 to s=1. With `num_head_steps=0` there is no inner flow: Y
-    is the backbone's velocity, and the loop is the Euler sampler of F5-TTS.
+    integrating the head's velocity dY/ds from Y_0 ~ N(0, I) at s=0 to s=1. With `num_head_steps=0` there is no inner
+    flow: Y is the backbone's velocity, and the loop is the Euler sampler of F5-TTS.
 
     Times follow F5-TTS: t=0 is noise and t=1 is data. Algorithm 4 of [Transition
     Matching](https://huggingface.co/papers/2506.23589).
 
-    One Euler head call gives Y = v (the inner flow's velocity at s=0 is v - Y_0), so it cannot differ from plain Euler; few
-    Euler calls draw too little spread (standard deviation 0.50 of the true one with two), midpoint calls draw nearly all of
-    it (1.00 with two). Hence the default.
+    One Euler head call gives Y = v (the inner flow's velocity at s=0 is v - Y_0), so it cannot differ from plain
+    Euler; few Euler calls draw too little spread (standard deviation 0.50 of the true one with two), midpoint calls
+    draw nearly all of it (1.00 with two). Hence the default.
 
     Args:
         num_inference_steps (`int`, defaults to 8):
@@ -98,8 +97,8 @@ class DTMScheduler(SchedulerMixin, ConfigMixin):
         """
         Fix the two schedules of a run.
 
-        Sets `timesteps` (`(T,)`, the times of the backbone passes, in [0, 1)) and `head_timesteps` (`(S,)`, the inner time of
-        each head call).
+        Sets `timesteps` (`(T,)`, the times of the backbone passes, in [0, 1)) and `head_timesteps` (`(S,)`, the inner
+        time of each head call).
 
         Args:
             num_inference_steps (`int`, *optional*): T; from the configuration by default.
@@ -107,7 +106,8 @@ class DTMScheduler(SchedulerMixin, ConfigMixin):
             device (`str` or `torch.device`, *optional*): Where the times live.
 
         Raises:
-            ValueError: for fewer than one global step, negative head calls, or an odd number of them with a two-call solver.
+            ValueError: for fewer than one global step, negative head calls, or an odd number of them with a two-call
+            solver.
         """
         config = self.config
         steps = config.num_inference_steps if num_inference_steps is None else num_inference_steps
@@ -118,8 +118,8 @@ class DTMScheduler(SchedulerMixin, ConfigMixin):
             raise ValueError(f"`num_head_steps` must be an integer of at least 0, but got {calls!r}.")
         if config.head_solver != "euler" and calls % 2:
             raise ValueError(
-                f"`num_head_steps` counts head calls and must be even for `head_solver` {config.head_solver!r}, which takes "
-                f"two an interval, but got {calls}."
+                f"`num_head_steps` counts head calls and must be even for `head_solver` {config.head_solver!r}, which "
+                f"takes two an interval, but got {calls}."
             )
         self.num_inference_steps, self.num_head_steps = steps, calls
         self._grid = time_grid(config.time_grid, steps, config.sway_coefficient).to(device)
@@ -168,7 +168,11 @@ class DTMScheduler(SchedulerMixin, ConfigMixin):
         return (1 - t) * noise + t * original_samples
 
     def head_step(
-        self, model_output: torch.Tensor, flow_time: torch.Tensor | float, sample: torch.Tensor, return_dict: bool = True
+        self,
+        model_output: torch.Tensor,
+        flow_time: torch.Tensor | float,
+        sample: torch.Tensor,
+        return_dict: bool = True,
     ) -> DTMSchedulerOutput | tuple[torch.Tensor]:
         """
         Advance the inner flow by one head call. Calls come in the order of `head_timesteps`.
@@ -202,19 +206,24 @@ class DTMScheduler(SchedulerMixin, ConfigMixin):
         return DTMSchedulerOutput(prev_sample=sample) if return_dict else (sample,)
 
     def step(
-        self, model_output: torch.Tensor, timestep: torch.Tensor | float, sample: torch.Tensor, return_dict: bool = True
+        self,
+        model_output: torch.Tensor,
+        timestep: torch.Tensor | float,
+        sample: torch.Tensor,
+        return_dict: bool = True,
     ) -> DTMSchedulerOutput | tuple[torch.Tensor]:
         """
         Advance the global flow: X_{t'} = X_t + (t' - t) Y.
 
         Args:
-            model_output (`torch.Tensor`): displacement Y at the end of the inner flow, or the velocity v without a head.
+            model_output (`torch.Tensor`): displacement Y at the end of the inner flow, or the velocity v without a
+                head.
             timestep (`float` or `torch.Tensor`): the entry of `timesteps` it belongs to.
             sample (`torch.Tensor`): X_t.
         """
         if self._head_index not in (0, self.num_head_steps):
             raise ValueError(
-                f"`step` called after {self._head_index} of {self.num_head_steps} head calls: the inner flow is unfinished."
+                f"`step` called after {self._head_index} of {self.num_head_steps} head calls: Y is unfinished."
             )
         if self._step_index is None:
             self._step_index = self._index_of(timestep)

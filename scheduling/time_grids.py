@@ -4,7 +4,6 @@ import math
 
 import torch
 
-
 # F5-TTS's empirically pruned step sampling: indices on a grid of 1/32 (f5_tts/model/utils.py, `get_epss_timesteps`).
 EPSS_INDICES = {
     5: (0, 2, 4, 8, 16, 32),
@@ -30,8 +29,8 @@ def time_grid(
 
     Args:
         name (`str`):
-            `"uniform"`: evenly spaced. `"sway"`: evenly spaced, then swayed. `"epss"`: F5's pruned grid where it has one
-            for this number of steps (evenly spaced elsewhere, as in f5_tts), then swayed.
+            `"uniform"`: evenly spaced. `"sway"`: evenly spaced, then swayed. `"epss"`: F5's pruned grid where it has
+            one for this number of steps (evenly spaced elsewhere, as in f5_tts), then swayed.
         num_inference_steps (`int`): T.
         sway_coefficient (`float`, defaults to -1.0): c; unused by `"uniform"`.
 

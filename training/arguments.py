@@ -20,7 +20,9 @@ def _option(default, text: str, **kwargs):
 class ModelArguments:
     """What is trained, and the components around it."""
 
-    objective: str = _option("dtm", "`dtm` (a head on a frozen backbone) or `flow_matching` (a backbone from scratch).")
+    objective: str = _option(
+        "dtm", "`dtm` (a head on a frozen backbone) or `flow_matching` (a backbone from scratch)."
+    )
     base_model: str | None = _option(None, "Pipeline folder or Hub name that gives backbone, tokenizer and vocoder.")
     base_model_revision: str | None = _option(None, "Revision of `base_model`.")
     f5_checkpoint: str | None = _option(None, "Official F5-TTS checkpoint, in place of `base_model`.")
@@ -59,7 +61,9 @@ class DataArguments:
     max_seconds: float = _option(30.0, "Longer clips are dropped and counted.")
     frames_per_batch: int = _option(38400, "Frames of a batch on one device, padding included.")
     max_samples: int = _option(64, "Utterances of a batch at most.")
-    frame_multiple: int = _option(1, "Batches are padded to a multiple of frames: CPU kernels are compiled for each shape.")
+    frame_multiple: int = _option(
+        1, "Batches are padded to a multiple of frames: CPU kernels are compiled for each shape."
+    )
     bucket_size: int = _option(512, "Utterances sorted by length at a time.")
     pair_probability: float = _option(0.0, "Share of samples that join two clips of a speaker, as inference does.")
     num_workers: int = _option(2, "Processes that read and decode.")
@@ -75,7 +79,9 @@ class ObjectiveArguments:
     s_sampling: str = _option("uniform", "dtm: `uniform` or `logit_normal`.")
     head_batch_multiplier: int = _option(4, "dtm: draws of (s, Y_0) per backbone pass.")
     min_loss_remainder: float = _option(0.1, "dtm: lower bound of 1 - s in the loss weight.")
-    baked_guidance_scale: float | None = _option(None, "dtm: guidance scale built into the targets; none for a head that is guided.")
+    baked_guidance_scale: float | None = _option(
+        None, "dtm: guidance scale built into the targets; none for a head that is guided."
+    )
     audio_drop_prob: float = _option(0.3, "Share of samples without the audio condition.")
     cond_drop_prob: float = _option(0.2, "Share of samples without audio and text condition.")
     frac_lengths_mask: list[float] = _option([0.7, 1.0], "Bounds of the share of frames to predict.")
@@ -143,8 +149,8 @@ _CHOICES = {
 _POSITIVE = (
     "backbone_dim backbone_depth backbone_heads backbone_ff_mult backbone_text_dim head_hidden_size head_num_layers "
     "max_seconds frames_per_batch max_samples frame_multiple bucket_size head_batch_multiplier min_loss_remainder "
-    "num_inference_steps max_steps learning_rate max_grad_norm gradient_accumulation_steps log_interval eval_interval save_interval "
-    "save_total_limit"
+    "num_inference_steps max_steps learning_rate max_grad_norm gradient_accumulation_steps log_interval "
+    "eval_interval save_interval save_total_limit"
 ).split()
 _NOT_NEGATIVE = (
     "backbone_conv_layers num_head_steps warmup_steps decay_steps weight_decay num_workers num_validation_batches"
@@ -185,7 +191,9 @@ def parse_config(argv: list[str]) -> TrainingConfig:
         raise ValueError(f"Command line: {error}") from error
     sections, unknown = parsed[: len(SECTIONS)], [text for text in parsed[-1] if text.startswith("--")]
     if unknown:
-        raise ValueError(f"Unknown option {unknown[0]}{_nearest(unknown[0].lstrip('-').split('=')[0], _field_types())}.")
+        raise ValueError(
+            f"Unknown option {unknown[0]}{_nearest(unknown[0].lstrip('-').split('=')[0], _field_types())}."
+        )
     config = TrainingConfig(**dict(zip(SECTIONS, sections, strict=True)))
     check_values(config)
     return config
@@ -244,7 +252,9 @@ def check_values(config: TrainingConfig) -> None:
     values = {entry.name: getattr(getattr(config, s), entry.name) for s in SECTIONS for entry in fields(SECTIONS[s])}
     for name, choices in _CHOICES.items():
         if values[name] not in choices:
-            raise ValueError(f"`{name}` must be one of {choices}, but got {values[name]!r}{_nearest(values[name], choices)}.")
+            raise ValueError(
+                f"`{name}` must be one of {choices}, but got {values[name]!r}{_nearest(values[name], choices)}."
+            )
     for name in _POSITIVE:
         if not values[name] > 0:
             raise ValueError(f"`{name}` must be greater than 0, but got {values[name]}.")
@@ -261,7 +271,8 @@ def check_values(config: TrainingConfig) -> None:
         raise ValueError("`dataset` must name a folder of parquet shards or a Hub dataset, but got none.")
     if not 0 <= values["t_min"] < values["num_inference_steps"]:
         raise ValueError(
-            f"`t_min` must lie in [0, num_inference_steps), but got {values['t_min']} of {values['num_inference_steps']}."
+            f"`t_min` must lie in [0, num_inference_steps), but got {values['t_min']} "
+            f"of {values['num_inference_steps']}."
         )
     if values["num_head_steps"] % 2 and values["head_solver"] != "euler":
         raise ValueError(

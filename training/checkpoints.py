@@ -5,7 +5,6 @@ import os
 import shutil
 from pathlib import Path
 
-
 _NAME = "checkpoint-{:08d}"
 _PARTIAL = ".partial-"
 
@@ -17,8 +16,8 @@ def checkpoint_folders(output_dir: str | Path) -> list[Path]:
 
 def write_checkpoint(output_dir: str | Path, step: int, write, state: dict, keep: int) -> Path:
     """
-    Write a checkpoint aside, then give it its name in one rename, then prune old ones. What a killed run left half done
-    is removed.
+    Write a checkpoint aside, then give it its name in one rename, then prune old ones. What a killed run left half
+    done is removed.
 
     Args:
         output_dir (`str` or `Path`): Folder of the run.

@@ -59,8 +59,8 @@ def _flow_matching_components(config: TrainingConfig) -> Components:
         backbone = F5Backbone.from_pretrained(model.init_from, subfolder="backbone", dtype=torch.float32)
         if backbone.config.text_num_embeds != tokenizer.vocab_size:
             raise ValueError(
-                f"`vocab_file` must be that of `init_from`, which has {backbone.config.text_num_embeds} tokens, but got "
-                f"{tokenizer.vocab_size}."
+                f"`vocab_file` must be that of `init_from`, which has {backbone.config.text_num_embeds} tokens, "
+                f"but got {tokenizer.vocab_size}."
             )
     else:
         backbone = F5Backbone(

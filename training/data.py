@@ -76,18 +76,20 @@ class FrameBatches(IterableDataset):
     """
     Endless batches of about equal size in frames.
 
-    Rows are decoded, optionally joined into prompt+target pairs of one speaker, gathered `bucket_size` at a time, sorted by
-    length and cut into batches of at most `frames_per_batch` frames, padding included. A clip that is longer alone is
-    dropped and counted; a pair that would be is not joined.
+    Rows are decoded, optionally joined into prompt+target pairs of one speaker, gathered `bucket_size` at a time,
+    sorted by length and cut into batches of at most `frames_per_batch` frames, padding included. A clip that is
+    longer alone is dropped and counted; a pair that would be is not joined.
 
-    Yields dictionaries of `waveform` `[B, T]`, `num_samples` `[B]`, `text_ids` `[B, N_text]` (-1 padded), `prompt_samples`
-    `[B]` and `bad_rows` (reason -> count since the last batch).
+    Yields dictionaries of `waveform` `[B, T]`, `num_samples` `[B]`, `text_ids` `[B, N_text]` (-1 padded),
+    `prompt_samples` `[B]` and `bad_rows` (reason -> count since the last batch).
 
     Raises:
         ValueError: if no row of a whole epoch can be trained on.
     """
 
-    def __init__(self, stream, arguments: DataArguments, tokenizer, feature_extractor, seed: int, endless: bool = True):
+    def __init__(
+        self, stream, arguments: DataArguments, tokenizer, feature_extractor, seed: int, endless: bool = True
+    ):
         super().__init__()
         self.stream = stream
         self.arguments = arguments

@@ -4,14 +4,13 @@ import torch
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-
-# Measured on AVX-512 cores with torch 2.11: the bfloat16 backward passes of these cost two to five times the float32 ones, and
-# together half of a training step of a small DiT.
+# Measured on AVX-512 cores with torch 2.11: the bfloat16 backward passes of these cost two to five times the float32
+# ones, and together half of a training step of a small DiT.
 _FASTER_IN_FLOAT32 = {F.scaled_dot_product_attention, F.mish, F.conv1d}
 
 
 class FasterFloat32(TorchFunctionMode):
-    """Inside a bfloat16 autocast on a CPU, run attention, convolutions and Mish in float32. Wrap the forward pass in it."""
+    """Around a forward pass in bfloat16 autocast on a CPU: attention, convolutions and Mish run in float32."""
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         if func not in _FASTER_IN_FLOAT32:

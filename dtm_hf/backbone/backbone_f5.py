@@ -14,7 +14,6 @@ from torch import nn
 
 from .f5_import import import_f5
 
-
 Branch = Literal["cond", "null", "both"]
 
 
@@ -54,11 +53,11 @@ class F5Backbone(ModelMixin, ConfigMixin):
     The F5-TTS diffusion transformer ([F5-TTS](https://huggingface.co/papers/2410.06885)), frozen.
 
     Holds f5_tts's own `DiT` without changing it: features are read by a hook on `proj_out`, and the text embedding is
-    handed over through the DiT's own cache. Parameters have `requires_grad=False` and the module stays in eval mode, also
-    when a parent calls `.train()`; only [`~F5Backbone.unfreeze`] (training a backbone from scratch) lifts that.
+    handed over through the DiT's own cache. Parameters have `requires_grad=False` and the module stays in eval mode,
+    also when a parent calls `.train()`; only [`~F5Backbone.unfreeze`] (training a backbone from scratch) lifts that.
 
-    A padded batch gives what its items give alone: padded keys are masked in attention, and the text encoder, whose global
-    response normalisation sees the number of filler tokens, runs per distinct length.
+    A padded batch gives what its items give alone: padded keys are masked in attention, and the text encoder, whose
+    global response normalisation sees the number of filler tokens, runs per distinct length.
 
     Args:
         dim (`int`, defaults to 1024): Width D of the features.
@@ -73,7 +72,8 @@ class F5Backbone(ModelMixin, ConfigMixin):
         text_embedding_average_upsampling (`bool`, defaults to `False`): Spread the text evenly over the frames.
         qk_norm (`str`, *optional*): `"rms_norm"` or `None`.
         conv_layers (`int`, defaults to 4): ConvNeXt blocks of the text encoder.
-        pe_attn_head (`int`, *optional*): Heads that get rotary positions; `None` for all (v1), 1 for the first release.
+        pe_attn_head (`int`, *optional*): Heads that get rotary positions; `None` for all (v1), 1 for the first
+            release.
         dropout (`float`, defaults to 0.1): Dropout of the blocks; only active while unfrozen.
         name (`str`, defaults to `"F5TTS_v1_Base"`): What this backbone is, recorded by heads trained on it.
         revision (`str`, *optional*): Version of its weights, recorded likewise.
@@ -151,9 +151,10 @@ class F5Backbone(ModelMixin, ConfigMixin):
         """
         Keep the rotary frequencies in float32, and the text positions in the dtype of the weights.
 
-        In bfloat16 the frame numbers that x_transformers multiplies with the frequencies are rounded to eight bits: from
-        frame 256 on, neighbours share a position. The text positions are no part of a checkpoint, so loading does not
-        convert them; coming from another `dtype` they are computed anew, since bfloat16 would leave them rounded.
+        In bfloat16 the frame numbers that x_transformers multiplies with the frequencies are rounded to eight bits:
+        from frame 256 on, neighbours share a position. The text positions are no part of a checkpoint, so loading
+        does not convert them; coming from another `dtype` they are computed anew, since bfloat16 would leave them
+        rounded.
         """
         rotary, text = self.dit.rotary_embed, self.dit.text_embed
         if rotary.inv_freq.dtype != torch.float32:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 import torch
 import yaml
 
-
 if TYPE_CHECKING:
     from .backbone_f5 import F5Backbone
 
@@ -70,7 +69,9 @@ def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
             state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         # Each format has its own family of errors for a damaged file; all mean the same to the user.
-        raise ValueError(f"`checkpoint` {str(path)!r} cannot be read ({error}): damaged or not a checkpoint.") from error
+        raise ValueError(
+            f"`checkpoint` {str(path)!r} cannot be read ({error}): damaged or not a checkpoint."
+        ) from error
     if path.suffix != ".safetensors":
         if not isinstance(state, dict) or "ema_model_state_dict" not in state:
             found = sorted(state)[:8] if isinstance(state, dict) else type(state).__name__
@@ -122,7 +123,9 @@ def load_f5_checkpoint(
     state = read_state_dict(path)
 
     with torch.device("meta"):
-        expected = {key: value.shape for key, value in _build(cls, config, variant, revision, license).dit.state_dict().items()}
+        expected = {
+            key: value.shape for key, value in _build(cls, config, variant, revision, license).dit.state_dict().items()
+        }
     missing = sorted(set(expected) - set(state))
     unexpected = sorted(set(state) - set(expected))
     misshapen = sorted(
@@ -156,11 +159,7 @@ def _guess_variant(state: dict[str, torch.Tensor]) -> str:
         return ""
     dim = state["proj_out.weight"].shape[-1]
     depth = len({key.split(".")[1] for key in state if key.startswith("transformer_blocks.")})
-    fits = [
-        name
-        for name in VARIANTS
-        if (variant_config(name)["dim"], variant_config(name)["depth"]) == (dim, depth)
-    ]
+    fits = [name for name in VARIANTS if (variant_config(name)["dim"], variant_config(name)["depth"]) == (dim, depth)]
     found = f" The file has width {dim} and depth {depth}"
     return f"{found}: that of {fits}." if fits else f"{found}: that of no known variant."
 

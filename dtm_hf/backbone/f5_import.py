@@ -1,8 +1,8 @@
 """Imports single modules of `f5_tts` without its trainer.
 
-`f5_tts/model/__init__.py` imports the trainer, and with it datasets, wandb, librosa, einx and torch dynamo: 20 seconds of
-a cold start for a DiT that needs none of them. [`import_f5`] runs the wanted submodule alone. Classes are the same objects
-as those of a later, ordinary `import f5_tts.model`.
+`f5_tts/model/__init__.py` imports the trainer, and with it datasets, wandb, librosa, einx and torch dynamo: 20
+seconds of a cold start for a DiT that needs none of them. [`import_f5`] runs the wanted submodule alone. Classes are
+the same objects as those of a later, ordinary `import f5_tts.model`.
 """
 
 import importlib
@@ -11,11 +11,10 @@ import sys
 import types
 from contextlib import contextmanager
 
-
 _PACKAGE = "f5_tts.model"
 
-# Modules that the wanted files import at the top and call only in paths that dtm-hf does not take (BigVGAN's mel basis,
-# Chinese segmentation) or, for einx, only inside functions. Name -> the functions imported from it by name.
+# Modules that the wanted files import at the top and call only in paths that dtm-hf does not take (BigVGAN's mel
+# basis, Chinese segmentation) or, for einx, only inside functions. Name -> the functions imported from it by name.
 _DEFERRED = {
     "librosa.filters": ("mel",),
     "einx": (),
@@ -73,7 +72,8 @@ def _deferred(modules: dict[str, tuple[str, ...]]):
 
 def import_f5(name: str, chinese: bool = True) -> types.ModuleType:
     """
-    Import one module of `f5_tts.model`, for example ``"f5_tts.model.backbones.dit"``, without its package's `__init__`.
+    Import one module of `f5_tts.model`, for example ``"f5_tts.model.backbones.dit"``, without its package's
+    `__init__`.
 
     Args:
         name (`str`):

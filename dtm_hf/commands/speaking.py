@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from dtm_hf import DTMPipeline
 
 # In the closed domain of the embedded pipeline.
-DEMO_TEXT = "the train leaves at half past nine"
+DEMO_TEXT = "The train leaves at half past nine."
 
 
 @dataclass(frozen=True)

@@ -30,14 +30,17 @@ class HeldOutItem:
 
 def parse_arm(name: str) -> dict[str, object]:
     """
-    `euler-32` (baseline, 32 steps with guidance), `dtm-8x2` (8 steps of 2 head calls), either with `-noguidance` behind it.
+    `euler-32` (baseline, 32 steps with guidance), `dtm-8x2` (8 steps of 2 head calls), either with `-noguidance`
+    behind it.
 
     Raises:
         ValueError: for a name of another form.
     """
     match = re.fullmatch(r"(?:euler-(\d+)|dtm-(\d+)x(\d+))(-noguidance)?", name)
     if match is None:
-        raise ValueError(f"`arms` must read euler-STEPS or dtm-STEPSxCALLS, with -noguidance behind it, but got {name!r}.")
+        raise ValueError(
+            f"`arms` must read euler-STEPS or dtm-STEPSxCALLS, with -noguidance behind it, but got {name!r}."
+        )
     euler, steps, calls, without = match.groups()
     return {
         "num_inference_steps": int(euler or steps),
@@ -47,7 +50,7 @@ def parse_arm(name: str) -> dict[str, object]:
 
 
 def held_out_items(corpus: Path, split: str, limit: int, sampling_rate: int) -> list[HeldOutItem]:
-    """The first `limit` sentences of a split; the prompt of each is the recording of the speaker's sentence before it."""
+    """The first `limit` sentences of a split; the prompt of each is what its speaker said before it."""
     import io
 
     import soundfile
@@ -70,10 +73,14 @@ def held_out_items(corpus: Path, split: str, limit: int, sampling_rate: int) -> 
             previous[row["speaker"]] = waveform, row["text"]
         if len(items) == limit:
             return items
-    raise ValueError(f"`corpus` has {len(items)} sentences with a prompt in {split}, fewer than the {limit} asked for.")
+    raise ValueError(
+        f"`corpus` has {len(items)} sentences with a prompt in {split}, fewer than the {limit} asked for."
+    )
 
 
-def evaluate(pipe, items: list[HeldOutItem], vocabulary: list[str], arms: list[str], seed: int, batch_size: int) -> dict:
+def evaluate(
+    pipe, items: list[HeldOutItem], vocabulary: list[str], arms: list[str], seed: int, batch_size: int
+) -> dict:
     """Word error rate, its interval and the seconds of sampling of each arm and of the vocoded recordings."""
     import torch
 

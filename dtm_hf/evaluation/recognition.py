@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 
-
 _RATE = 16000
 # Seconds of near-silence on both sides: the recogniser's noise tracking needs a start.
 _MARGIN_SECONDS = 0.2

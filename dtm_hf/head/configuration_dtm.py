@@ -3,7 +3,6 @@
 from huggingface_hub.dataclasses import strict
 from transformers.configuration_utils import PreTrainedConfig
 
-
 PREDICTIONS = ("residual", "direct")
 ARCHITECTURES = ("mlp", "conv")
 
@@ -27,7 +26,8 @@ class DTMHeadConfig(PreTrainedConfig):
         time_embed_dim (`int`, defaults to 256):
             Width of the sinusoidal embeddings of s and t.
         prediction (`str`, defaults to `"residual"`):
-            `"residual"`: y_hat = v + D(h, Y_s, s, t) with D zero at the start, so that an untrained head is plain Euler.
+            `"residual"`: y_hat = v + D(h, Y_s, s, t) with D zero at the start, so that an untrained head is plain
+            Euler.
             `"direct"`: the network is the flow velocity itself, as in the documents.
         architecture (`str`, defaults to `"mlp"`):
             `"mlp"` treats each frame alone; `"conv"` puts a depthwise temporal convolution before each FFN.
@@ -38,7 +38,8 @@ class DTMHeadConfig(PreTrainedConfig):
         guidance_scale (`float`, *optional*):
             Guidance that training baked into the head's targets; such a head runs on the conditional branch alone.
             `None`: trained without, guided at inference.
-        backbone_name (`str`, *optional*), backbone_revision (`str`, *optional*), backbone_fingerprint (`str`, *optional*):
+        backbone_name (`str`, *optional*), backbone_revision (`str`, *optional*), backbone_fingerprint (`str`,
+        *optional*):
             The backbone this head was trained on.
         base_model (`str`, *optional*):
             Pipeline that holds the other components, for a repository with nothing but this head.

@@ -51,7 +51,7 @@ class DTMTimeEmbedding(nn.Module):
 
 
 class DTMHeadBlock(GradientCheckpointingLayer):
-    """Pre-norm feed-forward block with adaptive layer norm and, in the `conv` architecture, a view on its neighbours."""
+    """Pre-norm feed-forward block with adaptive layer norm and, if `conv`, a view on its neighbours."""
 
     def __init__(self, config: DTMHeadConfig):
         super().__init__()
@@ -112,11 +112,12 @@ class DTMHead(DTMHeadPreTrainedModel):
     r"""
     Flow head of Difference Transition Matching ([Transition Matching](https://huggingface.co/papers/2506.23589)).
 
-    Given the frozen backbone's features h at (X_t, t), models the distribution of the displacement Y = X_1 - X_0 by a small
-    inner flow from Y_0 ~ N(0, I) at s=0 to Y at s=1. `forward` returns its velocity g(h, Y_s, s, t, v).
+    Given the frozen backbone's features h at (X_t, t), models the distribution of the displacement Y = X_1 - X_0 by a
+    small inner flow from Y_0 ~ N(0, I) at s=0 to Y at s=1. `forward` returns its velocity g(h, Y_s, s, t, v).
 
-    What does not change is computed once: [`~DTMHead.prepare_schedule`] gives the modulations of a whole schedule (they
-    depend on s and t alone), [`~DTMHead.prepare`] projects the features of one global step (they do not depend on s).
+    What does not change is computed once: [`~DTMHead.prepare_schedule`] gives the modulations of a whole schedule
+    (they depend on s and t alone), [`~DTMHead.prepare`] projects the features of one global step (they do not depend
+    on s).
     """
 
     def __init__(self, config: DTMHeadConfig):
@@ -178,11 +179,13 @@ class DTMHead(DTMHeadPreTrainedModel):
         """
         Args:
             hidden_states (`torch.Tensor` of shape `(B, N, D)`):
-                h, or `None` with `prepared_states`. With fewer rows than `flow_state`, by a factor k, it serves k draws.
+                h, or `None` with `prepared_states`. With fewer rows than `flow_state`, by a factor k, it serves k
+                draws.
             flow_state (`torch.Tensor` of shape `(B, N, M)`): Y_s.
             flow_time (`float` or `torch.Tensor` of shape `()`, `(B,)` or `(B, N)`): s in [0, 1].
             timestep (`float` or `torch.Tensor` of shape `()` or `(B,)`): t in [0, 1].
-            velocity (`torch.Tensor` of shape `(B, N, M)`): v, the backbone's velocity that the residual form starts from.
+            velocity (`torch.Tensor` of shape `(B, N, M)`): v, the backbone's velocity that the residual form starts
+                from.
             attention_mask (`torch.BoolTensor` of shape `(B, N)`, *optional*): `True` at valid frames.
             prepared_states (`torch.Tensor`, *optional*): result of [`~DTMHead.prepare`].
             modulation (`torch.Tensor`, *optional*): entry of [`~DTMHead.prepare_schedule`] for these times.

@@ -4,7 +4,6 @@ import re
 
 import numpy as np
 
-
 # f5_tts/infer/utils_infer.py: seconds that prompt and target may have together, and the fade between chunks.
 MAX_TOTAL_SECONDS = 22
 CROSS_FADE_SECONDS = 0.15

@@ -30,7 +30,6 @@ from dtm_hf.pipelines.chunking import (
 from dtm_hf.pipelines.repositories import head_only_config, push_with_card, write_card
 from dtm_hf.scheduling.scheduling_dtm import DTMScheduler
 
-
 logger = logging.get_logger(__name__)
 
 # f5_tts/model/cfm.py: `CFM.sample` clamps durations to this many frames.
@@ -75,7 +74,7 @@ class DTMPipelineOutput(BaseOutput):
 
 @dataclass
 class _Reference:
-    """A prompt, ready for the backbone: log-mel `(N, M)`, its frames as F5-TTS counts them, its text and its loudness."""
+    """A prompt, ready for the backbone: log-mel `(N, M)`, frames as F5-TTS counts them, text and loudness."""
 
     mel: torch.Tensor
     num_frames: int
@@ -145,16 +144,17 @@ class DTMPipeline(DiffusionPipeline):
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs) -> "DTMPipeline":
         """
-        Load a pipeline as `DiffusionPipeline.from_pretrained` does. A repository with nothing but a head is accepted too:
-        the other components come from the base model that its configuration names, the scheduler from its `sampler`.
+        Load a pipeline as `DiffusionPipeline.from_pretrained` does. A repository with nothing but a head is accepted
+        too: the other components come from the base model that its configuration names, the scheduler from its
+        `sampler`.
         """
         config = head_only_config(pretrained_model_name_or_path, **kwargs)
         if config is None:
             return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
         if config.base_model is None:
             raise ValueError(
-                f"{str(pretrained_model_name_or_path)!r} holds a head alone and its configuration names no `base_model`; "
-                "load it with `DTMHead.from_pretrained` and give it to the pipeline of its backbone."
+                f"{str(pretrained_model_name_or_path)!r} holds a head alone and its configuration names no "
+                "`base_model`; load it with `DTMHead.from_pretrained` and give it to the pipeline of its backbone."
             )
         hub_names = ("cache_dir", "force_download", "local_files_only", "token", "proxies")
         hub_kwargs = {name: kwargs[name] for name in hub_names if name in kwargs}
@@ -218,7 +218,7 @@ class DTMPipeline(DiffusionPipeline):
         return items, text_ids
 
     def prepare_noise(self, items: list[_Item], generators: list[torch.Generator | None]) -> torch.Tensor:
-        """Standard normal `(B, N, M)`; each row drawn at its own length, so that it does not depend on its neighbours."""
+        """Standard normal `(B, N, M)`; each row drawn at its own length, whatever its neighbours are."""
         bins = self.feature_extractor.feature_size
         rows = [
             randn_tensor((item.num_frames, bins), generators[item.text_index], self._execution_device, torch.float32)
@@ -250,8 +250,8 @@ class DTMPipeline(DiffusionPipeline):
         reference_texts = reference_text if isinstance(reference_text, list) else [reference_text] * len(texts)
         if len(references) != len(texts) or len(reference_texts) != len(texts):
             raise ValueError(
-                f"`reference_audio` and `reference_text` must be single or have one entry for each of {len(texts)} texts, "
-                f"but got {len(references)} and {len(reference_texts)}."
+                f"`reference_audio` and `reference_text` must be single or have one entry for each of {len(texts)} "
+                f"texts, but got {len(references)} and {len(reference_texts)}."
             )
         for item in reference_texts:
             if not isinstance(item, str) or not item.strip():
@@ -264,7 +264,9 @@ class DTMPipeline(DiffusionPipeline):
         if duration_s is not None and not (math.isfinite(duration_s) and duration_s > 0):
             raise ValueError(f"`duration_s` must be a positive number of seconds, but got {duration_s!r}.")
         if isinstance(generator, list) and len(generator) != len(texts):
-            raise ValueError(f"`generator` must have one entry for each of {len(texts)} texts, but got {len(generator)}.")
+            raise ValueError(
+                f"`generator` must have one entry for each of {len(texts)} texts, but got {len(generator)}."
+            )
         if output_type not in OUTPUT_TYPES:
             raise ValueError(f"`output_type` must be one of {OUTPUT_TYPES}, but got {output_type!r}.")
         foreign = [name for name in callback_on_step_end_tensor_inputs if name not in self._callback_tensor_inputs]
@@ -328,23 +330,37 @@ class DTMPipeline(DiffusionPipeline):
         Speak.
 
         Args:
-            text (`str` or `list[str]`): What to say. Long text is cut as F5-TTS cuts it; all chunks run as one batch.
-            reference_audio: A recording of the voice, or one a text: a path, an array with its rate, or an Audio row of
+            text (`str` or `list[str]`):
+                What to say. Long text is cut as F5-TTS cuts it; all chunks run as one batch.
+            reference_audio:
+                A recording of the voice, or a list with one a text: a path, an array with its rate, or an Audio row of
                 `datasets`. Clipped to 12 s.
-            reference_text (`str` or `list[str]`): What is said in the recording.
-            num_inference_steps (`int`, *optional*): Global steps, one backbone pass each; the scheduler's by default.
-            num_head_steps (`int`, *optional*): Head calls a global step; 0 is the F5-TTS baseline.
-            guidance_scale (`float`, defaults to 3.0): Strength of classifier-free guidance, F5-TTS's `cfg_strength` + 1. Up to
-                1.0 only the conditional branch runs. A head with guidance baked in runs at the strength it was trained with.
-            speed (`float`, defaults to 1.0): Above 1 is faster than the recording.
-            duration_s (`float`, *optional*): Seconds of the generated speech, in place of the estimate from the recording's pace.
-            generator (`torch.Generator` or a list with one a text, *optional*): Source of the noise.
-            latents (`torch.Tensor` of shape `(B, N, M)`, *optional*): The noise X_0 of all chunks.
-            output_type (`str`, defaults to `"np"`): `"np"`, `"pt"` or `"mel"` (log-mels, no vocoder).
-            return_dict (`bool`, defaults to `True`): Return a [`DTMPipelineOutput`] instead of a tuple.
-            callback_on_step_end (`Callable`, *optional*): Called as `callback(pipe, step, timestep, {"latents": X_t})` after
-                each global step; may return replaced latents.
-            callback_on_step_end_tensor_inputs (`list[str]`): What the callback gets.
+            reference_text (`str` or `list[str]`):
+                What is said in the recording.
+            num_inference_steps (`int`, *optional*):
+                Global steps, one backbone pass each; the scheduler's by default.
+            num_head_steps (`int`, *optional*):
+                Head calls a global step; 0 is the F5-TTS baseline.
+            guidance_scale (`float`, defaults to 3.0):
+                Strength of classifier-free guidance: F5-TTS's `cfg_strength` + 1. Up to 1.0 only the conditional
+                branch runs. A head with guidance baked in runs at the strength it was trained with.
+            speed (`float`, defaults to 1.0):
+                Above 1 is faster than the recording.
+            duration_s (`float`, *optional*):
+                Seconds of the generated speech, in place of the estimate from the recording's pace.
+            generator (`torch.Generator` or a list with one a text, *optional*):
+                Source of the noise.
+            latents (`torch.Tensor` of shape `(B, N, M)`, *optional*):
+                The noise X_0 of all chunks, prompts included.
+            output_type (`str`, defaults to `"np"`):
+                `"np"`, `"pt"` or `"mel"` (log-mels, no vocoder).
+            return_dict (`bool`, defaults to `True`):
+                Return a [`DTMPipelineOutput`] instead of a tuple.
+            callback_on_step_end (`Callable`, *optional*):
+                Called as `callback(pipe, step, timestep, {"latents": X_t})` after each global step; may return
+                replaced latents.
+            callback_on_step_end_tensor_inputs (`list[str]`):
+                What the callback gets.
 
         Examples:
         """
@@ -417,7 +433,9 @@ class DTMPipeline(DiffusionPipeline):
 
         # 5. Paste the prompts back, cut them off, and make them heard
         mels = [
-            torch.cat([item.reference.mel[item.reference.num_frames :], row[len(item.reference.mel) : item.num_frames]])
+            torch.cat(
+                [item.reference.mel[item.reference.num_frames :], row[len(item.reference.mel) : item.num_frames]]
+            )
             for item, row in zip(items, latents, strict=True)
         ]
         audios = self._join_mels(items, mels) if output_type == "mel" else self._vocode(items, mels, output_type)
@@ -429,7 +447,8 @@ class DTMPipeline(DiffusionPipeline):
     def _join_mels(self, items: list[_Item], mels: list[torch.Tensor]) -> list[torch.Tensor]:
         texts = sorted({item.text_index for item in items})
         return [
-            torch.cat([mel for item, mel in zip(items, mels, strict=True) if item.text_index == index]) for index in texts
+            torch.cat([mel for item, mel in zip(items, mels, strict=True) if item.text_index == index])
+            for index in texts
         ]
 
     def _vocode(self, items: list[_Item], mels: list[torch.Tensor], output_type: str) -> list:
@@ -456,15 +475,16 @@ def _check_head(head: DTMHead, backbone: F5Backbone, force: bool) -> None:
     config = head.config
     if (config.backbone_hidden_size, config.num_mel_bins) != (backbone.config.dim, backbone.config.mel_dim):
         raise ValueError(
-            f"`head` reads features of size {config.backbone_hidden_size} and writes {config.num_mel_bins} mel bins, but "
-            f"`backbone` {backbone.config.name!r} has {backbone.config.dim} and {backbone.config.mel_dim}."
+            f"`head` reads features of size {config.backbone_hidden_size} and writes {config.num_mel_bins} mel bins, "
+            f"but `backbone` {backbone.config.name!r} has {backbone.config.dim} and {backbone.config.mel_dim}."
         )
     if config.backbone_fingerprint is None or force or config.backbone_fingerprint == backbone.fingerprint:
         return
     raise ValueError(
         f"`head` was trained on backbone {config.backbone_name!r} (revision {config.backbone_revision}, fingerprint "
-        f"{config.backbone_fingerprint}), but `backbone` is {backbone.config.name!r} (revision {backbone.config.revision}, "
-        f"fingerprint {backbone.fingerprint}). Use the backbone it was trained on, or pass `force_head=True`."
+        f"{config.backbone_fingerprint}), but `backbone` is {backbone.config.name!r} (revision "
+        f"{backbone.config.revision}, fingerprint {backbone.fingerprint}). Use the backbone it was trained on, or "
+        "pass `force_head=True`."
     )
 
 

@@ -11,7 +11,6 @@ from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntr
 
 from dtm_hf.head.configuration_dtm import DTMHeadConfig
 
-
 if TYPE_CHECKING:
     from dtm_hf.head.modeling_dtm import DTMHead
     from dtm_hf.pipelines.pipeline_dtm import DTMPipeline
@@ -97,7 +96,13 @@ def pipeline_values(pipeline: "DTMPipeline") -> dict[str, Any]:
     """What a card says of a whole pipeline."""
     backbone = pipeline.backbone
     values = head_values(pipeline.head) if pipeline.head is not None else {}
-    values = {"head": None, "head_parameters": None, "training_data": None, "results": None, "base_model": None} | values
+    values = {
+        "head": None,
+        "head_parameters": None,
+        "training_data": None,
+        "results": None,
+        "base_model": None,
+    } | values
     return values | {
         "license": backbone.config.license,
         "backbone_name": backbone.config.name,

@@ -40,10 +40,13 @@ class Conditions:
     drop_text: torch.Tensor
 
 
-def draw_conditions(batch: MelBatch, arguments: ObjectiveArguments, generator: torch.Generator | None = None) -> Conditions:
+def draw_conditions(
+    batch: MelBatch, arguments: ObjectiveArguments, generator: torch.Generator | None = None
+) -> Conditions:
     """
-    F5-TTS's infilling task: a random span of 70-100% of an utterance is predicted from the rest of its audio and its text.
-    In half of the prompt+target pairs the span is the target, as at inference. Conditions are dropped per sample.
+    F5-TTS's infilling task: a random span of 70-100% of an utterance is predicted from the rest of its audio and its
+    text. In half of the prompt+target pairs the span is the target, as at inference. Conditions are dropped per
+    sample.
     """
     mel, mask = batch.mel, batch.attention_mask
     size, device = len(mel), mel.device
@@ -77,8 +80,8 @@ def draw_times(
     generator: torch.Generator | None = None,
 ) -> torch.Tensor:
     """
-    Times in [0, 1), shape `(size,)`: `"grid"` (an entry of `grid`), `"uniform"`, `"sway"` (uniform, then swayed with c=-1:
-    dense near the noise, where the text decides) or `"logit_normal"`.
+    Times in [0, 1), shape `(size,)`: `"grid"` (an entry of `grid`), `"uniform"`, `"sway"` (uniform, then swayed with
+    c=-1: dense near the noise, where the text decides) or `"logit_normal"`.
     """
     if sampling == "grid":
         return grid.to(device)[torch.randint(len(grid), (size,), generator=generator, device=device)]

@@ -27,7 +27,7 @@ class DTMObjective:
 
     @torch.no_grad()
     def _backbone_pass(self, x_t, t, conditions, batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Features h and velocity v of the branch the head runs on, and the shift of the target that guidance asks for."""
+        """Features h and velocity v of the head's branch, and the shift of the target that guidance asks for."""
         branch = "both" if self.guidance else "cond"
         output = self.backbone(
             x_t, t, conditions.cond, batch.text_ids, batch.attention_mask, branch, drop_text=conditions.drop_text
@@ -77,7 +77,9 @@ class DTMObjective:
         remainder = (1 - s).clamp(min=arguments.min_loss_remainder)[:, None, None]
         error = ((output.displacement - y) / remainder) ** 2
         span = conditions.span.repeat(k, 1)
-        return masked_mean(error, span), {"mean_displacement_error": self._relative_error(output.displacement, y, v, span)}
+        return masked_mean(error, span), {
+            "mean_displacement_error": self._relative_error(output.displacement, y, v, span)
+        }
 
     @staticmethod
     @torch.no_grad()

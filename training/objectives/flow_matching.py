@@ -5,7 +5,6 @@ import torch
 from dtm_hf.training.arguments import ObjectiveArguments
 from dtm_hf.training.objectives.conditioning import MelBatch, draw_conditions, draw_times, masked_mean
 
-
 # Near the noise nothing but the text says what is spoken.
 _TEXT_PROBE_TIME = 0.05
 
@@ -46,7 +45,7 @@ class FlowMatchingObjective:
     def probe(
         self, backbone: torch.nn.Module, batch: MelBatch, generator: torch.Generator | None = None
     ) -> dict[str, torch.Tensor]:
-        """Loss near the noise with the right text and with a neighbour's: the gap says how far the text is understood."""
+        """Loss near the noise with the right text and with a neighbour's: the gap is what the text explains."""
         x_1, t = batch.mel, _TEXT_PROBE_TIME
         x_0 = torch.randn(x_1.shape, generator=generator, device=x_1.device)
         x_t, silent = (1 - t) * x_0 + t * x_1, torch.zeros_like(x_1)

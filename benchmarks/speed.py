@@ -1,0 +1,140 @@
+"""
+Speed and memory against f5_tts, as ratios within one run.
+
+    python benchmarks/speed.py --model tiny|full [--seconds 3] [--repeats 3]
+
+`tiny` is the embedded default, `full` the architecture of F5-TTS v1 Base with random weights (335.8 M parameters).
+Every arm runs in turn, `--repeats` times after a warm-up; medians and their ratios are printed. Memory is the peak of
+a fresh process for each arm.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import time
+import warnings
+
+ARMS = ("f5_tts CFM.sample 32", "baseline 32", "head 8x2", "head 8x2, guidance baked", "head 4x2, guidance baked")
+TEXT = "The train leaves at half past nine."
+
+
+def build(model: str):
+    """Backbone and a head with guidance at inference and one with guidance baked in, all with random weights."""
+    import torch
+
+    from dtm_hf import DTMHead, DTMHeadConfig, F5Backbone, F5Tokenizer
+    from dtm_hf.backbone.f5_checkpoint import default_vocab
+
+    torch.manual_seed(0)
+    sizes = {"full": {}, "tiny": {"dim": 192, "depth": 6, "heads": 3, "text_dim": 128, "conv_layers": 2}}[model]
+    tokenizer = F5Tokenizer(default_vocab())
+    backbone = F5Backbone(**sizes, text_num_embeds=tokenizer.vocab_size)
+    # Its output layers start at zero, and multiplying zeros is as slow as anything else: no need to fill them.
+    head_size = {"full": {}, "tiny": {"hidden_size": 256, "num_hidden_layers": 4}}[model]
+    common = {"backbone_hidden_size": backbone.config.dim, "architecture": "conv"} | head_size
+    heads = {scale: DTMHead(DTMHeadConfig(**common, guidance_scale=scale)).eval() for scale in (None, 3.0)}
+    return backbone, tokenizer, heads
+
+
+def make_arms(model: str, seconds: float) -> dict:
+    """Name -> a call that samples one mel."""
+    import torch
+
+    from dtm_hf import DTMPipeline, DTMScheduler, F5FeatureExtractor, GriffinLimVocoder
+    from dtm_hf.backbone.f5_import import import_f5
+
+    backbone, tokenizer, heads = build(model)
+    extractor = F5FeatureExtractor()
+    recording = 0.05 * torch.randn(int(3.0 * 24000), generator=torch.Generator().manual_seed(0))
+    prompt_text = "This is what is said there. "
+
+    def pipeline(head, steps, calls):
+        pipe = DTMPipeline(
+            backbone=backbone,
+            tokenizer=tokenizer,
+            feature_extractor=extractor,
+            vocoder=GriffinLimVocoder(),
+            scheduler=DTMScheduler(num_inference_steps=steps, num_head_steps=calls),
+            head=head,
+        )
+        pipe.set_progress_bar_config(disable=True)
+        return lambda: pipe(
+            TEXT,
+            (recording.numpy(), 24000),
+            prompt_text,
+            duration_s=seconds,
+            generator=torch.Generator().manual_seed(0),
+            output_type="mel",
+        )
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        cfm = import_f5("f5_tts.model.cfm").CFM(transformer=backbone.dit, num_channels=100)
+
+    def f5():
+        mel = extractor.log_mel(recording[None])
+        return cfm.sample(
+            cond=mel,
+            text=tokenizer([prompt_text + TEXT]),
+            duration=len(recording) // 256 + int(seconds * 24000 / 256),
+            steps=32,
+            cfg_strength=2.0,
+            sway_sampling_coef=-1.0,
+            seed=0,
+            use_epss=False,
+        )
+
+    calls = (
+        f5,
+        pipeline(None, 32, 0),
+        pipeline(heads[None], 8, 2),
+        pipeline(heads[3.0], 8, 2),
+        pipeline(heads[3.0], 4, 2),
+    )
+    return dict(zip(ARMS, calls, strict=True))
+
+
+def peak_memory(model: str, arm: str, seconds: float) -> float:
+    """Peak resident memory in MiB of a fresh process that builds its model and runs one arm."""
+    code = (
+        "import json, resource, sys; sys.path.insert(0, sys.argv[1]); import speed\n"
+        "speed.make_arms(sys.argv[2], float(sys.argv[4]))[sys.argv[3]]()\n"
+        "print(json.dumps(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss))"
+    )
+    folder = __file__.rsplit("/", 1)[0]
+    result = subprocess.run(
+        [sys.executable, "-c", code, folder, model, arm, str(seconds)], capture_output=True, text=True, check=True
+    )
+    return json.loads(result.stdout.splitlines()[-1]) / 1024
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", choices=("tiny", "full"), default="tiny")
+    parser.add_argument("--seconds", type=float, default=3.0, help="of the generated sentence")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--memory", action="store_true", help="also measure peak memory, in fresh processes")
+    options = parser.parse_args()
+    arms = make_arms(options.model, options.seconds)
+    times = {name: [] for name in ARMS}
+    for round_number in range(options.repeats + 1):
+        for name, call in arms.items():
+            began = time.perf_counter()
+            call()
+            if round_number:
+                times[name].append(time.perf_counter() - began)
+    medians = {name: statistics.median(values) for name, values in times.items()}
+    reference = medians[ARMS[0]]
+    print(f"{options.model}, {options.seconds} s generated after a 3 s prompt, {options.repeats} repeats")
+    for name, median in medians.items():
+        print(f"{name:28s} {median:8.3f} s  {median / reference:6.3f} x f5_tts")
+    if options.memory:
+        peaks = {name: peak_memory(options.model, name, options.seconds) for name in ARMS[:3]}
+        for name, peak in peaks.items():
+            print(f"{name:28s} {peak:8.0f} MiB peak  {peak / peaks[ARMS[0]]:6.3f} x f5_tts")
+
+
+if __name__ == "__main__":
+    main()
