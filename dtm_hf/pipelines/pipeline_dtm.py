@@ -244,7 +244,8 @@ class DTMPipeline(DiffusionPipeline):
         for item in texts:
             if not item.strip():
                 raise ValueError(f"`text` must not be empty, but got {item!r}.")
-            if len(self.tokenizer.unknown_characters(item)) == len(set(item)):
+            unknown = set(self.tokenizer.unknown_characters(item))
+            if all(token in unknown or token.isspace() for token in self.tokenizer.tokenize(item)):
                 raise ValueError(f"`text` must hold characters of the vocabulary, but got {item!r}.")
         references = reference_audio if isinstance(reference_audio, list) else [reference_audio] * len(texts)
         reference_texts = reference_text if isinstance(reference_text, list) else [reference_text] * len(texts)

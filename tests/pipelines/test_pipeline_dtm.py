@@ -165,6 +165,7 @@ def test_bad_arguments(tiny_pipeline, reference_audio):
         ({"text": "   "}, ValueError, "`text` must not be empty"),
         ({"text": []}, TypeError, "`text`"),
         ({"text": "你我"}, ValueError, "`text` must hold characters of the vocabulary"),
+        ({"text": "☃ ☃"}, ValueError, "`text` must hold characters of the vocabulary"),
         ({"reference_text": ""}, ValueError, "`reference_text`"),
         ({"reference_text": None}, ValueError, "`reference_text`"),
         ({"num_inference_steps": 0}, ValueError, "`num_inference_steps` must be an integer of at least 1, but got 0"),
