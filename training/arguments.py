@@ -52,6 +52,7 @@ class DataArguments:
 
     dataset: str | None = _option(None, "Folder of parquet shards (`train-*.parquet`, ...) or Hub name.")
     dataset_config: str | None = _option(None, "Configuration of a Hub dataset.")
+    dataset_description: str | None = _option(None, "What a model card says of the data; the name by default.")
     train_split: str = _option("train", "Split to train on.")
     validation_split: str | None = _option("validation", "Split of the validation loss; none to go without.")
     audio_column: str = _option("audio", "Column with the encoded audio.")

@@ -75,6 +75,7 @@ def _flow_matching_components(config: TrainingConfig) -> Components:
             dropout=model.backbone_dropout,
             name=model.backbone_name,
             license=model.license,
+            training_data=_data_description(config),
         )
     backbone.unfreeze()
     return Components(
@@ -117,9 +118,11 @@ def _dtm_components(config: TrainingConfig) -> Components:
         "backbone_name": backbone.config.name,
         "backbone_revision": backbone.config.revision,
         "backbone_fingerprint": backbone.fingerprint,
-        "base_model": model.base_model,
+        # A folder of this machine means nothing where the head is pulled.
+        "base_model": None if model.base_model is None or Path(model.base_model).exists() else model.base_model,
         "base_model_revision": model.base_model_revision,
         "license": backbone.config.license,
+        "training_data": _data_description(config),
         "sampler": {
             "num_inference_steps": draws.num_inference_steps,
             "num_head_steps": draws.num_head_steps,
@@ -170,6 +173,10 @@ def _vocab_file(config: TrainingConfig) -> Path:
     if not path.is_file():
         raise ValueError(f"`vocab_file` must be a file with one token a line, but got {config.model.vocab_file!r}.")
     return path
+
+
+def _data_description(config: TrainingConfig) -> str:
+    return config.data.dataset_description or Path(config.data.dataset).name
 
 
 def _default_vocoder() -> torch.nn.Module:
