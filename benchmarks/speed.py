@@ -115,15 +115,16 @@ def main() -> None:
     parser.add_argument("--model", choices=("tiny", "full"), default="tiny")
     parser.add_argument("--seconds", type=float, default=3.0, help="of the generated sentence")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--warmup", type=int, default=1, help="rounds that are not counted")
     parser.add_argument("--memory", action="store_true", help="also measure peak memory, in fresh processes")
     options = parser.parse_args()
     arms = make_arms(options.model, options.seconds)
     times = {name: [] for name in ARMS}
-    for round_number in range(options.repeats + 1):
+    for round_number in range(options.warmup + options.repeats):
         for name, call in arms.items():
             began = time.perf_counter()
             call()
-            if round_number:
+            if round_number >= options.warmup:
                 times[name].append(time.perf_counter() - began)
     medians = {name: statistics.median(values) for name, values in times.items()}
     reference = medians[ARMS[0]]

@@ -235,6 +235,11 @@ def test_round_trip(tiny_pipeline, reference_audio, tmp_path):
     loaded.set_progress_bar_config(disable=True)
     difference = speak(loaded, reference_audio)[0] - speak(tiny_pipeline, reference_audio)[0]
     assert difference.abs().max() <= 1e-4
+    again = tmp_path / "again"
+    loaded.save_pretrained(again)
+    assert not any(str(tmp_path) in path.read_text() for path in again.rglob("*.json")), (
+        "a path of this machine is saved"
+    )
 
 
 def test_pipeline_without_a_head_round_trips(tiny_pipeline, reference_audio, tmp_path):
