@@ -173,7 +173,7 @@ class DTMPipeline(DiffusionPipeline):
         """Save all components and a filled model card. Only safetensors are written."""
         if kwargs.get("safe_serialization", True) is not True:
             raise ValueError("`safe_serialization` must be True: dtm-hf writes safetensors alone.")
-        for component in (self.backbone, self.vocoder):
+        for component in (self, self.backbone, self.vocoder):
             # diffusers writes where a component was loaded from; a folder of this machine is nobody else's business.
             if os.path.exists(component.config.get("_name_or_path") or ""):
                 component.register_to_config(_name_or_path="")
