@@ -58,7 +58,8 @@ def test_a_head_goes_on_from_another(base, make_head, backbone, tmp_path):
     assert torch.equal(parts.head.output_proj.weight, old.output_proj.weight.float())
     config = parts.head.config
     assert config.architecture == "conv" and config.guidance_scale is None
-    assert config.backbone_fingerprint == backbone.fingerprint and config.base_model == str(base / "fp32")
+    assert config.backbone_fingerprint == backbone.fingerprint
+    assert config.base_model is None, "a folder of this machine is no base model for who pulls the head"
     parts.pipeline().save_pretrained(tmp_path / "new")
     assert DTMHead.from_pretrained(tmp_path / "new" / "head").config.backbone_fingerprint == backbone.fingerprint
 
