@@ -10,6 +10,7 @@ import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.utils import BaseOutput
+from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import nn
 
 from .f5_import import import_f5
@@ -207,6 +208,8 @@ class F5Backbone(ModelMixin, ConfigMixin):
 
     # Text
 
+    # Called before the first `forward`, which alone would bring an offloaded backbone to the accelerator.
+    @apply_forward_hook
     def encode_text(
         self, text_ids: torch.Tensor, attention_mask: torch.Tensor | None, num_frames: int, with_null: bool = True
     ) -> F5TextEmbeds:

@@ -103,6 +103,23 @@ def test_text_is_encoded_once_for_all_steps(backbone):
         torch.testing.assert_close(given.velocity, computed.velocity)
 
 
+def test_encoding_text_brings_an_offloaded_backbone_back(make_backbone):
+    """`enable_model_cpu_offload` moves a component by a hook on `forward`; text is encoded before the first one."""
+    from accelerate.hooks import ModelHook, add_hook_to_module
+
+    class Onload(ModelHook):
+        calls = 0
+
+        def pre_forward(self, module, *args, **kwargs):
+            self.calls += 1
+            return args, kwargs
+
+    backbone, hook = make_backbone(), Onload()
+    add_hook_to_module(backbone, hook)
+    backbone.encode_text(random_inputs([31, 19])[2], None, 31)
+    assert hook.calls == 1
+
+
 def test_text_is_dropped_row_by_row(backbone):
     sample, cond, text_ids, mask = random_inputs([25, 25, 18])
     drop = torch.tensor([True, False, True])
