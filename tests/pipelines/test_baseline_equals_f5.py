@@ -20,7 +20,7 @@ def cfm(backbone):
 
 
 def f5_mel(cfm, pipeline, reference_audio, *, steps, sway, use_epss, cfg_strength):
-    """What `f5_tts.infer.utils_infer.infer_batch_process` hands to its vocoder."""
+    """What `CFM.sample` gives for the prompt, cut off as `f5_tts.infer.utils_infer` cuts it."""
     from dtm_hf.frontend.audio import load_reference
 
     waveform, _ = load_reference(reference_audio)

@@ -1,0 +1,60 @@
+"""Durations of chunks, and how they are joined, against the rules of `f5_tts.infer.utils_infer` worked out by hand."""
+
+import numpy as np
+import pytest
+
+from dtm_hf.pipelines.chunking import (
+    chunk_text,
+    cross_fade,
+    finish_reference_text,
+    max_chunk_bytes,
+    share_seconds,
+    target_frames,
+)
+
+
+def test_neighbours_overlap_in_a_linear_fade_of_150_ms():
+    rate = 1000
+    joined = cross_fade([np.ones(400), np.full(500, 3.0), np.ones(300)], rate)
+    assert len(joined) == 400 + 500 + 300 - 2 * 150
+    np.testing.assert_array_equal(joined[:250], 1.0)
+    np.testing.assert_allclose(joined[250:400], np.linspace(1, 3, 150))
+    np.testing.assert_array_equal(joined[400:600], 3.0)
+    np.testing.assert_allclose(joined[600:750], np.linspace(3, 1, 150))
+    np.testing.assert_array_equal(joined[750:], 1.0)
+
+
+def test_a_short_neighbour_shortens_the_fade():
+    assert len(cross_fade([np.ones(400), np.ones(20)], 1000)) == 400
+    assert len(cross_fade([np.ones(400), np.ones(0)], 1000)) == 400
+
+
+def test_a_wanted_duration_is_that_of_the_joined_speech():
+    chunks = ["a" * 30, "b" * 10]
+    seconds = share_seconds(4.0, chunks)
+    assert seconds[0] == pytest.approx(3 * seconds[1])
+    waves = [np.ones(round(second * 24000)) for second in seconds]
+    assert len(cross_fade(waves, 24000)) == pytest.approx(4.0 * 24000, abs=2)
+
+
+def test_the_pace_is_that_of_the_recording_in_bytes():
+    # 200 frames for 20 bytes: 10 frames a byte.
+    assert target_frames("x" * 30, "y" * 20, 200, speed=1.0) == 300
+    assert target_frames("x" * 30, "y" * 20, 200, speed=2.0) == 150
+    assert target_frames("é" * 15, "y" * 20, 200, speed=1.0) == 300
+    # Under ten bytes F5-TTS takes a speed of 0.3 whatever was asked for.
+    assert target_frames("x" * 9, "y" * 20, 200, speed=1.0) == int(90 / 0.3)
+
+
+def test_a_chunk_and_its_prompt_fit_into_22_seconds():
+    # 5 bytes a second beside a prompt of 12 s.
+    assert max_chunk_bytes("y" * 60, 12.0, speed=1.0) == 50
+    text = " ".join(["a clause of some twenty bytes,"] * 9)
+    chunks = chunk_text(text, 70)
+    assert len(chunks) > 1 and all(len(chunk) <= 70 for chunk in chunks)
+    assert " ".join(chunks) == text
+
+
+@pytest.mark.parametrize(("given", "finished"), [("Hi", "Hi. "), ("Hi.", "Hi. "), ("Hi. ", "Hi. "), ("你。", "你。")])
+def test_the_end_of_a_prompts_text(given, finished):
+    assert finish_reference_text(given) == finished
