@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 _TEMPLATE = Path(__file__).parent.parent / "model_card.md"
 _PIPELINE_FILE = "model_index.json"
 _HEAD_FILE = "config.json"
-# Licences that the Hub knows by another name than its short one are written as `other`.
 _TAGS = ["text-to-speech", "dtm-hf", "f5-tts", "flow-matching"]
 
 
