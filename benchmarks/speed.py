@@ -38,8 +38,8 @@ def build(model: str):
     return backbone, tokenizer, heads
 
 
-def make_arms(model: str, seconds: float) -> dict:
-    """Name -> a call that samples one mel."""
+def make_arms(model: str, seconds: float, divide_steps: int = 1) -> dict:
+    """Name -> a call that samples one mel. Memory does not depend on the steps: `divide_steps` spares most of them."""
     import torch
 
     from dtm_hf import DTMPipeline, DTMScheduler, F5FeatureExtractor, GriffinLimVocoder
@@ -51,6 +51,7 @@ def make_arms(model: str, seconds: float) -> dict:
     prompt_text = "This is what is said there. "
 
     def pipeline(head, steps, calls):
+        steps = steps // divide_steps
         pipe = DTMPipeline(
             backbone=backbone,
             tokenizer=tokenizer,
@@ -79,7 +80,7 @@ def make_arms(model: str, seconds: float) -> dict:
             cond=mel,
             text=tokenizer([prompt_text + TEXT]),
             duration=len(recording) // 256 + int(seconds * 24000 / 256),
-            steps=32,
+            steps=32 // divide_steps,
             cfg_strength=2.0,
             sway_sampling_coef=-1.0,
             seed=0,
@@ -100,7 +101,7 @@ def peak_memory(model: str, arm: str, seconds: float) -> float:
     """Peak resident memory in MiB of a fresh process that builds its model and runs one arm."""
     code = (
         "import json, resource, sys; sys.path.insert(0, sys.argv[1]); import speed\n"
-        "speed.make_arms(sys.argv[2], float(sys.argv[4]))[sys.argv[3]]()\n"
+        "speed.make_arms(sys.argv[2], float(sys.argv[4]), 4)[sys.argv[3]]()\n"
         "print(json.dumps(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss))"
     )
     folder = __file__.rsplit("/", 1)[0]
@@ -116,10 +117,13 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=3.0, help="of the generated sentence")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--warmup", type=int, default=1, help="rounds that are not counted")
+    parser.add_argument("--divide-steps", type=int, default=1, help="take this many times fewer steps in every arm")
+    parser.add_argument("--arms", type=int, default=len(ARMS), help="how many of the arms to run, from the first")
     parser.add_argument("--memory", action="store_true", help="also measure peak memory, in fresh processes")
     options = parser.parse_args()
-    arms = make_arms(options.model, options.seconds)
-    times = {name: [] for name in ARMS}
+    arms = make_arms(options.model, options.seconds, options.divide_steps)
+    arms = dict(list(arms.items())[: options.arms])
+    times = {name: [] for name in arms}
     for round_number in range(options.warmup + options.repeats):
         for name, call in arms.items():
             began = time.perf_counter()
@@ -132,7 +136,7 @@ def main() -> None:
     for name, median in medians.items():
         print(f"{name:28s} {median:8.3f} s  {median / reference:6.3f} x f5_tts")
     if options.memory:
-        peaks = {name: peak_memory(options.model, name, options.seconds) for name in ARMS[:3]}
+        peaks = {name: peak_memory(options.model, name, options.seconds) for name in arms}
         for name, peak in peaks.items():
             print(f"{name:28s} {peak:8.0f} MiB peak  {peak / peaks[ARMS[0]]:6.3f} x f5_tts")
 
