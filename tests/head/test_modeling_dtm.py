@@ -88,7 +88,8 @@ def test_times_as_number_row_and_frame_agree(make_head):
     for i in range(3):
         row = slice(i, i + 1)
         alone = head(h[row], y[row], float(s[i]), timestep=float(t[i]), velocity=v[row]).velocity
-        torch.testing.assert_close(rows[row], alone)
+        # Rounding differs with the size of a batch and the threads, and at s=0.9 it is divided by 1 - s.
+        torch.testing.assert_close(rows[row], alone, atol=1e-4, rtol=1e-4)
 
 
 def test_a_time_per_frame_is_that_frames_time(make_head):
