@@ -60,9 +60,8 @@ class Trainer:
         self.schedules = build_schedules(optimizers, options)
         self.model, *self.optimizers = self.accelerator.prepare(self.module, *optimizers)
         # 2/3: the warm-up that diffusers recommends for long runs; the decay itself caps it.
-        self.ema = EMAModel(
-            [p for p in self.module.parameters() if p.requires_grad], decay=options.ema_decay, use_ema_warmup=True
-        )
+        self.parameters = [p for p in self.module.parameters() if p.requires_grad]
+        self.ema = EMAModel(self.parameters, decay=options.ema_decay, use_ema_warmup=True)
         self.ema.to(self.accelerator.device)
         self.step, self.frames = 0, 0
         self.bad_rows: dict[str, int] = {}
@@ -105,7 +104,7 @@ class Trainer:
         mel = extractor.log_mel(batch["waveform"].to(device), batch["num_samples"])
         surplus = -mel.shape[1] % self.config.data.frame_multiple
         mel = torch.nn.functional.pad(mel, (0, 0, 0, surplus))
-        num_frames = (batch["num_samples"] // extractor.hop_length + 1).to(device)
+        num_frames = extractor.num_frames(batch["num_samples"]).to(device)
         mask = torch.arange(mel.shape[1], device=device)[None] < num_frames[:, None]
         prompt_frames = (batch["prompt_samples"] // extractor.hop_length).to(device)
         return MelBatch(mel, mask, batch["text_ids"].to(device), prompt_frames)
@@ -161,7 +160,7 @@ class Trainer:
                 continue
             for schedule in self.schedules:
                 schedule.step()
-            self.ema.step([p for p in self.module.parameters() if p.requires_grad])
+            self.ema.step(self.parameters)
             self.step += 1
             figures = {"loss": float(window[-1])} | {name: float(value) for name, value in figures.items()}
             if self.step % log_interval == 0:
@@ -197,9 +196,8 @@ class Trainer:
         if split is None:
             return {}
         torch, totals, count = self.torch, {}, 0
-        parameters = [p for p in self.module.parameters() if p.requires_grad]
-        self.ema.store(parameters)
-        self.ema.copy_to(parameters)
+        self.ema.store(self.parameters)
+        self.ema.copy_to(self.parameters)
         self.module.eval()
         try:
             for raw in self._loader(split, endless=False):
@@ -216,7 +214,7 @@ class Trainer:
                 count += 1
         finally:
             self.module.train()
-            self.ema.restore(parameters)
+            self.ema.restore(self.parameters)
         return {f"validation_{name}": total / max(count, 1) for name, total in totals.items()}
 
     def _log(self, figures: dict[str, float]) -> None:
@@ -272,7 +270,7 @@ class Trainer:
         """Write the pipeline with the averaged weights."""
         if not self.accelerator.is_main_process:
             return
-        self.ema.copy_to([p for p in self.module.parameters() if p.requires_grad])
+        self.ema.copy_to(self.parameters)
         self.components.backbone.freeze()
         self.components.pipeline().save_pretrained(str(self.output_dir))
 

@@ -5,7 +5,6 @@ Word errors of a pipeline on held-out sentences, beside those of the recordings 
 """
 
 import json
-import os
 import re
 import time
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ import numpy as np
 import typer
 
 from dtm_hf.evaluation.recognition import VocabularyRecognizer, WordErrors, word_errors
+from dtm_hf.files import written_aside
 
 
 @dataclass
@@ -145,9 +145,8 @@ def main(
     for name, figures in results.items():
         print(f"{name:28s} WER {figures['word_error_rate']:.3f} {figures['interval_95']}")
     if output is not None:
-        partial = output.with_name(output.name + ".partial")
-        partial.write_text(json.dumps(results, indent=2))
-        os.replace(partial, output)
+        with written_aside(output) as partial:
+            partial.write_text(json.dumps(results, indent=2))
 
 
 if __name__ == "__main__":
