@@ -1,12 +1,6 @@
-"""One dataclass per section of a training configuration, read from YAML and overridden from the command line."""
+"""One dataclass per section of a training configuration."""
 
-import difflib
-import typing
-from argparse import ArgumentError
-from dataclasses import dataclass, field, fields
-from pathlib import Path
-
-import yaml
+from dataclasses import dataclass, field
 
 
 def _option(default, text: str, **kwargs):
@@ -108,6 +102,7 @@ class OptimizationArguments:
     max_grad_norm: float = _option(1.0, "Gradient norm clip.")
     gradient_accumulation_steps: int = _option(1, "Batches per optimizer step.")
     mixed_precision: str = _option("no", "`no` or `bf16`.")
+    torch_compile: bool = _option(False, "Compile the blocks of the networks; the first steps then take a minute.")
     ema_decay: float = _option(0.9999, "Decay of the weight average that is saved.")
     gradient_checkpointing: bool = _option(False, "Trade compute for memory in the trained network.")
     seed: int = _option(0, "Seed of the weights, the noise and the order of the data.")
@@ -133,30 +128,6 @@ SECTIONS = {
     "optimization": OptimizationArguments,
     "logging": LoggingArguments,
 }
-_CHOICES = {
-    "objective": ("dtm", "flow_matching"),
-    "f5_variant": ("v1_base", "v1_small", "base", "small"),
-    "head_architecture": ("mlp", "conv"),
-    "head_prediction": ("residual", "direct"),
-    "t_sampling": ("grid", "uniform", "sway", "logit_normal"),
-    "s_sampling": ("uniform", "logit_normal"),
-    "head_solver": ("midpoint", "euler", "heun"),
-    "time_grid": ("sway", "uniform", "epss"),
-    "lr_scheduler": ("cosine", "linear", "constant_with_warmup", "warmup_stable_decay"),
-    "optimizer": ("adamw", "muon"),
-    "mixed_precision": ("no", "bf16"),
-    "report_to": ("tensorboard", "wandb", "none"),
-}
-_POSITIVE = (
-    "backbone_dim backbone_depth backbone_heads backbone_ff_mult backbone_text_dim head_hidden_size head_num_layers "
-    "max_seconds frames_per_batch max_samples frame_multiple bucket_size head_batch_multiplier min_loss_remainder "
-    "num_inference_steps max_steps learning_rate max_grad_norm gradient_accumulation_steps log_interval "
-    "eval_interval save_interval save_total_limit"
-).split()
-_NOT_NEGATIVE = (
-    "backbone_conv_layers num_head_steps warmup_steps decay_steps weight_decay num_workers num_validation_batches"
-).split()
-_SHARES = "pair_probability audio_drop_prob cond_drop_prob ema_decay backbone_dropout adam_beta2".split()
 
 
 @dataclass
@@ -168,139 +139,3 @@ class TrainingConfig:
     objective: ObjectiveArguments
     optimization: OptimizationArguments
     logging: LoggingArguments
-
-
-def parse_config(argv: list[str]) -> TrainingConfig:
-    """
-    Read `--config FILE.yaml` and the `--field value` overrides that follow it.
-
-    Raises:
-        ValueError: for an unknown section or key (with the nearest valid name), a wrong type or an impossible value.
-    """
-    from transformers import HfArgumentParser
-
-    description = "Train a flow head, or a backbone from scratch."
-    parser = HfArgumentParser(list(SECTIONS.values()), description=description, allow_abbrev=False)
-    parser.add_argument("--config", help="YAML file with one mapping per section: " + ", ".join(SECTIONS))
-    parser.exit_on_error = False
-    path = _config_path(argv)
-    if path is not None:
-        parser.set_defaults(**read_yaml(path))
-    try:
-        parsed = parser.parse_args_into_dataclasses(argv, return_remaining_strings=True, look_for_args_file=False)
-    except ArgumentError as error:
-        raise ValueError(f"Command line: {error}") from error
-    sections, unknown = parsed[: len(SECTIONS)], [text for text in parsed[-1] if text.startswith("--")]
-    if unknown:
-        raise ValueError(
-            f"Unknown option {unknown[0]}{_nearest(unknown[0].lstrip('-').split('=')[0], _field_types())}."
-        )
-    config = TrainingConfig(**dict(zip(SECTIONS, sections, strict=True)))
-    check_values(config)
-    return config
-
-
-def _config_path(argv: list[str]) -> Path | None:
-    for i, text in enumerate(argv):
-        if text == "--config" and i + 1 < len(argv):
-            return Path(argv[i + 1])
-        if text.startswith("--config="):
-            return Path(text.split("=", 1)[1])
-    return None
-
-
-def read_yaml(path: Path) -> dict[str, object]:
-    """The flat fields of a configuration file, checked for section, name and type."""
-    if not path.is_file():
-        raise ValueError(f"`--config` must name a YAML file, but got {str(path)!r}.")
-    content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    if not isinstance(content, dict):
-        raise ValueError(f"{path}: expected a mapping of sections, but got {type(content).__name__}.")
-    values: dict[str, object] = {}
-    for section, entries in content.items():
-        if section not in SECTIONS:
-            raise ValueError(f"{path}: unknown section {section!r}{_nearest(section, SECTIONS)}.")
-        types = typing.get_type_hints(SECTIONS[section])
-        for key, value in (entries or {}).items():
-            if key not in types:
-                raise ValueError(f"{path}: unknown key {section}.{key}{_nearest(key, types)}.")
-            values[key] = _checked(f"{path}: {section}.{key}", value, types[key])
-    return values
-
-
-def _checked(name: str, value: object, expected: object) -> object:
-    if typing.get_origin(expected) is list:
-        if not isinstance(value, list):
-            raise ValueError(f"{name} must be a list, but got {value!r}.")
-        return [_checked(name, item, typing.get_args(expected)[0]) for item in value]
-    accepted = typing.get_args(expected) or (expected,)
-    if float in accepted and isinstance(value, str):
-        # YAML reads 1e-4, without a dot, as a string.
-        try:
-            value = float(value)
-        except ValueError:
-            pass
-    if float in accepted and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
-    if type(value) not in accepted:
-        names = " or ".join("none" if kind is type(None) else kind.__name__ for kind in accepted)
-        raise ValueError(f"{name} must be of type {names}, but got {value!r}.")
-    return value
-
-
-def check_values(config: TrainingConfig) -> None:
-    """Refuse impossible values before anything is loaded."""
-    values = {entry.name: getattr(getattr(config, s), entry.name) for s in SECTIONS for entry in fields(SECTIONS[s])}
-    for name, choices in _CHOICES.items():
-        if values[name] not in choices:
-            raise ValueError(
-                f"`{name}` must be one of {choices}, but got {values[name]!r}{_nearest(values[name], choices)}."
-            )
-    for name in _POSITIVE:
-        if not values[name] > 0:
-            raise ValueError(f"`{name}` must be greater than 0, but got {values[name]}.")
-    for name in _NOT_NEGATIVE:
-        if not values[name] >= 0:
-            raise ValueError(f"`{name}` must be at least 0, but got {values[name]}.")
-    for name in _SHARES:
-        if not 0 <= values[name] <= 1:
-            raise ValueError(f"`{name}` must lie in [0, 1], but got {values[name]}.")
-    low_high = values["frac_lengths_mask"]
-    if len(low_high) != 2 or not 0 < low_high[0] <= low_high[1] <= 1:
-        raise ValueError(f"`frac_lengths_mask` must be two shares 0 < low <= high <= 1, but got {low_high}.")
-    if not values["dataset"]:
-        raise ValueError("`dataset` must name a folder of parquet shards or a Hub dataset, but got none.")
-    if not 0 <= values["t_min"] < values["num_inference_steps"]:
-        raise ValueError(
-            f"`t_min` must lie in [0, num_inference_steps), but got {values['t_min']} "
-            f"of {values['num_inference_steps']}."
-        )
-    if values["num_head_steps"] % 2 and values["head_solver"] != "euler":
-        raise ValueError(
-            f"`num_head_steps` must be even for `head_solver` {values['head_solver']!r}, but got "
-            f"{values['num_head_steps']}."
-        )
-    # The spectrogram reflects 512 samples at both ends.
-    if not 0.03 <= values["min_seconds"] < values["max_seconds"]:
-        raise ValueError(
-            f"`min_seconds` must lie in [0.03, max_seconds), but got {values['min_seconds']} of "
-            f"{values['max_seconds']}."
-        )
-    if values["pair_probability"] > 0 and not values["speaker_column"]:
-        raise ValueError("`pair_probability` joins clips of one speaker and needs a `speaker_column`, but got none.")
-    baked = values["baked_guidance_scale"]
-    if baked is not None and not baked > 1:
-        raise ValueError(f"`baked_guidance_scale` must be greater than 1, or none for no guidance, but got {baked}.")
-    if values["objective"] == "dtm" and (values["base_model"] is None) == (values["f5_checkpoint"] is None):
-        raise ValueError("The dtm objective needs exactly one of `base_model` and `f5_checkpoint`.")
-    if values["objective"] == "flow_matching" and values["t_sampling"] == "grid":
-        raise ValueError("`t_sampling` must be 'uniform', 'sway' or 'logit_normal' for flow_matching, but got 'grid'.")
-
-
-def _field_types() -> dict[str, object]:
-    return {name: kind for section in SECTIONS.values() for name, kind in typing.get_type_hints(section).items()}
-
-
-def _nearest(name: object, valid) -> str:
-    close = difflib.get_close_matches(str(name), list(valid), n=1, cutoff=0.5)
-    return f"; did you mean {close[0]!r}?" if close else f"; valid names: {', '.join(sorted(valid))}"

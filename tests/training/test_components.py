@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from dtm_hf import DTMHead, DTMPipeline, DTMScheduler
-from dtm_hf.training.arguments import parse_config
+from dtm_hf.training.parsing import parse_config
 from dtm_hf.training.components import build_components
 
 HEAD = ["--head_hidden_size", "32", "--head_num_layers", "2"]

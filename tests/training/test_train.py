@@ -12,7 +12,7 @@ import torch
 from tiny import SAMPLING_RATE, voice
 
 from dtm_hf import DTMPipeline
-from dtm_hf.training.arguments import parse_config
+from dtm_hf.training.parsing import parse_config
 from dtm_hf.training.checkpoints import checkpoint_folders
 from dtm_hf.training.train import Trainer, main
 

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from dtm_hf.training.arguments import SECTIONS, parse_config
+from dtm_hf.training.arguments import SECTIONS
+from dtm_hf.training.parsing import parse_config
 
 CONFIGS = Path(__file__).parents[2] / "training" / "configs"
 MINIMAL = "model:\n  base_model: some/pipeline\ndata:\n  dataset: corpus\n"
