@@ -1,6 +1,5 @@
 """torch.compile where it pays: on the parts that repeat, in place."""
 
-import torch
 from torch import nn
 
 

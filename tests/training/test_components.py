@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from dtm_hf import DTMHead, DTMPipeline, DTMScheduler
-from dtm_hf.training.parsing import parse_config
 from dtm_hf.training.components import build_components
+from dtm_hf.training.parsing import parse_config
 
 HEAD = ["--head_hidden_size", "32", "--head_num_layers", "2"]
 

@@ -12,8 +12,8 @@ import torch
 from tiny import SAMPLING_RATE, voice
 
 from dtm_hf import DTMPipeline
-from dtm_hf.training.parsing import parse_config
 from dtm_hf.training.checkpoints import checkpoint_folders
+from dtm_hf.training.parsing import parse_config
 from dtm_hf.training.train import Trainer, main
 
 SIZES = (
