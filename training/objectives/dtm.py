@@ -4,6 +4,7 @@ import torch
 
 from dtm_hf.training.arguments import ObjectiveArguments
 from dtm_hf.training.objectives.conditioning import MelBatch, draw_conditions, draw_times, masked_mean
+from dtm_hf.training.objectives.losses import LossOutput, row_means
 
 
 class DTMObjective:
@@ -38,10 +39,8 @@ class DTMObjective:
         (h_t, _), (v, v_null) = h_t.chunk(2), v.chunk(2)
         return h_t, v, self.guidance * (v - v_null)
 
-    def loss(
-        self, head: torch.nn.Module, batch: MelBatch, generator: torch.Generator | None = None
-    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """Loss and figures to log. The variable names are those of Algorithm 3."""
+    def loss(self, head: torch.nn.Module, batch: MelBatch, generator: torch.Generator | None = None) -> LossOutput:
+        """Loss and figures of a batch. The variable names are those of Algorithm 3."""
         arguments, x_1 = self.arguments, batch.mel
         k, device = arguments.head_batch_multiplier, x_1.device
         conditions = draw_conditions(batch, arguments, generator)
@@ -77,9 +76,8 @@ class DTMObjective:
         remainder = (1 - s).clamp(min=arguments.min_loss_remainder)[:, None, None]
         error = ((output.displacement - y) / remainder) ** 2
         span = conditions.span.repeat(k, 1)
-        return masked_mean(error, span), {
-            "mean_displacement_error": self._relative_error(output.displacement, y, v, span)
-        }
+        figures = {"mean_displacement_error": self._relative_error(output.displacement, y, v, span)}
+        return LossOutput(masked_mean(error, span), figures, *row_means(error, span), t.repeat(k), s)
 
     @staticmethod
     @torch.no_grad()

@@ -4,6 +4,7 @@ import torch
 
 from dtm_hf.training.arguments import ObjectiveArguments
 from dtm_hf.training.objectives.conditioning import MelBatch, draw_conditions, draw_times, masked_mean
+from dtm_hf.training.objectives.losses import LossOutput, row_means
 
 # Near the noise nothing but the text says what is spoken.
 _TEXT_PROBE_TIME = 0.05
@@ -20,10 +21,8 @@ class FlowMatchingObjective:
     def __init__(self, arguments: ObjectiveArguments):
         self.arguments = arguments
 
-    def loss(
-        self, backbone: torch.nn.Module, batch: MelBatch, generator: torch.Generator | None = None
-    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """Loss and figures to log."""
+    def loss(self, backbone: torch.nn.Module, batch: MelBatch, generator: torch.Generator | None = None) -> LossOutput:
+        """Loss of a batch."""
         x_1 = batch.mel
         conditions = draw_conditions(batch, self.arguments, generator)
         t = draw_times(
@@ -38,8 +37,8 @@ class FlowMatchingObjective:
         output = backbone(
             x_t, t, conditions.cond, batch.text_ids, batch.attention_mask, drop_text=conditions.drop_text
         )
-        loss = masked_mean((output.velocity.float() - (x_1 - x_0)) ** 2, conditions.span)
-        return loss, {}
+        error = (output.velocity.float() - (x_1 - x_0)) ** 2
+        return LossOutput(masked_mean(error, conditions.span), {}, *row_means(error, conditions.span), t)
 
     @torch.no_grad()
     def probe(
