@@ -12,7 +12,7 @@ from tiny import SAMPLING_RATE, voice
 from torch.utils.data import DataLoader
 
 from dtm_hf.training.arguments import DataArguments
-from dtm_hf.training.data import BadRow, FrameBatches, decode_audio, load_stream
+from dtm_hf.training.data.batches import BadRow, FrameBatches, decode_audio, load_stream
 
 HOP_LENGTH = 256
 

@@ -193,4 +193,7 @@ class FrameBatches(IterableDataset):
             "text_ids": self.tokenizer([item.text for item in batch], return_tensors="pt"),
             "prompt_samples": torch.tensor([item.prompt_samples for item in batch]),
             "bad_rows": bad_rows,
+            "dropped": {},
+            "rows": 0,
+            "bad_row_details": [],
         }
