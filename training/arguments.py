@@ -23,6 +23,10 @@ class ModelArguments:
     f5_variant: str = _option("v1_base", "Variant of `f5_checkpoint`.")
     vocab_file: str | None = _option(None, "Vocabulary, one token a line; f5_tts's own by default.")
     init_from: str | None = _option(None, "Head (dtm) or pipeline (flow_matching) whose weights training starts from.")
+    init_from_revision: str | None = _option(None, "Revision of `init_from`.")
+    backbone_dtype: str = _option(
+        "float32", "dtm: the frozen backbone in `float32` or `bfloat16`; it is saved so too."
+    )
     backbone_dim: int = _option(192, "flow_matching: width of the DiT.")
     backbone_depth: int = _option(6, "flow_matching: blocks of the DiT.")
     backbone_heads: int = _option(3, "flow_matching: attention heads.")
@@ -80,6 +84,7 @@ class ObjectiveArguments:
     audio_drop_prob: float = _option(0.3, "Share of samples without the audio condition.")
     cond_drop_prob: float = _option(0.2, "Share of samples without audio and text condition.")
     frac_lengths_mask: list[float] = _option([0.7, 1.0], "Bounds of the share of frames to predict.")
+    pair_target_prob: float = _option(0.5, "Share of the prompt+target pairs in which the target is predicted.")
     num_inference_steps: int = _option(8, "Global steps T of the saved scheduler, and of `t_sampling: grid`.")
     num_head_steps: int = _option(2, "Head calls of the saved scheduler.")
     head_solver: str = _option("midpoint", "Head solver of the saved scheduler.")
@@ -96,7 +101,10 @@ class OptimizationArguments:
     warmup_steps: int = _option(1000, "Steps of linear warm-up.")
     lr_scheduler: str = _option("cosine", "`cosine`, `linear`, `constant_with_warmup` or `warmup_stable_decay`.")
     decay_steps: int = _option(0, "Steps of the final decay of `warmup_stable_decay`.")
-    optimizer: str = _option("adamw", "`adamw`, or `muon` for the matrices of the DiT blocks with AdamW for the rest.")
+    optimizer: str = _option(
+        "adamw",
+        "`adamw`, `adamw_8bit` (bitsandbytes), or `muon` for the matrices of the blocks and AdamW for the rest.",
+    )
     adam_beta2: float = _option(0.999, "Second beta of AdamW.")
     weight_decay: float = _option(0.01, "Weight decay.")
     max_grad_norm: float = _option(1.0, "Gradient norm clip.")
@@ -116,7 +124,8 @@ class LoggingArguments:
     eval_interval: int = _option(1000, "Steps between validation losses.")
     num_validation_batches: int = _option(4, "Batches of the fixed validation set.")
     save_interval: int = _option(1000, "Steps between checkpoints.")
-    save_total_limit: int = _option(2, "Checkpoints kept.")
+    save_total_limit: int = _option(2, "Newest checkpoints kept; that with the best validation loss is kept too.")
+    keep_every: int | None = _option(None, "Keep the checkpoints at multiples of so many steps for good.")
     report_to: str = _option("tensorboard", "Accelerate tracker: `tensorboard`, `wandb` or `none`.")
     resume: bool = _option(True, "Continue from the newest complete checkpoint in `output_dir`.")
 

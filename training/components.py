@@ -56,7 +56,9 @@ def _flow_matching_components(config: TrainingConfig) -> Components:
     tokenizer = F5Tokenizer(_vocab_file(config))
     if model.init_from is not None:
         # float32: a checkpoint saved in bfloat16 would otherwise be trained in it.
-        backbone = F5Backbone.from_pretrained(model.init_from, subfolder="backbone", dtype=torch.float32)
+        backbone = F5Backbone.from_pretrained(
+            model.init_from, revision=model.init_from_revision, subfolder="backbone", dtype=torch.float32
+        )
         if backbone.config.text_num_embeds != tokenizer.vocab_size:
             raise ValueError(
                 f"`vocab_file` must be that of `init_from`, which has {backbone.config.text_num_embeds} tokens, "
@@ -99,6 +101,7 @@ def _dtm_components(config: TrainingConfig) -> Components:
     if model.base_model is not None:
         from dtm_hf.pipelines.pipeline_dtm import DTMPipeline
 
+        # In float32 also where the backbone then gets another dtype: only its own conversion keeps the positions exact.
         base = DTMPipeline.from_pretrained(model.base_model, revision=model.base_model_revision, dtype=torch.float32)
         backbone, tokenizer, feature_extractor = base.backbone, base.tokenizer, base.feature_extractor
         vocoder = base.vocoder
@@ -106,6 +109,7 @@ def _dtm_components(config: TrainingConfig) -> Components:
         tokenizer = F5Tokenizer(_vocab_file(config))
         backbone = F5Backbone.from_f5_checkpoint(model.f5_checkpoint, vocab=tokenizer, variant=model.f5_variant)
         feature_extractor, vocoder = F5FeatureExtractor(), _default_vocoder()
+    backbone.to(getattr(torch, model.backbone_dtype))
     scheduler = DTMScheduler(
         num_inference_steps=draws.num_inference_steps,
         num_head_steps=draws.num_head_steps,
@@ -131,7 +135,7 @@ def _dtm_components(config: TrainingConfig) -> Components:
         },
     }
     if model.init_from is not None:
-        head = DTMHead.from_pretrained(model.init_from, dtype=torch.float32)
+        head = _pretrained_head(model.init_from, model.init_from_revision)
         for name, size in sizes.items():
             if getattr(head.config, name) != size:
                 raise ValueError(
@@ -162,6 +166,15 @@ def _dtm_components(config: TrainingConfig) -> Components:
         trained=head,
         objective=DTMObjective(draws, backbone, scheduler.timesteps),
     )
+
+
+def _pretrained_head(name: str, revision: str | None):
+    """The head of a folder or repository that holds a head alone, or a pipeline with one."""
+    from dtm_hf.head.modeling_dtm import DTMHead
+    from dtm_hf.pipelines.repositories import head_only_config
+
+    subfolder = "" if head_only_config(name, revision=revision) is not None else "head"
+    return DTMHead.from_pretrained(name, revision=revision, subfolder=subfolder, dtype=torch.float32)
 
 
 def _vocab_file(config: TrainingConfig) -> Path:

@@ -8,7 +8,7 @@ from dtm_hf.training.arguments import OptimizationArguments
 
 def build_optimizers(module: torch.nn.Module, options: OptimizationArguments) -> list[torch.optim.Optimizer]:
     """
-    AdamW over all trainable parameters, or Muon over the weight matrices inside the transformer blocks with AdamW
+    AdamW over all trainable parameters, with moments in 8 bits if asked for, or Muon over the weight matrices inside the transformer blocks with AdamW
     over the rest. Muon's step is scaled to the size of AdamW's, so both take one learning rate.
     """
     trainable = {name: p for name, p in module.named_parameters() if p.requires_grad}
@@ -17,15 +17,16 @@ def build_optimizers(module: torch.nn.Module, options: OptimizationArguments) ->
         # The modulation of AdaLN starts at zero, where an orthogonalised step is as large as any: AdamW keeps it.
         matrices = {n: p for n, p in trainable.items() if p.ndim == 2 and "blocks." in n and "norm" not in n}
     rest = [p for n, p in trainable.items() if n not in matrices]
-    optimizers: list[torch.optim.Optimizer] = [
-        torch.optim.AdamW(
-            rest,
-            lr=options.learning_rate,
-            betas=(0.9, options.adam_beta2),
-            weight_decay=options.weight_decay,
-            fused=True,
-        )
-    ]
+    settings = {
+        "lr": options.learning_rate,
+        "betas": (0.9, options.adam_beta2),
+        "weight_decay": options.weight_decay,
+    }
+    optimizers: list[torch.optim.Optimizer]
+    if options.optimizer == "adamw_8bit":
+        optimizers = [_adamw_8bit()(rest, **settings)]
+    else:
+        optimizers = [torch.optim.AdamW(rest, fused=True, **settings)]
     if matrices:
         optimizers.append(
             torch.optim.Muon(
@@ -36,6 +37,14 @@ def build_optimizers(module: torch.nn.Module, options: OptimizationArguments) ->
             )
         )
     return optimizers
+
+
+def _adamw_8bit():
+    try:
+        from bitsandbytes.optim import AdamW8bit
+    except ImportError as error:
+        raise ValueError(f"`optimizer` 'adamw_8bit' needs bitsandbytes, but importing it failed: {error}") from error
+    return AdamW8bit
 
 
 def build_schedules(optimizers, options: OptimizationArguments) -> list[LambdaLR]:

@@ -20,7 +20,8 @@ _CHOICES = {
     "head_solver": ("midpoint", "euler", "heun"),
     "time_grid": ("sway", "uniform", "epss"),
     "lr_scheduler": ("cosine", "linear", "constant_with_warmup", "warmup_stable_decay"),
-    "optimizer": ("adamw", "muon"),
+    "backbone_dtype": ("float32", "bfloat16"),
+    "optimizer": ("adamw", "adamw_8bit", "muon"),
     "mixed_precision": ("no", "bf16"),
     "report_to": ("tensorboard", "wandb", "none"),
 }
@@ -33,7 +34,9 @@ _POSITIVE = (
 _NOT_NEGATIVE = (
     "backbone_conv_layers num_head_steps warmup_steps decay_steps weight_decay num_workers num_validation_batches"
 ).split()
-_SHARES = "pair_probability audio_drop_prob cond_drop_prob ema_decay backbone_dropout adam_beta2".split()
+_SHARES = (
+    "pair_probability pair_target_prob audio_drop_prob cond_drop_prob ema_decay backbone_dropout adam_beta2".split()
+)
 
 
 def parse_config(argv: list[str]) -> TrainingConfig:

@@ -2,7 +2,13 @@
 
 import pytest
 
-from dtm_hf.training.checkpoints import checkpoint_folders, read_state, write_checkpoint
+from dtm_hf.training.checkpoints import (
+    CheckpointError,
+    best_checkpoint,
+    checkpoint_folders,
+    read_state,
+    write_checkpoint,
+)
 
 
 def fill(text="weights"):
@@ -58,9 +64,11 @@ def test_a_failure_leaves_the_last_one_and_the_next_write_cleans_up(tmp_path):
         (folder / "weights.bin").write_text("half")
         raise OSError("disk full")
 
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(CheckpointError, match="step 6 .*newest complete one is checkpoint-00000005.*disk full"):
         write_checkpoint(tmp_path, 6, fail, {}, keep=2)
-    assert names(tmp_path) == ["checkpoint-00000005"]
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-00000005"], "the half is gone at once"
+    # A killed run cannot clean up behind itself.
+    (tmp_path / ".partial-checkpoint-00000006" / "part").mkdir(parents=True)
     write_checkpoint(tmp_path, 7, fill(), {}, keep=2)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-00000005", "checkpoint-00000007"]
 
@@ -68,3 +76,14 @@ def test_a_failure_leaves_the_last_one_and_the_next_write_cleans_up(tmp_path):
 def test_a_folder_without_state_is_no_checkpoint(tmp_path):
     (tmp_path / "checkpoint-00000009").mkdir()
     assert names(tmp_path) == []
+
+
+def test_the_best_and_the_milestones_stay(tmp_path):
+    assert best_checkpoint(tmp_path) is None
+    for step, loss in enumerate((0.9, 0.4, None, 0.6, 0.7, 0.5), start=1):
+        state = {} if loss is None else {"validation_loss": loss}
+        write_checkpoint(tmp_path, step, fill(), state, keep=1, keep_every=3)
+    assert names(tmp_path) == ["checkpoint-00000002", "checkpoint-00000003", "checkpoint-00000006"]
+    assert best_checkpoint(tmp_path).name == "checkpoint-00000002"
+    write_checkpoint(tmp_path, 7, fill(), {"validation_loss": 0.3}, keep=1, keep_every=3)
+    assert names(tmp_path) == ["checkpoint-00000003", "checkpoint-00000006", "checkpoint-00000007"]

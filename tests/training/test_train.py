@@ -1,54 +1,28 @@
 """The training loop, from parquet shards to a pipeline on disk: both objectives, resumed, in one process."""
 
-import io
-import json
 import shutil
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
-import soundfile
 import torch
-from tiny import SAMPLING_RATE, voice
+from training_runs import LOOP, QUIET, flow_matching_arguments, log, write_corpus
 
 from dtm_hf import DTMPipeline
 from dtm_hf.training.checkpoints import checkpoint_folders
 from dtm_hf.training.parsing import parse_config
-from dtm_hf.training.train import Trainer, main
-
-SIZES = (
-    "--backbone_dim 64 --backbone_depth 2 --backbone_heads 1 --backbone_text_dim 32 --backbone_conv_layers 1".split()
-)
-LOOP = "--frames_per_batch 200 --num_workers 0 --warmup_steps 1".split()
-LOOP += "--log_interval 1 --eval_interval 2 --save_interval 2".split()
-QUIET = "--report_to none --num_validation_batches 1 --min_seconds 0.1".split()
+from dtm_hf.training.train import main
+from dtm_hf.training.trainer import Trainer
 
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("corpus")
-    for split, size in (("train", 8), ("validation", 4)):
-        rows = []
-        for i in range(size):
-            buffer = io.BytesIO()
-            soundfile.write(buffer, voice(0.3 + 0.05 * i, pitch=90 + 20 * i), SAMPLING_RATE, format="WAV")
-            audio = {"bytes": buffer.getvalue(), "path": None}
-            rows.append({"audio": audio, "text": f"clip {chr(97 + i)}" if i else "", "speaker": "a"})
-        pq.write_table(pa.Table.from_pylist(rows), folder / f"{split}-00000-of-00001.parquet")
-    return folder
-
-
-def log(folder, name):
-    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-    return {line["step"]: line[name] for line in lines if name in line}
+    return write_corpus(tmp_path_factory.mktemp("corpus"))
 
 
 @pytest.fixture(scope="module")
-def flow_matching(corpus, vocab_file, tmp_path_factory):
+def flow_matching(corpus, tmp_path_factory):
     """Arguments and folder of a backbone trained for three steps."""
     folder = tmp_path_factory.mktemp("flow_matching")
-    argv = ["--objective", "flow_matching", "--t_sampling", "uniform", "--dataset", str(corpus), *SIZES, *LOOP, *QUIET]
-    argv += ["--vocab_file", str(vocab_file), "--output_dir", str(folder), "--pair_probability", "0.5"]
+    argv = flow_matching_arguments(corpus, folder)
     main([*argv, "--max_steps", "3"])
     return argv, folder
 

@@ -45,8 +45,8 @@ def draw_conditions(
 ) -> Conditions:
     """
     F5-TTS's infilling task: a random span of 70-100% of an utterance is predicted from the rest of its audio and its
-    text. In half of the prompt+target pairs the span is the target, as at inference. Conditions are dropped per
-    sample.
+    text. In `pair_target_prob` of the prompt+target pairs the span is the target, as at inference. Conditions are dropped
+    per sample.
     """
     mel, mask = batch.mel, batch.attention_mask
     size, device = len(mel), mel.device
@@ -61,7 +61,7 @@ def draw_conditions(
     position = torch.arange(mel.shape[1], device=device)[None]
     span = (position >= start[:, None]) & (position < (start + span_frames)[:, None])
     target = position >= batch.prompt_frames[:, None]
-    as_pair = (batch.prompt_frames > 0) & (uniform() < 0.5)
+    as_pair = (batch.prompt_frames > 0) & (uniform() < arguments.pair_target_prob)
     span = torch.where(as_pair[:, None], target, span) & mask
 
     drop_text = uniform() < arguments.cond_drop_prob

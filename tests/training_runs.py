@@ -1,0 +1,114 @@
+"""Small training runs: a corpus, the arguments, the real command as processes, and its log."""
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from tiny import SAMPLING_RATE, VOCABULARY, voice
+
+ROOT = Path(__file__).parents[1]
+SIZES = (
+    "--backbone_dim 64 --backbone_depth 2 --backbone_heads 1 --backbone_text_dim 32 --backbone_conv_layers 1".split()
+)
+LOOP = "--frames_per_batch 200 --num_workers 0 --warmup_steps 1".split()
+LOOP += "--log_interval 1 --eval_interval 2 --save_interval 2".split()
+QUIET = "--report_to none --num_validation_batches 1 --min_seconds 0.1".split()
+
+
+def write_corpus(folder: Path, train_rows: int = 8, shards: int = 1) -> Path:
+    """Clips of one speaker from 0.3 s on, each longer than the last; the first has no text and is bad."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    import soundfile
+
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "vocab.txt").write_text("".join(f"{character}\n" for character in VOCABULARY), encoding="utf-8")
+    for split, size, count in (("train", train_rows, shards), ("validation", 4, 1)):
+        rows = []
+        for i in range(size):
+            buffer = io.BytesIO()
+            clip = voice(0.3 + 0.05 * (i % 16), pitch=90 + 20 * i % 300, seed=i)
+            soundfile.write(buffer, clip, SAMPLING_RATE, format="WAV")
+            audio = {"bytes": buffer.getvalue(), "path": None}
+            rows.append({"audio": audio, "text": f"clip {chr(97 + i % 26)}" if i else "", "speaker": "a"})
+        for k in range(count):
+            pq.write_table(pa.Table.from_pylist(rows[k::count]), folder / f"{split}-{k:05d}-of-{count:05d}.parquet")
+    return folder
+
+
+def flow_matching_arguments(corpus: Path, output_dir: Path, *more: str) -> list[str]:
+    """A tiny backbone from scratch; its dropout makes every draw count."""
+    argv = ["--objective", "flow_matching", "--t_sampling", "uniform", "--dataset", str(corpus), *SIZES, *LOOP, *QUIET]
+    argv += ["--vocab_file", str(corpus / "vocab.txt"), "--output_dir", str(output_dir)]
+    return [*argv, "--pair_probability", "0.5", *more]
+
+
+def log(folder: Path, name: str) -> dict[int, float]:
+    """A figure of the log by step."""
+    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    return {line["step"]: line[name] for line in lines if name in line}
+
+
+class Run:
+    """
+    The training command as a group of processes, started by Accelerate's launcher or, with several processes on a
+    CPU, by torch's own.
+    """
+
+    def __init__(self, argv: list[str], processes: int = 1, file_size_limit: int | None = None):
+        launcher = ["-m", "accelerate.commands.launch", "--num_processes", "1", "--num_machines", "1"]
+        launcher += ["--mixed_precision", "no", "--dynamo_backend", "no"]
+        if processes > 1:
+            launcher = ["-m", "torch.distributed.run", "--nproc-per-node", str(processes), "--standalone"]
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": ""}
+
+        def limit() -> None:
+            import resource
+
+            # A write past the limit fails as one on a full disk does.
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (file_size_limit, file_size_limit))
+
+        self.output_dir = Path(argv[argv.index("--output_dir") + 1])
+        self.output_dir.mkdir(parents=True, exist_ok=True)
+        self.output = self.output_dir.with_name(self.output_dir.name + ".out")
+        with open(self.output, "ab") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, *launcher, "training/train.py", *argv],
+                cwd=ROOT,
+                env=environment,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+                preexec_fn=limit if file_size_limit else None,
+            )
+
+    def wait(self, seconds: float = 300) -> int:
+        """Exit status."""
+        try:
+            return self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise AssertionError(f"no end after {seconds} s: {self.output.read_text()[-2000:]}") from None
+
+    def wait_until(self, condition, seconds: float = 300) -> None:
+        """Look often until `condition()` holds; fails if the run ends first."""
+        end = time.monotonic() + seconds
+        while not condition():
+            if self.process.poll() is not None or time.monotonic() > end:
+                self.kill()
+                raise AssertionError(f"not reached: {self.output.read_text()[-2000:]}")
+            time.sleep(0.0005)
+
+    def kill(self) -> None:
+        """SIGKILL to all of its processes at once."""
+        try:
+            os.killpg(self.process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        self.process.wait()
