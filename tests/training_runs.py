@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 from tiny import SAMPLING_RATE, VOCABULARY, voice
 
 ROOT = Path(__file__).parents[1]
@@ -84,7 +85,6 @@ class Run:
                 env=environment,
                 stdout=output,
                 stderr=output,
-                start_new_session=True,
                 preexec_fn=limit if file_size_limit else None,
             )
 
@@ -105,10 +105,19 @@ class Run:
                 raise AssertionError(f"not reached: {self.output.read_text()[-2000:]}")
             time.sleep(0.0005)
 
-    def kill(self) -> None:
-        """SIGKILL to all of its processes at once."""
+    def processes(self) -> list[psutil.Process]:
+        """The launcher and all that it started; torch's gives each a session of its own."""
         try:
-            os.killpg(self.process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
+            launcher = psutil.Process(self.process.pid)
+            return [launcher, *launcher.children(recursive=True)]
+        except psutil.NoSuchProcess:
+            return []
+
+    def kill(self) -> None:
+        """SIGKILL to all of its processes at once; the launcher first, lest it sees the others die."""
+        for process in self.processes():
+            try:
+                process.kill()
+            except psutil.NoSuchProcess:
+                pass
         self.process.wait()

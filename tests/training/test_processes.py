@@ -1,9 +1,5 @@
 """Runs of several processes: the same result, resumed, and ended together."""
 
-import os
-import signal
-from pathlib import Path
-
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -69,22 +65,11 @@ def test_a_killed_process_ends_the_others(corpus, tmp_path):
     argv = arguments(corpus, tmp_path / "run", 0, "--max_steps", "100000", "--save_interval", "100000")
     run = Run(argv, processes=2)
     run.wait_until(lambda: (tmp_path / "run" / "log.jsonl").exists())
-    members = _processes(run.process.pid)
-    (second,) = [pid for pid in members if b"\0RANK=1\0" in Path(f"/proc/{pid}/environ").read_bytes()]
-    os.kill(second, signal.SIGKILL)
+    members = run.processes()
+    (second,) = [
+        member for member in members if member.environ().get("RANK") == "1" and "train.py" in member.cmdline()[2]
+    ]
+    second.kill()
     assert run.wait(120) != 0
-    assert _processes(run.process.pid) == []
-    assert "SIGKILL" in run.output.read_text() or "Signal 9" in run.output.read_text()
-
-
-def _processes(session: int) -> list[int]:
-    """Living processes of a session."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            state, _, _, of_session = path.read_text().rsplit(")", 1)[1].split()[:4]
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        if int(of_session) == session and state != "Z":
-            found.append(int(path.parent.name))
-    return found
+    assert not [member for member in members if member.is_running() and member.status() != "zombie"]
+    assert "SIGKILL" in run.output.read_text()
