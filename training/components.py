@@ -101,7 +101,7 @@ def _dtm_components(config: TrainingConfig) -> Components:
     if model.base_model is not None:
         from dtm_hf.pipelines.pipeline_dtm import DTMPipeline
 
-        # In float32 also where the backbone then gets another dtype: only its own conversion keeps the positions exact.
+        # In float32 also where another dtype follows: the backbone's own conversion keeps its positions exact.
         base = DTMPipeline.from_pretrained(model.base_model, revision=model.base_model_revision, dtype=torch.float32)
         backbone, tokenizer, feature_extractor = base.backbone, base.tokenizer, base.feature_extractor
         vocoder = base.vocoder

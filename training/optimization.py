@@ -8,8 +8,12 @@ from dtm_hf.training.arguments import OptimizationArguments
 
 def build_optimizers(module: torch.nn.Module, options: OptimizationArguments) -> list[torch.optim.Optimizer]:
     """
-    AdamW over all trainable parameters, with moments in 8 bits if asked for, or Muon over the weight matrices inside the transformer blocks with AdamW
-    over the rest. Muon's step is scaled to the size of AdamW's, so both take one learning rate.
+    AdamW over all trainable parameters, with moments in 8 bits if asked for; or Muon over the weight matrices inside
+    the transformer blocks with AdamW over the rest. Muon's step is scaled to the size of AdamW's, so both take one
+    learning rate.
+
+    Raises:
+        ValueError: if 8 bits are asked for and bitsandbytes cannot be imported.
     """
     trainable = {name: p for name, p in module.named_parameters() if p.requires_grad}
     matrices = {}

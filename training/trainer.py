@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from dtm_hf.training.checkpoints import best_checkpoint, checkpoint_folders, rea
 from dtm_hf.training.compilation import compile_parts
 from dtm_hf.training.components import build_components
 from dtm_hf.training.data.loader import build_loader
+from dtm_hf.training.monitoring import LossWindow
 from dtm_hf.training.objectives.conditioning import MelBatch
 from dtm_hf.training.optimization import build_optimizers, build_schedules, set_schedules
 from dtm_hf.training.precision import FasterFloat32
@@ -31,6 +33,7 @@ class Window:
     """What one process gathers between two log lines."""
 
     losses: list[torch.Tensor] = field(default_factory=list)
+    details: LossWindow = field(default_factory=LossWindow)
     frames: int = 0
     padded_frames: int = 0
     waited: float = 0.0
@@ -184,14 +187,15 @@ class Trainer:
             batch_number += 1
             with self.accelerator.accumulate(self.model):
                 with self._precision():
-                    loss, _ = self.components.objective.loss(self.model, batch)
-                self.accelerator.backward(loss)
+                    output = self.components.objective.loss(self.model, batch)
+                self.accelerator.backward(output.loss)
                 if self.accelerator.sync_gradients:
                     self.grad_norm = self.accelerator.clip_grad_norm_(self.module.parameters(), options.max_grad_norm)
                 for optimizer in self.optimizers:
                     optimizer.step()
                     optimizer.zero_grad()
-            self.window.losses.append(loss.detach())
+            self.window.losses.append(output.loss.detach())
+            self.window.details.add(output)
             if not self.accelerator.sync_gradients:
                 continue
             for schedule in self.schedules:
@@ -228,14 +232,15 @@ class Trainer:
         seconds = time.perf_counter() - window.began
         counts = [window.frames, window.padded_frames, self.bad_rows.total(), self.dropped.total(), window.waited]
         device = accelerator.device
-        # MPS has no float64; a window holds far fewer than 2^24 frames there.
+        # MPS has no float64; a window of its one process stays far below 2^24 frames.
         exact = torch.float32 if device.type == "mps" else torch.float64
         counts = accelerator.reduce(torch.tensor(counts, dtype=exact, device=device), "sum").tolist()
         frames, padded_frames, bad_rows, dropped, waited = counts
         self.frames += int(frames)
         loss = accelerator.reduce(torch.stack(window.losses).float().mean(), "mean")
+        details = window.details.figures(partial(accelerator.reduce, reduction="sum"))
         self.window = Window()
-        return {
+        return details | {
             "loss": float(loss),
             "grad_norm": float(self.grad_norm),
             "learning_rate": self.schedules[0].get_last_lr()[0],
@@ -345,6 +350,7 @@ class Trainer:
             "bad_rows": self.bad_rows,
             "dropped": self.dropped,
             "losses": [float(loss) for loss in window.losses],
+            "details": window.details.state_dict(),
             "frames": window.frames,
             "padded_frames": window.padded_frames,
         }
@@ -379,7 +385,8 @@ class Trainer:
         self.loader.load_state_dict(state["data"])
         self.bad_rows, self.dropped = Counter(state["bad_rows"]), Counter(state["dropped"])
         losses = [torch.tensor(loss, device=self.accelerator.device) for loss in state["losses"]]
-        self.window = Window(losses, state["frames"], state["padded_frames"])
+        self.window = Window(losses, frames=state["frames"], padded_frames=state["padded_frames"])
+        self.window.details.load_state_dict(state["details"], self.accelerator.device)
 
     def save_pipeline(self) -> None:
         """Write the pipeline with the averaged weights."""

@@ -45,8 +45,8 @@ def draw_conditions(
 ) -> Conditions:
     """
     F5-TTS's infilling task: a random span of 70-100% of an utterance is predicted from the rest of its audio and its
-    text. In `pair_target_prob` of the prompt+target pairs the span is the target, as at inference. Conditions are dropped
-    per sample.
+    text. In `pair_target_prob` of the prompt+target pairs the span is the target, as at inference. Conditions are
+    dropped per sample.
     """
     mel, mask = batch.mel, batch.attention_mask
     size, device = len(mel), mel.device
