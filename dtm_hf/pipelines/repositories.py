@@ -117,6 +117,48 @@ def write_card(pipeline: "DTMPipeline", folder: str | os.PathLike, repo_id: str 
     fill_card(pipeline_values(pipeline), repo_id).save(Path(folder) / "README.md")
 
 
+def save_with_card(
+    model: "DTMPipeline | DTMHead", folder: str | os.PathLike, repo_id: str, results: dict | None = None, **kwargs
+) -> None:
+    """
+    Save a pipeline or a head as the repository `repo_id` shall hold it.
+
+    Args:
+        model: a pipeline or a head.
+        folder (`str` or `os.PathLike`): where to.
+        repo_id (`str`): `org/name`, for the card.
+        results (`dict`, *optional*): measured results `{arm: {metric: value}}` for the card, in place of the head's.
+        kwargs: for `save_pretrained`.
+    """
+    values = pipeline_values(model) if hasattr(model, "scheduler") else head_values(model)
+    if results:
+        values["results"] = _results_table(results)
+    card = fill_card(values, repo_id)
+    model.save_pretrained(folder, **kwargs)
+    card.save(os.path.join(folder, "README.md"))
+
+
+def upload_with_card(
+    folder: str | os.PathLike, repo_id: str, commit_message: str, private: bool | None = None, **hub
+) -> CommitInfo:
+    """
+    Upload what [`save_with_card`] wrote, in one commit; the repository is made if it does not exist.
+
+    Args:
+        folder (`str` or `os.PathLike`): what to upload.
+        repo_id (`str`): `org/name`.
+        commit_message (`str`): title of the commit.
+        private (`bool`, *optional*): whether a new repository is.
+        hub: `token`, `create_pr`, `revision`.
+    """
+    # First: a card that is refused must not leave an empty repository behind. And not `card.validate()`: that one asks
+    # huggingface.co whatever `HF_ENDPOINT` says.
+    card = (Path(folder) / "README.md").read_text(encoding="utf-8")
+    HfApi()._validate_yaml(card, repo_type="model", token=hub.get("token"))
+    repo_id = create_repo(repo_id, private=private, token=hub.get("token"), exist_ok=True).repo_id
+    return upload_folder(repo_id=repo_id, folder_path=folder, commit_message=commit_message, **hub)
+
+
 def push_with_card(model: "DTMPipeline | DTMHead", repo_id: str, **kwargs) -> CommitInfo:
     """
     Save, fill the card for `repo_id`, and upload in one commit.
@@ -129,20 +171,12 @@ def push_with_card(model: "DTMPipeline | DTMHead", repo_id: str, **kwargs) -> Co
     Returns:
         `CommitInfo`: a string, the address of the commit, with its id in `oid`.
     """
-    hub_names = ("commit_message", "token", "create_pr", "revision")
-    hub = {name: kwargs.pop(name) for name in hub_names if kwargs.get(name) is not None}
-    private = kwargs.pop("private", None)
-    values = pipeline_values(model) if hasattr(model, "scheduler") else head_values(model)
-    # Filled first: a card that cannot be made must not leave an empty repository behind.
-    card = fill_card(values, repo_id)
-    # Not `card.validate()`: that one asks huggingface.co whatever `HF_ENDPOINT` says.
-    HfApi()._validate_yaml(str(card), repo_type="model", token=hub.get("token"))
-    repo_id = create_repo(repo_id, private=private, token=hub.get("token"), exist_ok=True).repo_id
+    hub_names = ("commit_message", "private", "token", "create_pr", "revision")
+    hub = {name: value for name in hub_names if (value := kwargs.pop(name, None)) is not None}
+    hub.setdefault("commit_message", f"Upload {type(model).__name__}")
     with tempfile.TemporaryDirectory() as folder:
-        model.save_pretrained(folder, **kwargs)
-        card.save(os.path.join(folder, "README.md"))
-        hub.setdefault("commit_message", f"Upload {type(model).__name__}")
-        return upload_folder(repo_id=repo_id, folder_path=folder, **hub)
+        save_with_card(model, folder, repo_id, **kwargs)
+        return upload_with_card(folder, repo_id, **hub)
 
 
 def _is_hub_name(name: str | None) -> bool:
