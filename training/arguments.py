@@ -45,15 +45,39 @@ class ModelArguments:
 
 
 @dataclass
+class SourceArguments:
+    """One of several sources of speech."""
+
+    dataset: str
+    format: str | None = None
+    weight: float = 1.0
+    """Rows are drawn from the sources in proportion to their weights."""
+    config: str | None = None
+    revision: str | None = None
+    audio_column: str = "audio"
+    text_column: str = "text"
+    speaker_column: str | None = "speaker"
+
+
+@dataclass
 class DataArguments:
     """Where the speech comes from, and how it is batched."""
 
-    dataset: str | None = _option(None, "Folder of parquet shards (`train-*.parquet`, ...) or Hub name.")
+    dataset: str | None = _option(None, "Folder, or name on the Hub, of the one source of speech.")
+    dataset_format: str | None = _option(
+        None, "`parquet`, `webdataset`, `audiofolder` or `f5`; by default what the folder holds."
+    )
     dataset_config: str | None = _option(None, "Configuration of a Hub dataset.")
+    dataset_revision: str | None = _option(None, "Revision of a Hub dataset.")
+    sources: list[SourceArguments] = _option(
+        [],
+        "In place of `dataset`, several sources: dataset, format, weight, config, revision and the columns of each. "
+        "On the command line, folders or names that need nothing else.",
+    )
     dataset_description: str | None = _option(None, "What a model card says of the data; the name by default.")
     train_split: str = _option("train", "Split to train on.")
     validation_split: str | None = _option("validation", "Split of the validation loss; none to go without.")
-    audio_column: str = _option("audio", "Column with the encoded audio.")
+    audio_column: str = _option("audio", "Column with the encoded audio; `json.text` reaches into a nested column.")
     text_column: str = _option("text", "Column with the transcript.")
     speaker_column: str | None = _option("speaker", "Column with the speaker; none if there is none.")
     min_seconds: float = _option(0.3, "Shorter clips are dropped and counted.")
@@ -63,9 +87,26 @@ class DataArguments:
     frame_multiple: int = _option(
         1, "Batches are padded to a multiple of frames: CPU kernels are compiled for each shape."
     )
-    bucket_size: int = _option(512, "Utterances sorted by length at a time.")
+    bucket_size: int = _option(1024, "Utterances that a worker holds and sorts by length at a time.")
     pair_probability: float = _option(0.0, "Share of samples that join two clips of a speaker, as inference does.")
     num_workers: int = _option(2, "Processes that read and decode.")
+    max_bad_fraction: float = _option(0.05, "Share of the rows of a source that may be bad before the run stops.")
+
+    def all_sources(self) -> list[SourceArguments]:
+        """`sources`, or the one that the short form describes."""
+        if self.dataset is None:
+            return self.sources
+        return [
+            SourceArguments(
+                dataset=self.dataset,
+                format=self.dataset_format,
+                config=self.dataset_config,
+                revision=self.dataset_revision,
+                audio_column=self.audio_column,
+                text_column=self.text_column,
+                speaker_column=self.speaker_column,
+            )
+        ]
 
 
 @dataclass

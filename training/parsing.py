@@ -3,12 +3,12 @@
 import difflib
 import typing
 from argparse import ArgumentError
-from dataclasses import fields
+from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 
 import yaml
 
-from dtm_hf.training.arguments import SECTIONS, TrainingConfig
+from dtm_hf.training.arguments import SECTIONS, DataArguments, TrainingConfig
 
 _CHOICES = {
     "objective": ("dtm", "flow_matching"),
@@ -25,6 +25,9 @@ _CHOICES = {
     "mixed_precision": ("no", "bf16"),
     "report_to": ("tensorboard", "wandb", "none"),
 }
+_FORMATS = ("parquet", "webdataset", "audiofolder", "f5")
+# They describe the one `dataset`; `sources` has each for itself.
+_SHORT_FORM = "dataset_format dataset_config dataset_revision audio_column text_column speaker_column".split()
 _POSITIVE = (
     "backbone_dim backbone_depth backbone_heads backbone_ff_mult backbone_text_dim head_hidden_size head_num_layers "
     "max_seconds frames_per_batch max_samples frame_multiple bucket_size head_batch_multiplier min_loss_remainder "
@@ -101,7 +104,10 @@ def _checked(name: str, value: object, expected: object) -> object:
     if typing.get_origin(expected) is list:
         if not isinstance(value, list):
             raise ValueError(f"{name} must be a list, but got {value!r}.")
-        return [_checked(name, item, typing.get_args(expected)[0]) for item in value]
+        (kind,) = typing.get_args(expected)
+        if is_dataclass(kind):
+            return [_entry(f"{name}[{i}]", item, kind) for i, item in enumerate(value)]
+        return [_checked(name, item, kind) for item in value]
     accepted = typing.get_args(expected) or (expected,)
     if float in accepted and isinstance(value, str):
         # YAML reads 1e-4, without a dot, as a string.
@@ -115,6 +121,40 @@ def _checked(name: str, value: object, expected: object) -> object:
         names = " or ".join("none" if kind is type(None) else kind.__name__ for kind in accepted)
         raise ValueError(f"{name} must be of type {names}, but got {value!r}.")
     return value
+
+
+def _entry(name: str, value: object, kind: type):
+    """A dataclass from one entry of a list."""
+    if not isinstance(value, dict):
+        raise ValueError(f"{name} must be a mapping, but got {value!r}.")
+    types = typing.get_type_hints(kind)
+    for key in value:
+        if key not in types:
+            raise ValueError(f"{name}: unknown key {key!r}{_nearest(key, types)}.")
+    for entry in fields(kind):
+        if entry.name not in value and entry.default is MISSING:
+            raise ValueError(f"{name} must have a {entry.name!r}, but got {value!r}.")
+    return kind(**{key: _checked(f"{name}.{key}", item, types[key]) for key, item in value.items()})
+
+
+def _check_sources(data: DataArguments) -> None:
+    if bool(data.dataset) == bool(data.sources):
+        given = f"{data.dataset!r} and {len(data.sources)} `sources`" if data.dataset else "neither"
+        raise ValueError(f"`dataset` must name a folder or a Hub dataset, or `sources` list several, but got {given}.")
+    defaults = DataArguments()
+    for name in _SHORT_FORM:
+        if data.sources and getattr(data, name) != getattr(defaults, name):
+            raise ValueError(f"`{name}` belongs to `dataset`; with `sources`, give it in each of them.")
+    for source in data.all_sources():
+        if source.format is not None and source.format not in _FORMATS:
+            raise ValueError(
+                f"The format of {source.dataset!r} must be one of {_FORMATS}, but got {source.format!r}"
+                f"{_nearest(source.format, _FORMATS)}."
+            )
+        if not 0 < source.weight < float("inf"):
+            raise ValueError(f"`weight` of {source.dataset!r} must be greater than 0, but got {source.weight}.")
+    if data.pair_probability > 0 and not any(source.speaker_column for source in data.all_sources()):
+        raise ValueError("`pair_probability` joins clips of one speaker and needs a `speaker_column`, but got none.")
 
 
 def check_values(config: TrainingConfig) -> None:
@@ -137,8 +177,7 @@ def check_values(config: TrainingConfig) -> None:
     low_high = values["frac_lengths_mask"]
     if len(low_high) != 2 or not 0 < low_high[0] <= low_high[1] <= 1:
         raise ValueError(f"`frac_lengths_mask` must be two shares 0 < low <= high <= 1, but got {low_high}.")
-    if not values["dataset"]:
-        raise ValueError("`dataset` must name a folder of parquet shards or a Hub dataset, but got none.")
+    _check_sources(config.data)
     if not 0 <= values["t_min"] < values["num_inference_steps"]:
         raise ValueError(
             f"`t_min` must lie in [0, num_inference_steps), but got {values['t_min']} "
@@ -155,8 +194,6 @@ def check_values(config: TrainingConfig) -> None:
             f"`min_seconds` must lie in [0.03, max_seconds), but got {values['min_seconds']} of "
             f"{values['max_seconds']}."
         )
-    if values["pair_probability"] > 0 and not values["speaker_column"]:
-        raise ValueError("`pair_probability` joins clips of one speaker and needs a `speaker_column`, but got none.")
     baked = values["baked_guidance_scale"]
     if baked is not None and not baked > 1:
         raise ValueError(f"`baked_guidance_scale` must be greater than 1, or none for no guidance, but got {baked}.")

@@ -1,1 +1,1 @@
-"""From audio wherever it lies to padded batches: sources of rows, rows to utterances, utterances to batches, the loader."""
+"""From speech, wherever it lies, to padded batches: sources of rows, rows, streams of them, batches, the loader."""

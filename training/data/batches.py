@@ -1,199 +1,220 @@
-"""From rows of a streamed dataset to padded batches of waveforms and token ids, under a budget of frames."""
+"""From utterances to padded batches under a budget of frames, in an order that can be taken up again anywhere."""
 
-import io
+import copy
 import random
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
 
-import numpy as np
-import soundfile
-import soxr
 import torch
 from torch.nn.utils.rnn import pad_sequence
-from torch.utils.data import IterableDataset
+from torch.utils.data import IterableDataset, get_worker_info
 
-from dtm_hf.training.arguments import DataArguments
-
-
-@dataclass
-class Utterance:
-    """One training sample."""
-
-    waveform: np.ndarray
-    """Mono samples at the rate of the feature extractor."""
-    text: str
-    prompt_samples: int = 0
-    """Length of the prompt in samples if this is a prompt+target pair, else 0."""
+from dtm_hf.training.data.rows import BadRow, RowReader, Utterance, WrongLength
+from dtm_hf.training.data.sources import Source
+from dtm_hf.training.data.stream import UNREADABLE, Item, Reader, SourceStream
 
 
-class BadRow(ValueError):
-    """A row that cannot be trained on; the message is the reason it is counted under."""
-
-
-def load_stream(arguments: DataArguments, split: str):
-    """A streamed dataset: local `split-*.parquet` shards if `dataset` is a folder, else a Hub name."""
-    from datasets import Audio, load_dataset
-
-    folder = Path(arguments.dataset)
-    if folder.is_dir():
-        shards = sorted(str(path) for path in folder.glob(f"{split}-*.parquet"))
-        if not shards:
-            raise ValueError(f"`dataset` {arguments.dataset!r} holds no {split}-*.parquet shards.")
-        stream = load_dataset("parquet", data_files={split: shards}, split=split, streaming=True)
-    else:
-        stream = load_dataset(arguments.dataset, arguments.dataset_config, split=split, streaming=True)
-    wanted = [arguments.audio_column, arguments.text_column]
-    if arguments.speaker_column:
-        wanted.append(arguments.speaker_column)
-    columns = stream.column_names or wanted
-    missing = [name for name in wanted if name not in columns]
-    if missing:
-        raise ValueError(f"`dataset` {arguments.dataset!r} has no column {missing[0]!r}; it has {columns}.")
-    # decode=False: soundfile reads the bytes; the datasets decoder would need a system FFmpeg.
-    return stream.select_columns(wanted).cast_column(arguments.audio_column, Audio(decode=False))
-
-
-def decode_audio(audio: dict | None, sampling_rate: int) -> np.ndarray:
-    """Encoded bytes or a path -> mono float32 samples at `sampling_rate`; raises [`BadRow`] for what is not speech."""
-    if not audio:
-        raise BadRow("no audio")
-    source = io.BytesIO(audio["bytes"]) if audio.get("bytes") else audio.get("path")
-    try:
-        waveform, rate = soundfile.read(source, dtype="float32", always_2d=True)
-    except Exception as error:
-        raise BadRow("undecodable audio") from error
-    waveform = waveform.mean(axis=1)
-    if not np.isfinite(waveform).all():
-        raise BadRow("audio with NaN or infinity")
-    if len(waveform) == 0 or np.sqrt(np.mean(waveform**2)) < 1e-4:
-        raise BadRow("silent audio")
-    return waveform if rate == sampling_rate else soxr.resample(waveform, rate, sampling_rate)
-
-
-class FrameBatches(IterableDataset):
+class Window:
     """
-    Endless batches of about equal size in frames.
+    The utterances that are sorted by length together, and what befell the rows between them.
 
-    Rows are decoded, optionally joined into prompt+target pairs of one speaker, gathered `bucket_size` at a time,
-    sorted by length and cut into batches of at most `frames_per_batch` frames, padding included. A clip that is
-    longer alone is dropped and counted; a pair that would be is not joined.
+    All that is random in a window comes from a generator of its own, and pairs are made inside it: so it is the same
+    each time that it is read from the same places of its sources.
 
-    Yields dictionaries of `waveform` `[B, T]`, `num_samples` `[B]`, `text_ids` `[B, N_text]` (-1 padded),
-    `prompt_samples` `[B]` and `bad_rows` (reason -> count since the last batch).
-
-    Raises:
-        ValueError: if no row of a whole epoch can be trained on.
+    Args:
+        streams (`list[SourceStream]`): Where rows are read from, each by its weight.
+        read ([`RowReader`]): Makes utterances of rows.
+        number (`int`): Number of the window in the stream of this reader.
+        rng (`random.Random`): Its generator.
     """
 
-    def __init__(
-        self, stream, arguments: DataArguments, tokenizer, feature_extractor, seed: int, endless: bool = True
-    ):
-        super().__init__()
-        self.stream = stream
-        self.arguments = arguments
-        self.tokenizer = tokenizer
-        self.sampling_rate = feature_extractor.sampling_rate
-        self.hop_length = feature_extractor.hop_length
-        self.seed = seed
-        self.endless = endless
+    def __init__(self, streams: list[SourceStream], read: RowReader, number: int, rng: random.Random):
+        self.streams = streams
+        self.read = read
+        self.number = number
+        self.rng = rng
+        self.start = [stream.state() for stream in streams]
+        self.utterances: list[Utterance] = []
+        self.previous: dict[tuple[int, str], Utterance] = {}
+        self.counts = {"rows": 0, "bad_rows": Counter(), "dropped": Counter(), "bad_row_details": []}
 
-    def __iter__(self) -> Iterator[dict]:
-        worker = torch.utils.data.get_worker_info()
-        rng = random.Random(f"{self.seed}-{worker.id if worker else 0}")
-        self._bad_rows: Counter = Counter()
-        pool: list[Utterance] = []
-        for utterance in self._utterances(rng):
-            pool.append(utterance)
-            if len(pool) >= self.arguments.bucket_size:
-                yield from self._batches(pool, rng)
-                pool = []
-        yield from self._batches(pool, rng)
-
-    def _utterances(self, rng: random.Random) -> Iterator[Utterance]:
-        epoch = 0
-        while True:
-            stream = self.stream
-            if self.endless:
-                # Shards change places, rows inside them stay: they were shuffled when written. One shard at a time:
-                # datasets otherwise interleaves ten, and sleeps five seconds after each ten.
-                stream = stream.shuffle(seed=self.seed, buffer_size=1, max_buffer_input_shards=1)
-            stream.set_epoch(epoch)
-            rows, read, previous = 0, 0, {}
-            for row in stream:
-                rows += 1
-                try:
-                    utterance = self._read(row)
-                except BadRow as reason:
-                    self._bad_rows[str(reason)] += 1
-                    continue
-                read += 1
-                prompt = None
-                speaker = row[self.arguments.speaker_column] if self.arguments.speaker_column else None
-                if self.arguments.pair_probability > 0 and speaker is not None:
-                    prompt, previous[speaker] = previous.get(speaker), utterance
-                pair = None
-                if prompt is not None and rng.random() < self.arguments.pair_probability:
-                    pair = self._join(prompt, utterance)
-                fits = pair is not None and self._frames(pair) <= self.arguments.frames_per_batch
-                yield pair if fits else utterance
-            if not self.endless or rows == 0:
+    def fill(self, size: int) -> None:
+        """Read on until there are `size` utterances, or no more rows."""
+        while len(self.utterances) < size:
+            live = [stream for stream in self.streams if not stream.exhausted]
+            if not live:
                 return
-            if read == 0:
-                raise ValueError(f"`dataset`: none of {rows} rows can be trained on: {dict(self._bad_rows)}.")
-            epoch += 1
+            if len(live) > 1:
+                live = self.rng.choices(live, [stream.source.arguments.weight for stream in live])
+            item = next(live[0], None)
+            if item is not None:
+                self._add(live[0], item)
 
-    def _read(self, row: dict) -> Utterance:
-        waveform = decode_audio(row[self.arguments.audio_column], self.sampling_rate)
-        seconds = len(waveform) / self.sampling_rate
-        if not self.arguments.min_seconds <= seconds <= self.arguments.max_seconds:
-            raise BadRow(f"outside {self.arguments.min_seconds}-{self.arguments.max_seconds} s")
-        text = (row[self.arguments.text_column] or "").strip()
-        unknown = set(self.tokenizer.unknown_characters(text))
-        if all(token in unknown or token.isspace() for token in self.tokenizer.tokenize(text)):
-            raise BadRow("text without a known token")
-        utterance = Utterance(waveform, text)
-        if self._frames(utterance) > self.arguments.frames_per_batch:
-            raise BadRow("more frames than a batch")
-        return utterance
+    def _add(self, stream: SourceStream, item: Item) -> None:
+        if item.row is None:
+            self._note_bad(stream, item, UNREADABLE)
+            return
+        self.counts["rows"] += 1
+        try:
+            utterance = self.read(stream.source, item.row)
+            speaker = stream.source.speaker(item.row)
+        except BadRow as reason:
+            self._note_bad(stream, item, str(reason))
+            stream.count_bad(str(reason), item)
+            return
+        except WrongLength as reason:
+            self.counts["dropped"][str(reason)] += 1
+            stream.count_dropped(str(reason))
+            return
+        self.utterances.append(self._paired(utterance, (stream.number, speaker)))
 
-    def _frames(self, utterance: Utterance) -> int:
-        frames = len(utterance.waveform) // self.hop_length + 1
-        multiple = self.arguments.frame_multiple
-        return -(-frames // multiple) * multiple
+    def _note_bad(self, stream: SourceStream, item: Item, reason: str) -> None:
+        place = {"source": stream.source.arguments.dataset, "shard": item.shard, "row": item.index}
+        self.counts["bad_rows"][reason] += 1
+        self.counts["bad_row_details"].append({"reason": reason} | place)
 
-    def _join(self, prompt: Utterance, target: Utterance) -> Utterance:
-        # A prompt whose length is a whole number of hops puts the join on a frame, as at inference.
-        prompt_samples = len(prompt.waveform) // self.hop_length * self.hop_length
-        waveform = np.concatenate([prompt.waveform[:prompt_samples], target.waveform])
-        return Utterance(waveform, f"{prompt.text} {target.text}", prompt_samples)
+    def _paired(self, utterance: Utterance, speaker: tuple[int, str | None]) -> Utterance:
+        """The utterance, or a pair with the one before it of the same speaker if the draw and the budget allow it."""
+        probability = self.read.arguments.pair_probability
+        if probability == 0 or speaker[1] is None:
+            return utterance
+        prompt, self.previous[speaker] = self.previous.get(speaker), utterance
+        if prompt is None or self.rng.random() >= probability:
+            return utterance
+        pair = self.read.join(prompt, utterance)
+        return pair if self.read.frames(pair) <= self.read.arguments.frames_per_batch else utterance
 
-    def _batches(self, pool: list[Utterance], rng: random.Random) -> Iterator[dict]:
+    def batches(self) -> list[list[Utterance]]:
+        """All utterances in batches of like length, none above the budget; the batches are shuffled."""
+        arguments = self.read.arguments
         batches: list[list[Utterance]] = []
-        for utterance in sorted(pool, key=lambda item: len(item.waveform)):
+        for utterance in sorted(self.utterances, key=lambda item: len(item.waveform)):
             # Sorted, so the newest utterance is the longest: it sets the padded size.
-            frames = self._frames(utterance)
+            frames = self.read.frames(utterance)
             full = batches and (
-                (len(batches[-1]) + 1) * frames > self.arguments.frames_per_batch
-                or len(batches[-1]) >= self.arguments.max_samples
+                (len(batches[-1]) + 1) * frames > arguments.frames_per_batch
+                or len(batches[-1]) >= arguments.max_samples
             )
             if not batches or full:
                 batches.append([])
             batches[-1].append(utterance)
-        rng.shuffle(batches)
-        for batch in batches:
-            yield self._collate(batch)
+        self.utterances, self.previous = [], {}
+        self.rng.shuffle(batches)
+        return batches
 
-    def _collate(self, batch: list[Utterance]) -> dict:
-        bad_rows, self._bad_rows = dict(self._bad_rows), Counter()
+
+class FrameBatches(IterableDataset):
+    """
+    Batches of about equal size in frames, of the share that one worker of one rank has in the data.
+
+    Rows of the sources are gathered `bucket_size` utterances at a time, sorted by length and cut into batches of at
+    most `frames_per_batch` frames, padding included. While the batches of a window are handed out, the next window is
+    read bit by bit, so that each batch takes about the same time.
+
+    Yields dictionaries of `waveform` `[B, T]`, `num_samples` `[B]`, `text_ids` `[B, N_text]` (-1 padded),
+    `prompt_samples` `[B]`, and what was read since the last batch: `rows`, `bad_rows` and `dropped` (reason -> count)
+    and `bad_row_details`, a list of `reason`, `source`, `shard` and `row`.
+
+    `state_dict` is the place of the next batch: where the sources stood when its window began, and how many batches of
+    the window have been handed out. A stream that has loaded it reads the window again and goes on with the same
+    batches, bit for bit.
+
+    Args:
+        sources (`list[Source]`): Where rows are from.
+        arguments ([`DataArguments`]): Budget, bounds and shares.
+        tokenizer ([`F5Tokenizer`]): Gives the ids.
+        feature_extractor ([`F5FeatureExtractor`]): Gives rate and hop of the frames.
+        seed (`int`): Decides all that is random.
+        rank, world_size (`int`): Number of this process, and of all.
+        endless (`bool`): Read the sources again and again, in new orders; if not, once and in their own order.
+
+    Raises:
+        ValueError: while it is iterated, if more than `max_bad_fraction` of the rows of a source are bad, or none is
+            usable.
+    """
+
+    def __init__(
+        self,
+        sources: list[Source],
+        arguments,
+        tokenizer,
+        feature_extractor,
+        *,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+        endless: bool = True,
+    ):
+        super().__init__()
+        self.sources = sources
+        self.arguments = arguments
+        self.read = RowReader(arguments, tokenizer, feature_extractor)
+        self.ids = tokenizer.get_vocab()
+        self.unknown_id, self.padding_value = tokenizer.unknown_id, tokenizer.padding_value
+        self.seed = seed
+        self.rank = rank
+        self.world_size = world_size
+        self.endless = endless
+        self._place: dict = {}
+        self._loaded = False
+
+    def state_dict(self) -> dict:
+        """The place of the next batch; JSON can hold it. Empty for the beginning."""
+        return copy.deepcopy(self._place)
+
+    def load_state_dict(self, state: dict) -> None:
+        """Go on, with the next `iter`, where the stream stood whose `state_dict` this is."""
+        self._place, self._loaded = copy.deepcopy(state), True
+
+    def __iter__(self) -> Iterator[dict]:
+        if not self._loaded:
+            self._place = {}
+        self._loaded = False
+        return self._iterate(**self._place)
+
+    def _iterate(self, window: int = 0, yielded: int = 0, sources: list[dict] | None = None) -> Iterator[dict]:
+        worker = get_worker_info()
+        workers = worker.num_workers if worker else 1
+        reader = Reader(self.rank * workers + (worker.id if worker else 0), self.world_size * workers)
+        limit = self.arguments.max_bad_fraction
+        streams = [
+            SourceStream(source, number, self.seed, reader, self.endless, limit)
+            for number, source in enumerate(self.sources)
+        ]
+        for stream, state in zip(streams, sources or [], strict=bool(sources)):
+            stream.load_state(state)
+
+        def begin(number: int) -> Window:
+            return Window(streams, self.read, number, random.Random(f"{self.seed}-{reader.number}-{number}"))
+
+        current, size = begin(window), self.arguments.bucket_size
+        current.fill(size)
+        while batches := current.batches():
+            following = begin(current.number + 1)
+            for count in range(yielded):
+                batches[count].clear()
+            for count in range(yielded, len(batches)):
+                following.fill(size * (count + 1 - yielded) // (len(batches) - yielded))
+                self._place = {"window": current.number, "yielded": count + 1, "sources": current.start}
+                last = count + 1 == len(batches)
+                if last:
+                    self._place = {"window": following.number, "yielded": 0, "sources": following.start}
+                counts = [current.counts] if count == 0 else []
+                if last and not following.utterances:
+                    counts.append(following.counts)
+                yield self._collate(batches[count], counts)
+                batches[count].clear()
+            current, yielded = following, 0
+
+    def _collate(self, batch: list[Utterance], counts: list[dict]) -> dict:
+        ids = [torch.tensor([self.ids.get(token, self.unknown_id) for token in item.tokens]) for item in batch]
         return {
             "waveform": pad_sequence([torch.from_numpy(item.waveform) for item in batch], batch_first=True),
             "num_samples": torch.tensor([len(item.waveform) for item in batch]),
-            "text_ids": self.tokenizer([item.text for item in batch], return_tensors="pt"),
+            "text_ids": pad_sequence(ids, batch_first=True, padding_value=self.padding_value),
             "prompt_samples": torch.tensor([item.prompt_samples for item in batch]),
-            "bad_rows": bad_rows,
-            "dropped": {},
-            "rows": 0,
-            "bad_row_details": [],
+            "rows": sum(count["rows"] for count in counts),
+            "bad_rows": dict(sum((count["bad_rows"] for count in counts), Counter())),
+            "dropped": dict(sum((count["dropped"] for count in counts), Counter())),
+            "bad_row_details": [detail for count in counts for detail in count["bad_row_details"]],
         }
