@@ -32,14 +32,15 @@ _POSITIVE = (
     "backbone_dim backbone_depth backbone_heads backbone_ff_mult backbone_text_dim head_hidden_size head_num_layers "
     "max_seconds frames_per_batch max_samples frame_multiple bucket_size head_batch_multiplier min_loss_remainder "
     "num_inference_steps max_steps learning_rate max_grad_norm gradient_accumulation_steps log_interval "
-    "eval_interval save_interval save_total_limit"
+    "eval_interval sample_interval save_interval save_total_limit"
 ).split()
 _NOT_NEGATIVE = (
     "backbone_conv_layers num_head_steps warmup_steps decay_steps weight_decay num_workers num_validation_batches"
 ).split()
 _SHARES = (
-    "pair_probability pair_target_prob audio_drop_prob cond_drop_prob ema_decay backbone_dropout adam_beta2".split()
-)
+    "pair_probability max_bad_fraction pair_target_prob audio_drop_prob cond_drop_prob ema_decay backbone_dropout "
+    "adam_beta2"
+).split()
 
 
 def parse_config(argv: list[str]) -> TrainingConfig:

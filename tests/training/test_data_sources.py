@@ -4,7 +4,7 @@ import json
 import pickle
 
 import pytest
-from speech_corpora import encoded, row, short_rows, tar_members, write_audio_files, write_parquet, write_tar
+from speech_corpora import encoded, short_rows, tar_members, write_audio_files, write_parquet, write_tar
 from tiny import voice
 
 from dtm_hf.training.arguments import SourceArguments
@@ -113,7 +113,7 @@ def test_audio_folder(tmp_path, name, place):
 
 
 def test_the_table_of_f5(tmp_path):
-    """`audio_file|text`: quotation marks are speech unless the whole field is quoted, and none swallows what follows."""
+    """`audio_file|text`: quotation marks are speech unless the whole field is quoted; none swallows what follows."""
     names = write_audio_files(tmp_path, ROWS)
     texts = ['"Yes," he said.', '"Never closed', 'A "word".', '"All ""quoted"" | here"', "plain", "too|many", "last"]
     lines = ["audio_file|text", *(f"{name}|{text}" for name, text in zip(names, texts, strict=True)), "alone", ""]

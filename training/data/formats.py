@@ -57,22 +57,16 @@ def parquet_columns(shard: Shard) -> list[str]:
 
 
 def parquet_rows(shard: Shard, columns: list[str]) -> Iterator[tuple[int, Row]]:
-    from datasets.data_files import DataFilesList
-    from datasets.packaged_modules.parquet.parquet import Parquet
+    # Not through `datasets`, which sends a request (to count a download) and writes a lock file for each shard.
+    import pyarrow.parquet as pq
 
-    # The builder itself: `load_dataset` sends a request to count a download, for each shard.
-    builder = Parquet(
-        data_files={"train": DataFilesList([shard.path], [()])},
-        columns=list(dict.fromkeys(columns)),
-        batch_size=_TABLE_ROWS,
-    )
-    # `iter` of Arrow tables: the data set itself, iterated, decodes, and shares out its one shard among the workers.
-    stream = builder.as_streaming_dataset("train").with_format("arrow")
     index = 0
-    for table in stream.iter(_TABLE_ROWS):
-        for row in table.to_pylist():
-            yield index, row
-            index += 1
+    with open_file(shard.path) as file:
+        table = pq.ParquetFile(file)
+        for batch in table.iter_batches(_TABLE_ROWS, columns=list(dict.fromkeys(columns)), use_threads=False):
+            for row in batch.to_pylist():
+                yield index, row
+                index += 1
 
 
 # WebDataset

@@ -40,7 +40,7 @@ class SourceStream:
     An iterator over the rows of a source, without end or for one pass.
 
     Each epoch has a permutation of the shards, the same for all readers. Reader w of W takes every W-th shard of it
-    from the w-th on; if there are fewer shards than readers, every W-th row of each shard. So the readers' rows of an
+    from the w-th on; if there are fewer shards than readers, every W-th row of all of them. So the readers' rows of an
     epoch are all its rows, each once.
 
     Args:
@@ -64,16 +64,19 @@ class SourceStream:
         self.reader = reader
         self.endless = endless
         self.max_bad_fraction = max_bad_fraction
-        self.load_state({"epoch": 0, "place": 0, "start": 0, "rows": 0, "bad": {}, "dropped": {}})
+        self.load_state({"epoch": 0, "place": 0, "passed": 0, "start": 0, "rows": 0, "bad": {}, "dropped": {}})
 
     def state(self) -> dict:
         """The place of the next row, and the counts so far; JSON can hold it."""
         counts = {"rows": self.rows, "bad": dict(self.bad), "dropped": dict(self.dropped)}
-        return {"epoch": self.epoch, "place": self.place, "start": self.start} | counts
+        place = {"epoch": self.epoch, "place": self.place, "passed": self.passed, "start": self.start}
+        return place | counts
 
     def load_state(self, state: dict) -> None:
         """Go to where another stream was when its `state` was called."""
-        self.epoch, self.place, self.start = state["epoch"], state["place"], state["start"]
+        # Number of the epoch, number of the shard in it, rows in the shards before it, rows before the next in it.
+        self.epoch, self.place = state["epoch"], state["place"]
+        self.passed, self.start = state["passed"], state["start"]
         self.rows, self.bad, self.dropped = state["rows"], Counter(state["bad"]), Counter(state["dropped"])
         self._open: Iterator[tuple[int, Row]] | None = None
         self._shards = self._order()
@@ -116,8 +119,9 @@ class SourceStream:
                 self.bad[UNREADABLE] += 1
                 self._leave_shard()
                 return item
+            number = self.passed + self.start
             self.start += 1
-            if self._whole_shards or (self.start - 1) % self.reader.count == self.reader.number:
+            if self._whole_shards or number % self.reader.count == self.reader.number:
                 self.rows += 1
                 return Item(shard.name, index, row)
         raise StopIteration
@@ -153,7 +157,7 @@ class SourceStream:
     def _leave_shard(self) -> None:
         """Go to the next one. Raises if no shard, or none of very many rows, had a usable row."""
         shard = self._shards[self.place]
-        self._open, self.place, self.start = None, self.place + 1, 0
+        self._open, self.place, self.passed, self.start = None, self.place + 1, self.passed + self.start, 0
         usable, rows = self._last_usable
         if self._usable > usable:
             self._last_usable, self._useless = (self._usable, self.rows), set()
@@ -168,7 +172,7 @@ class SourceStream:
             )
 
     def _end_epoch(self) -> None:
-        self.epoch, self.place, self.start = self.epoch + 1, 0, 0
+        self.epoch, self.place, self.passed, self.start = self.epoch + 1, 0, 0, 0
         self._shards = self._order()
         alone = self.reader.count == 1
         if alone and self._bad_rows > self.max_bad_fraction * self.rows:

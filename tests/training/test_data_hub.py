@@ -1,0 +1,94 @@
+"""Data sets on the Hub, read over HTTP shard by shard."""
+
+import base64
+import json
+import pathlib
+import subprocess
+import sys
+
+import pytest
+from hub_server import HubServer
+from speech_corpora import short_rows, tar_members, write_audio_files, write_parquet, write_tar
+
+ROWS = short_rows(9)
+WEB = {"audio_column": "wav", "text_column": "json.text", "speaker_column": "json.speaker"}
+ASKED = {
+    "parquet": {"dataset": "org/parquet"},
+    "validation": {"dataset": "org/parquet", "split": "validation"},
+    "revision": {"dataset": "org/parquet", "revision": "v1"},
+    "webdataset": {"dataset": "org/emilia", "config": "EN", **WEB},
+    "other config": {"dataset": "org/emilia", "config": "DE", **WEB},
+    "audiofolder": {"dataset": "org/folder"},
+    "absent": {"dataset": "org/absent"},
+    "no split": {"dataset": "org/parquet", "split": "test"},
+    "no column": {"dataset": "org/parquet", "text_column": "transcript"},
+    "wrong format": {"dataset": "org/parquet", "format": "webdataset"},
+}
+
+
+def write_datasets(folder):
+    write_parquet(folder / "parquet" / "data", ROWS, shards=3)
+    write_parquet(folder / "parquet" / "data", ROWS[:2], split="validation")
+    write_tar(folder / "emilia" / "Emilia" / "EN" / "EN-B000000.tar", tar_members(ROWS[:4]))
+    write_tar(folder / "emilia" / "Emilia" / "EN" / "EN-B000001.tar", tar_members(ROWS[4:]))
+    write_tar(folder / "emilia" / "Emilia" / "DE" / "DE-B000000.tar", tar_members(ROWS[:1]))
+    configs = [f"- config_name: {name}\n  data_files: Emilia/{name}/*.tar\n" for name in ("EN", "DE")]
+    (folder / "emilia" / "README.md").write_text(f"---\nconfigs:\n{''.join(configs)}---\n")
+    names = write_audio_files(folder / "folder", ROWS)
+    lines = [f"{name}|{entry['text']}|{entry['speaker']}" for name, entry in zip(names, ROWS, strict=True)]
+    (folder / "folder" / "metadata.csv").write_text("\n".join(["audio_file|text|speaker", *lines]))
+
+
+@pytest.fixture(scope="module")
+def answer(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("hub")
+    write_datasets(folder / "sets")
+    write_parquet(folder / "changed" / "data", ROWS[::-1], shards=3)
+    (folder / "asked.json").write_text(json.dumps(ASKED))
+    script = pathlib.Path(__file__).with_name("hub_sources.py")
+    with HubServer(folder / "server") as hub:
+        process = subprocess.run(
+            [sys.executable, str(script), str(folder)],
+            env=hub.environment(folder / "home"),
+            cwd=folder,
+            capture_output=True,
+            text=True,
+        )
+        assert process.returncode == 0, process.stderr
+    return json.loads((folder / "answer.json").read_text())
+
+
+def expected(rows):
+    return [[base64.b64encode(r["audio"]["bytes"]).decode(), r["text"], r["speaker"]] for r in rows]
+
+
+def test_parquet(answer):
+    shards = [f"data/train-{i:05d}-of-00003.parquet" for i in range(3)]
+    assert (answer["parquet"]["format"], answer["parquet"]["shards"]) == ("parquet", shards)
+    turned = ROWS[::-1]
+    assert answer["parquet"]["rows"] == expected(turned[0::3] + turned[1::3] + turned[2::3])
+    assert answer["validation"]["rows"] == expected(ROWS[:2])
+
+
+def test_a_revision_is_honoured(answer):
+    assert answer["revision"]["rows"] == expected(ROWS[0::3] + ROWS[1::3] + ROWS[2::3])
+    assert answer["revision"]["fingerprint"] != answer["parquet"]["fingerprint"]
+
+
+def test_webdataset_with_configurations(answer):
+    assert answer["webdataset"]["format"] == "webdataset"
+    assert answer["webdataset"]["shards"] == [f"Emilia/EN/EN-B00000{i}.tar" for i in range(2)]
+    assert answer["webdataset"]["rows"] == expected(ROWS)
+    assert answer["other config"]["rows"] == expected(ROWS[:1])
+
+
+def test_audio_folder(answer):
+    assert answer["audiofolder"]["format"] == "audiofolder"
+    assert answer["audiofolder"]["rows"] == expected(ROWS)
+
+
+def test_what_is_wrong_is_said(answer):
+    assert "'org/absent' is no folder here, and on the Hub: " in answer["absent"]["error"]
+    assert "has no split 'test'; it has ['train', 'validation']" in answer["no split"]["error"]
+    assert "no column 'transcript' (`text_column`)" in answer["no column"]["error"]
+    assert "must be 'webdataset', but the Hub holds it as 'parquet'" in answer["wrong format"]["error"]
