@@ -1,1 +1,1 @@
-"""Corpus builder: sentences from a generator, spoken by free synthesisers, stored as pre-shuffled parquet shards."""
+"""Speech as pre-shuffled parquet shards: rendered by free synthesisers, or prepared from any source of training."""

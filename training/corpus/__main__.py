@@ -1,6 +1,60 @@
 """Entry point of ``python -m dtm_hf.training.corpus``."""
 
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
 from dtm_hf.training.corpus.build import app
+
+
+@app.command("prepare")
+def prepare_command(
+    source: Annotated[
+        str, typer.Argument(help="Folder or Hub name: parquet, WebDataset, audio folder or F5-TTS's own.")
+    ],
+    out_dir: Annotated[Path, typer.Argument(help="Folder of the shards; what was cut short goes on there.")],
+    split: Annotated[str, typer.Option(help="Split of the source, and name of what is written.")] = "train",
+    format: Annotated[str | None, typer.Option(help="parquet, webdataset, audiofolder or f5; none to look.")] = None,
+    config: Annotated[str | None, typer.Option(help="Configuration of a Hub dataset.")] = None,
+    revision: Annotated[str | None, typer.Option(help="Revision of a Hub dataset.")] = None,
+    audio_column: Annotated[str, typer.Option(help="Column of the audio.")] = "audio",
+    text_column: Annotated[str, typer.Option(help="Column of the transcript; json.text reaches inside one.")] = "text",
+    speaker_column: Annotated[str, typer.Option(help="Column of the speaker; '' if there is none.")] = "speaker",
+    shard_size_mb: Annotated[float, typer.Option(help="Megabytes of audio in a shard, about.")] = 256,
+    rows_per_shard: Annotated[int | None, typer.Option(help="Rows of a shard at most, in place of its size.")] = None,
+    num_validation: Annotated[int, typer.Option(help="Rows set apart as the split validation.")] = 0,
+    min_seconds: Annotated[float, typer.Option(help="Shorter clips are left out.")] = 0.3,
+    max_seconds: Annotated[float, typer.Option(help="Longer clips are left out.")] = 30.0,
+    sampling_rate: Annotated[
+        int | None, typer.Option(help="Encode all audio anew, as mono 16-bit FLAC at this rate in Hz.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Decides the order of the rows.")] = 0,
+    workers: Annotated[int, typer.Option(help="Processes.")] = 2,
+) -> None:
+    """Write SOURCE into OUT_DIR as pre-shuffled shards of even size, without the rows that cannot be trained on."""
+    from dtm_hf.training.arguments import SourceArguments
+    from dtm_hf.training.corpus.passes import RowChecks
+    from dtm_hf.training.corpus.prepare import Preparation, prepare
+
+    try:
+        columns = {"audio_column": audio_column, "text_column": text_column, "speaker_column": speaker_column or None}
+        arguments = SourceArguments(source, format=format, config=config, revision=revision, **columns)
+        checks = RowChecks(min_seconds, max_seconds, sampling_rate)
+        preparation = Preparation(arguments, split, rows_per_shard, shard_size_mb, num_validation, seed, checks)
+        manifest = prepare(preparation, out_dir, workers)
+    except (ValueError, RuntimeError, OSError) as error:
+        typer.echo(f"Error: {error}", err=True)
+        raise typer.Exit(1) from error
+    shards, speakers = len(manifest["shards"]), len(manifest["hours_by_speaker"])
+    typer.echo(
+        f"{manifest['rows']} rows in {shards} shards in {out_dir}: {manifest['hours']:.2f} h, speakers: {speakers}"
+    )
+    for reason, count in manifest["skipped"].items():
+        typer.echo(f"left out: {count} {reason}", err=True)
+    for name in manifest["broken_shards"]:
+        typer.echo(f"left out: the shard {name}, or what follows the place where it breaks", err=True)
+
 
 # Worker processes import this file again under another name: the guard keeps them from starting a second build.
 if __name__ == "__main__":

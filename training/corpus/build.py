@@ -196,7 +196,7 @@ def build_corpus(recipe: Recipe, out_dir: Path, workers: int = 2, command: str =
 
 @app.callback()
 def main() -> None:
-    """Render speech corpora with free synthesisers."""
+    """Speech corpora for training: rendered with free synthesisers, or prepared from what there is."""
 
 
 @app.command()
