@@ -192,6 +192,19 @@ def test_nothing_usable_is_an_error_and_not_a_wait(tmp_path, batches):
             next(iter(batches(folder, endless=endless, min_seconds=5)))
 
 
+def test_what_nobody_thought_of_costs_one_row(tmp_path, batches, tokenizer, monkeypatch):
+    folder = write_parquet(tmp_path, short_rows(6))
+    original = type(tokenizer).tokenize
+
+    def tokenize(self, text):
+        return original(self, text) if text != "clip c" else {}["never thought of"]
+
+    monkeypatch.setattr(type(tokenizer), "tokenize", tokenize)
+    (batch,) = batches(folder)
+    assert batch["bad_rows"] == {"unexpected KeyError": 1} and batch["bad_row_details"][0]["row"] == 2
+    assert len(batch["num_samples"]) == 5
+
+
 # Pairs
 
 

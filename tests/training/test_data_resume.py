@@ -1,6 +1,7 @@
 """A loader stopped anywhere goes on with the same batches, bit for bit; and ranks and workers share one order."""
 
 import json
+import pickle
 
 import numpy as np
 import pytest
@@ -122,6 +123,21 @@ def test_one_pass(build):
     assert sum(batch["rows"] for batch in batches) > 40
     for place in range(len(batches) + 1):
         assert_same(take(restored(build(endless=False), states[place]), 1000), batches[place:])
+
+
+def test_with_another_budget_it_goes_on_too(build):
+    """Not with the same batches, but with the rows that follow."""
+    _, states = run_and_save(build(), 7)
+    state = json.loads(states[-1])["loader"]["dataset_state"]
+    assert state["yielded"] > 1
+    (batch,) = take(restored(build(max_samples=64), states[-1]), 1)
+    assert len(batch["num_samples"]) == 9
+
+
+def test_it_can_be_sent_to_a_process(build):
+    loader = build()
+    copied = pickle.loads(pickle.dumps(loader.dataset))
+    assert_same(take(copied, 5), take(loader, 5))
 
 
 def test_counts_go_on(build, sources):

@@ -74,6 +74,7 @@ HOLE = np.where(np.arange(len(GOOD)) == 100, np.nan, GOOD)
         (row(0, 0, content=encoded(HOLE)), "audio with NaN or infinity"),
         (row(0, 0, content=encoded(0 * GOOD)), "silent audio"),
         (row(0, 0, content=encoded(GOOD[:0])), "silent audio"),
+        (row(0, 0, content=encoded(np.where(GOOD > 0.1, np.inf, GOOD))), "audio with NaN or infinity"),
         (row(0, 0.5, text="  "), "text without a known token"),
         (row(0, 0.5, text="☃ ☃"), "text without a known token"),
         ({**row(0, 0.5), "text": None}, "text without a known token"),

@@ -58,13 +58,15 @@ class Window:
         try:
             utterance = self.read(stream.source, item.row)
             speaker = stream.source.speaker(item.row)
-        except BadRow as reason:
-            self._note_bad(stream, item, str(reason))
-            stream.count_bad(str(reason), item)
-            return
         except WrongLength as reason:
             self.counts["dropped"][str(reason)] += 1
             stream.count_dropped(str(reason))
+            return
+        except Exception as error:
+            # One odd row among millions must not end a run, whatever it sets off.
+            reason = str(error) if isinstance(error, BadRow) else f"unexpected {type(error).__name__}"
+            self._note_bad(stream, item, reason)
+            stream.count_bad(reason, item)
             return
         self.utterances.append(self._paired(utterance, (stream.number, speaker)))
 
@@ -191,8 +193,8 @@ class FrameBatches(IterableDataset):
         current.fill(size)
         while batches := current.batches():
             following = begin(current.number + 1)
-            for count in range(yielded):
-                batches[count].clear()
+            for batch in batches[:yielded]:
+                batch.clear()
             for count in range(yielded, len(batches)):
                 following.fill(size * (count + 1 - yielded) // (len(batches) - yielded))
                 self._place = {"window": current.number, "yielded": count + 1, "sources": current.start}
@@ -204,6 +206,8 @@ class FrameBatches(IterableDataset):
                     counts.append(following.counts)
                 yield self._collate(batches[count], counts)
                 batches[count].clear()
+            # With another budget than the state was saved with, the window may have fewer batches than were taken.
+            following.fill(size)
             current, yielded = following, 0
 
     def _collate(self, batch: list[Utterance], counts: list[dict]) -> dict:

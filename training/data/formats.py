@@ -41,6 +41,8 @@ _AUDIO_FILE_COLUMNS = ("file_name", "audio_file")
 
 def open_file(path: str, mode: str = "rb", **options):
     """Open a local path or an `hf://` address; reads over the network are repeated when they fail."""
+    if "://" not in path:
+        return open(path, mode, **options)
     from datasets.utils.file_utils import xopen
 
     return xopen(path, mode, **options)

@@ -44,18 +44,21 @@ def decode_audio(content: bytes, sampling_rate: int, longest: float = float("inf
             frames, rate = file.frames, file.samplerate
             if frames / rate > longest:
                 raise WrongLength(f"longer than {longest} s")
-            waveform = file.read(dtype="float32", always_2d=True).mean(axis=1)
-    except WrongLength:
+            waveform = file.read(dtype="float32")
+        if len(waveform) < frames - _CUT_SECONDS * rate:
+            raise BadRow("audio cut off")
+        if waveform.ndim > 1:
+            waveform = waveform.mean(axis=1)
+        energy = float(np.dot(waveform, waveform))
+        if not np.isfinite(energy):
+            raise BadRow("audio with NaN or infinity")
+        if energy <= _SILENCE_RMS**2 * len(waveform):
+            raise BadRow("silent audio")
+        return waveform if rate == sampling_rate else soxr.resample(waveform, rate, sampling_rate)
+    except (BadRow, WrongLength):
         raise
     except Exception as error:
         raise BadRow("undecodable audio") from error
-    if len(waveform) < frames - _CUT_SECONDS * rate:
-        raise BadRow("audio cut off")
-    if not np.isfinite(waveform).all():
-        raise BadRow("audio with NaN or infinity")
-    if len(waveform) == 0 or np.sqrt(np.mean(waveform**2)) < _SILENCE_RMS:
-        raise BadRow("silent audio")
-    return waveform if rate == sampling_rate else soxr.resample(waveform, rate, sampling_rate)
 
 
 class RowReader:
