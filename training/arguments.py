@@ -167,6 +167,10 @@ class LoggingArguments:
     save_interval: int = _option(1000, "Steps between checkpoints.")
     save_total_limit: int = _option(2, "Newest checkpoints kept; that with the best validation loss is kept too.")
     keep_every: int | None = _option(None, "Keep the checkpoints at multiples of so many steps for good.")
+    sample_interval: int = _option(1000, "Steps between speech from the prompts.")
+    sample_prompts: list[str] = _option([], "What is spoken while training runs: `speaker|text` each.")
+    sample_prompts_file: str | None = _option(None, "File of `speaker|text` lines; `#` begins a comment.")
+    push_to_hub: str | None = _option(None, "Push each checkpoint to this `org/name` on the Hub.")
     report_to: str = _option("tensorboard", "Accelerate tracker: `tensorboard`, `wandb` or `none`.")
     resume: bool = _option(True, "Continue from the newest complete checkpoint in `output_dir`.")
 

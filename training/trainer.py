@@ -5,8 +5,6 @@ import json
 import time
 from collections import Counter
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,28 +14,18 @@ from accelerate.utils import ProjectConfiguration, broadcast_object_list, set_se
 from diffusers.training_utils import EMAModel
 from safetensors.torch import load_file, save_file
 
-from dtm_hf.files import written_aside
 from dtm_hf.training.arguments import TrainingConfig
 from dtm_hf.training.checkpoints import best_checkpoint, checkpoint_folders, read_state, write_checkpoint
 from dtm_hf.training.compilation import compile_parts
 from dtm_hf.training.components import build_components
 from dtm_hf.training.data.loader import build_loader
-from dtm_hf.training.monitoring import LossWindow
+from dtm_hf.training.figures import Window, append_lines, drop_later_lines
 from dtm_hf.training.objectives.conditioning import MelBatch
 from dtm_hf.training.optimization import build_optimizers, build_schedules, set_schedules
 from dtm_hf.training.precision import FasterFloat32
-
-
-@dataclass
-class Window:
-    """What one process gathers between two log lines."""
-
-    losses: list[torch.Tensor] = field(default_factory=list)
-    details: LossWindow = field(default_factory=LossWindow)
-    frames: int = 0
-    padded_frames: int = 0
-    waited: float = 0.0
-    began: float = field(default_factory=time.perf_counter)
+from dtm_hf.training.prompts import read_prompts, validation_rows
+from dtm_hf.training.publishing import Publisher, record_training
+from dtm_hf.training.samples import SpeechSamples
 
 
 class Trainer:
@@ -79,13 +67,19 @@ class Trainer:
         self.window = Window()
         self.bad_rows: Counter = Counter()
         self.dropped: Counter = Counter()
-        self.loader = self._loader(config.data.train_split, endless=True)
+        self.data_seed, self.loader = options.seed, None
         if config.logging.resume:
             self._resume()
+        if self.loader is None:
+            self.loader = self._loader(config.data.train_split, endless=True)
         if self.accelerator.is_main_process:
             self.output_dir.mkdir(parents=True, exist_ok=True)
             if config.logging.report_to != "none":
                 self.accelerator.init_trackers("dtm-hf", config=_flat(config))
+        self.samples = self._build_samples() if self.accelerator.is_main_process else None
+        self.publisher = None
+        if config.logging.push_to_hub is not None and self.accelerator.is_main_process:
+            self.publisher = Publisher(config.logging.push_to_hub, config, self.components, say=self.accelerator.print)
         self.accelerator.wait_for_everyone()
 
     def _build_model(self) -> None:
@@ -110,16 +104,26 @@ class Trainer:
         self.ema = EMAModel(self.parameters, decay=options.ema_decay, use_ema_warmup=True)
         self.ema.to(self.accelerator.device)
 
+    def _build_samples(self) -> SpeechSamples | None:
+        logging = self.config.logging
+        prompts = read_prompts(logging.sample_prompts, logging.sample_prompts_file)
+        if not prompts:
+            return None
+        with self.averaged_weights():
+            return SpeechSamples(
+                self.components.pipeline(), prompts, validation_rows(self.config.data), self.output_dir / "samples"
+            )
+
     # Data
 
-    def _loader(self, split: str, endless: bool, seed_offset: int = 0):
+    def _loader(self, split: str, endless: bool):
         accelerator, parts = self.accelerator, self.components
         return build_loader(
             self.config.data,
             split,
             parts.tokenizer,
             parts.feature_extractor,
-            seed=self.config.optimization.seed + seed_offset,
+            seed=self.data_seed if endless else self.config.optimization.seed,
             # Every process validates on the same batches: none has to wait for the result of another.
             rank=accelerator.process_index if endless else 0,
             world_size=accelerator.num_processes if endless else 1,
@@ -160,12 +164,17 @@ class Trainer:
                     figures = self._window_figures()
                     self._log(figures)
                     progress.update(task, description=f"loss {figures['loss']:.3f}")
+                if self.samples is not None and (self.step % logging.sample_interval == 0 or last):
+                    with self.averaged_weights():
+                        self.samples.write(self.step, self.accelerator.trackers)
                 validated = self.step % logging.eval_interval == 0 or last
                 loss = self._validated() if validated else None
                 if self.step % logging.save_interval == 0 or last or (validated and self._is_best(loss)):
                     self.save_checkpoint(loss)
         self._report_bad_rows()
         self.save_pipeline()
+        if self.publisher is not None:
+            self.publisher.close()
         self.accelerator.end_training()
 
     def _steps(self):
@@ -194,8 +203,7 @@ class Trainer:
                 for optimizer in self.optimizers:
                     optimizer.step()
                     optimizer.zero_grad()
-            self.window.losses.append(output.loss.detach())
-            self.window.details.add(output)
+            self.window.add(output)
             if not self.accelerator.sync_gradients:
                 continue
             for schedule in self.schedules:
@@ -223,35 +231,25 @@ class Trainer:
         self.bad_rows.update(raw["bad_rows"])
         self.dropped.update(raw["dropped"])
         if raw["bad_row_details"]:
-            with open(self.output_dir / f"bad_rows-{self.accelerator.process_index}.jsonl", "a") as file:
-                file.writelines(json.dumps({"step": self.step} | row) + "\n" for row in raw["bad_row_details"])
+            append_lines(self.output_dir / self._bad_rows_file, self.step, raw["bad_row_details"])
 
     def _window_figures(self) -> dict[str, float]:
         """Figures since the last log line, over all processes."""
-        window, accelerator, extractor = self.window, self.accelerator, self.components.feature_extractor
-        seconds = time.perf_counter() - window.began
-        counts = [window.frames, window.padded_frames, self.bad_rows.total(), self.dropped.total(), window.waited]
-        device = accelerator.device
-        # MPS has no float64; a window of its one process stays far below 2^24 frames.
-        exact = torch.float32 if device.type == "mps" else torch.float64
-        counts = accelerator.reduce(torch.tensor(counts, dtype=exact, device=device), "sum").tolist()
-        frames, padded_frames, bad_rows, dropped, waited = counts
-        self.frames += int(frames)
-        loss = accelerator.reduce(torch.stack(window.losses).float().mean(), "mean")
-        details = window.details.figures(partial(accelerator.reduce, reduction="sum"))
+        figures = self.window.figures(self.accelerator, self.bad_rows, self.dropped)
         self.window = Window()
-        return details | {
-            "loss": float(loss),
+        self.frames += figures.pop("frames")
+        return figures | {
             "grad_norm": float(self.grad_norm),
             "learning_rate": self.schedules[0].get_last_lr()[0],
-            "frames_per_second": frames / seconds,
-            "padding_share": 1 - frames / padded_frames,
-            "data_wait_share": waited / seconds / accelerator.num_processes,
             "ema_decay": self.ema.cur_decay_value,
-            "bad_rows": bad_rows,
-            "dropped_rows": dropped,
-            "hours": self.frames * extractor.hop_length / extractor.sampling_rate / 3600,
+            "hours": self.hours,
         }
+
+    @property
+    def hours(self) -> float:
+        """Hours of speech trained on up to the last log line, repeats counted."""
+        extractor = self.components.feature_extractor
+        return self.frames * extractor.hop_length / extractor.sampling_rate / 3600
 
     def _validated(self) -> float | None:
         figures = self.validate()
@@ -298,8 +296,7 @@ class Trainer:
     def _log(self, figures: dict[str, float]) -> None:
         if not figures or not self.accelerator.is_main_process:
             return
-        with open(self.output_dir / "log.jsonl", "a", encoding="utf-8") as log:
-            log.write(json.dumps({"step": self.step} | figures) + "\n")
+        append_lines(self.output_dir / "log.jsonl", self.step, [figures])
         self.accelerator.log(figures, step=self.step)
 
     def _report_bad_rows(self) -> None:
@@ -325,6 +322,7 @@ class Trainer:
             "step": self.step,
             "frames": self.frames,
             "ema_step": self.ema.optimization_step,
+            "data_seed": self.data_seed,
             "num_processes": self.accelerator.num_processes,
             "validation_loss": validation_loss,
         }
@@ -337,22 +335,26 @@ class Trainer:
             keep_every=logging.keep_every,
             process=self.accelerator,
         )
+        if self.publisher is not None:
+            results = None if validation_loss is None else {"validation_loss": validation_loss}
+            with self.averaged_weights():
+                self.publisher.submit(self.step, self.hours, results)
 
     @property
     def _rank_file(self) -> str:
         return f"process-{self.accelerator.process_index}.json"
 
+    @property
+    def _bad_rows_file(self) -> str:
+        return f"bad_rows-{self.accelerator.process_index}.jsonl"
+
     def _rank_state(self) -> dict:
         """What differs between the processes: the position in the data, and the figures of an unfinished window."""
-        window = self.window
         return {
             "data": self.loader.state_dict(),
             "bad_rows": self.bad_rows,
             "dropped": self.dropped,
-            "losses": [float(loss) for loss in window.losses],
-            "details": window.details.state_dict(),
-            "frames": window.frames,
-            "padded_frames": window.padded_frames,
+            "window": self.window.state_dict(),
         }
 
     def _resume(self) -> None:
@@ -362,31 +364,32 @@ class Trainer:
         checkpoint, device = folders[-1], self.accelerator.device
         self.accelerator.load_state(str(checkpoint))
         state = read_state(checkpoint)
-        self.step, self.frames = state["step"], state["frames"]
+        self.step, self.frames, self.data_seed = state["step"], state["frames"], state["data_seed"]
         shadow = load_file(checkpoint / "ema.safetensors", device=str(device))
         self.ema.shadow_params = [shadow[str(i)] for i in range(len(shadow))]
         self.ema.optimization_step = state["ema_step"]
         set_schedules(self.schedules, self.step)
-        if state["num_processes"] == self.accelerator.num_processes:
-            self._resume_rank(json.loads((checkpoint / self._rank_file).read_text()))
-        else:
-            # The position of the old processes means nothing to the new ones.
-            self.loader = self._loader(self.config.data.train_split, endless=True, seed_offset=self.step)
-            self.accelerator.print(
-                f"The checkpoint is of {state['num_processes']} processes and this run has "
-                f"{self.accelerator.num_processes}: the data is read in a new order."
-            )
-        for name in ("log.jsonl", f"bad_rows-{self.accelerator.process_index}.jsonl"):
-            if name != "log.jsonl" or self.accelerator.is_main_process:
-                _drop_later_lines(self.output_dir / name, self.step)
+        self._resume_data(checkpoint, state["num_processes"])
+        if self.accelerator.is_main_process:
+            drop_later_lines(self.output_dir / "log.jsonl", self.step)
+        drop_later_lines(self.output_dir / self._bad_rows_file, self.step)
         self.accelerator.print(f"Resumed from {checkpoint} at step {self.step}.")
 
-    def _resume_rank(self, state: dict) -> None:
-        self.loader.load_state_dict(state["data"])
-        self.bad_rows, self.dropped = Counter(state["bad_rows"]), Counter(state["dropped"])
-        losses = [torch.tensor(loss, device=self.accelerator.device) for loss in state["losses"]]
-        self.window = Window(losses, frames=state["frames"], padded_frames=state["padded_frames"])
-        self.window.details.load_state_dict(state["details"], self.accelerator.device)
+    def _resume_data(self, checkpoint: Path, num_processes: int) -> None:
+        try:
+            if num_processes != self.accelerator.num_processes:
+                raise ValueError(f"It is of {num_processes} processes, this run has {self.accelerator.num_processes}.")
+            rank_state = json.loads((checkpoint / self._rank_file).read_text())
+            self.loader = self._loader(self.config.data.train_split, endless=True)
+            self.loader.load_state_dict(rank_state["data"])
+        except ValueError as error:
+            self.loader = None
+            # Who moves a run to other machines wants it to go on, but not with the rows it began with.
+            self.data_seed = self.config.optimization.seed + self.step
+            self.accelerator.print(f"The data is read in a new order, for the checkpoint does not fit: {error}")
+            return
+        self.bad_rows, self.dropped = Counter(rank_state["bad_rows"]), Counter(rank_state["dropped"])
+        self.window = Window.from_state_dict(rank_state["window"], self.accelerator.device)
 
     def save_pipeline(self) -> None:
         """Write the pipeline with the averaged weights."""
@@ -394,19 +397,8 @@ class Trainer:
             return
         self.ema.copy_to(self.parameters)
         self.components.backbone.freeze()
+        record_training(self.components, self.config, self.step, self.hours)
         self.components.pipeline().save_pretrained(str(self.output_dir))
-
-
-def _drop_later_lines(path: Path, step: int) -> None:
-    """Remove the lines of a log that a run wrote after its last checkpoint: it is about to write them again."""
-    if not path.is_file():
-        return
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    # A killed run may have left half a line.
-    kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
-    if len(kept) < len(lines):
-        with written_aside(path) as aside:
-            aside.write_text("".join(kept), encoding="utf-8")
 
 
 def _flat(config: TrainingConfig) -> dict[str, object]:

@@ -64,6 +64,30 @@ def test_a_head_goes_on_from_another(base, make_head, backbone, tmp_path):
     assert DTMHead.from_pretrained(tmp_path / "new" / "head").config.backbone_fingerprint == backbone.fingerprint
 
 
+def test_a_head_goes_on_from_the_head_of_a_pipeline(base, make_head, tmp_path):
+    pipeline = DTMPipeline.from_pretrained(base / "fp32")
+    pipeline.head = make_head(seed=5)
+    pipeline.register_to_config(head=("dtm_hf", "DTMHead"))
+    pipeline.save_pretrained(tmp_path)
+    other = ["--num_inference_steps", "4", "--num_head_steps", "4", "--time_grid", "uniform"]
+    parts = components("--base_model", str(base / "fp32"), "--init_from", str(tmp_path), *other)
+    assert torch.equal(parts.head.output_proj.weight, make_head(seed=5).output_proj.weight)
+    assert parts.head.config.sampler == {
+        "num_inference_steps": 4,
+        "num_head_steps": 4,
+        "head_solver": "midpoint",
+        "time_grid": "uniform",
+    }
+    assert parts.objective.grid.tolist() == [0.0, 0.25, 0.5, 0.75]
+
+
+def test_a_frozen_backbone_in_bfloat16_stays_the_same_backbone(base, backbone):
+    parts = components("--base_model", str(base / "fp32"), "--backbone_dtype", "bfloat16")
+    assert {parameter.dtype for parameter in parts.backbone.parameters()} == {torch.bfloat16}
+    assert {parameter.dtype for parameter in parts.head.parameters()} == {torch.float32}
+    assert parts.head.config.backbone_fingerprint == backbone.fingerprint
+
+
 def test_a_head_of_another_size_is_refused_at_the_start(base, make_head, tmp_path):
     make_head(backbone_hidden_size=48).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="`init_from` has `backbone_hidden_size` 48, but the backbone has 64"):
