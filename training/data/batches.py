@@ -183,8 +183,9 @@ class FrameBatches(IterableDataset):
             SourceStream(source, number, self.seed, reader, self.endless, limit)
             for number, source in enumerate(self.sources)
         ]
-        for stream, state in zip(streams, sources or [], strict=bool(sources)):
-            stream.load_state(state)
+        if sources is not None:
+            for stream, state in zip(streams, sources, strict=True):
+                stream.load_state(state)
 
         def begin(number: int) -> Window:
             return Window(streams, self.read, number, random.Random(f"{self.seed}-{reader.number}-{number}"))
