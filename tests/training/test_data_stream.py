@@ -130,8 +130,11 @@ def test_a_large_source_is_judged_on_the_way(tmp_path):
 
 def test_each_of_several_readers_judges_what_it_reads(source):
     rows = stream(source, reader=1, readers=2, limit=0.05)
-    with pytest.raises(ValueError, match=r"20\d rows|2[1-9]\d rows"):
+    with pytest.raises(ValueError, match=r"\d+ of 2\d\d rows"):
         judge(rows, lambda number: number % 4 == 0)
+    rows = stream(source, reader=1, readers=2, limit=0.05)
+    with pytest.raises(ValueError, match=r"\d+ of 2\d\d rows"):
+        judge(rows, lambda number: number % 15 == 0)
 
 
 def test_clips_dropped_for_their_length_are_no_fault(source):

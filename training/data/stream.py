@@ -10,7 +10,7 @@ from dtm_hf.training.data.formats import Row
 from dtm_hf.training.data.sources import Source, UnreadableShard
 
 UNREADABLE = "unreadable shard"
-# From so many rows on, their share of bad ones is looked at.
+# From so many rows on, their share of bad ones is looked at; that of a whole source always.
 _MIN_ROWS = 200
 # Rows without one usable row between them, after which a source is given up.
 _MAX_USELESS_ROWS = 10_000
@@ -131,8 +131,8 @@ class SourceStream:
         self.bad[reason] += 1
         self._last_bad = f"row {item.index} of {item.shard} ({reason})"
         logger.info("Skipped in %r: %s", self.source.arguments.dataset, self._last_bad)
-        # So that a share below the limit does not stop a run by chance: three standard errors above it, except where
-        # all rows have been seen.
+        # Three standard errors above the limit, so that the first rows stop no run by chance; at the end of an epoch
+        # the limit itself holds.
         limit = self.max_bad_fraction
         margin = 3 * (limit * (1 - limit) * self.rows) ** 0.5
         if self.rows >= _MIN_ROWS and self._bad_rows > limit * self.rows + margin:
@@ -174,8 +174,8 @@ class SourceStream:
     def _end_epoch(self) -> None:
         self.epoch, self.place, self.passed, self.start = self.epoch + 1, 0, 0, 0
         self._shards = self._order()
-        alone = self.reader.count == 1
-        if alone and self._bad_rows > self.max_bad_fraction * self.rows:
+        enough = self.reader.count == 1 or self.rows >= _MIN_ROWS
+        if enough and self._bad_rows > self.max_bad_fraction * self.rows:
             raise ValueError(self._summary())
 
     # Messages
