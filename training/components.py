@@ -77,7 +77,7 @@ def _flow_matching_components(config: TrainingConfig) -> Components:
             dropout=model.backbone_dropout,
             name=model.backbone_name,
             license=model.license,
-            training_data=_data_description(config),
+            training_data=data_description(config),
         )
     backbone.unfreeze()
     return Components(
@@ -126,7 +126,7 @@ def _dtm_components(config: TrainingConfig) -> Components:
         "base_model": None if model.base_model is None or Path(model.base_model).exists() else model.base_model,
         "base_model_revision": model.base_model_revision,
         "license": backbone.config.license,
-        "training_data": _data_description(config),
+        "training_data": data_description(config),
         "sampler": {
             "num_inference_steps": draws.num_inference_steps,
             "num_head_steps": draws.num_head_steps,
@@ -188,8 +188,10 @@ def _vocab_file(config: TrainingConfig) -> Path:
     return path
 
 
-def _data_description(config: TrainingConfig) -> str:
-    return config.data.dataset_description or Path(config.data.dataset).name
+def data_description(config: TrainingConfig) -> str:
+    """What a model card says of the data."""
+    names = [Path(source.dataset).name for source in config.data.all_sources()]
+    return config.data.dataset_description or ", ".join(names)
 
 
 def _default_vocoder() -> torch.nn.Module:

@@ -1,14 +1,16 @@
 """What is spoken while training runs: `speaker|text` lines, each with a recording of its speaker to speak like."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from dtm_hf.training.arguments import DataArguments
-from dtm_hf.training.data.batches import BadRow, decode_audio
+from dtm_hf.training.data.rows import BadRow, WrongLength, decode_audio
+from dtm_hf.training.data.sources import NoSuchSplit, Source, UnreadableShard, open_source
 
 if TYPE_CHECKING:
     from dtm_hf.pipelines.pipeline_dtm import DTMPipeline
@@ -91,11 +93,55 @@ def _parse(numbered: Iterable[tuple[str, str]]) -> list[Prompt]:
     return prompts
 
 
-def validation_rows(stream: Iterable[dict], arguments: DataArguments) -> Iterator[dict]:
-    """Rows of a stream as `audio`, `text` and `speaker`, whatever their columns are called."""
-    for row in stream:
-        speaker = row[arguments.speaker_column] if arguments.speaker_column else None
-        yield {"audio": row[arguments.audio_column], "text": row[arguments.text_column], "speaker": speaker}
+@dataclass(frozen=True)
+class ValidationRow:
+    """
+    Args:
+        speaker (`str`): empty where the source names none.
+        text (`str`): transcript, stripped.
+        audio (`Callable`): gives the encoded recording; raises [`BadRow`] if there is none.
+    """
+
+    speaker: str
+    text: str
+    audio: Callable[[], bytes]
+
+
+def validation_rows(arguments: DataArguments) -> Iterator[ValidationRow]:
+    """
+    Rows of the validation split of all sources that have one, in the order they are stored. Bad rows are passed over.
+
+    Raises:
+        ValueError: if there is no `validation_split`, or no source has it.
+    """
+    split = arguments.validation_split
+    if split is None:
+        raise ValueError("Samples speak like the speakers of the `validation_split`, but got none.")
+    sources, failure = [], None
+    for source in arguments.all_sources():
+        try:
+            sources.append(open_source(source, split))
+        except NoSuchSplit as error:
+            failure = error
+    if not sources:
+        raise failure
+    for source in sources:
+        yield from _rows(source)
+
+
+def _rows(source: Source) -> Iterator[ValidationRow]:
+    for shard in source.shards:
+        try:
+            for _, row in source.rows(shard):
+                try:
+                    speaker, text = source.speaker(row), source.text(row)
+                except BadRow:
+                    continue
+                # A list where F5-TTS has tokenized it.
+                yield ValidationRow(speaker or "", "".join(text).strip(), partial(source.audio, row))
+        except UnreadableShard:
+            # The loader of the training says so.
+            continue
 
 
 @dataclass
@@ -111,7 +157,9 @@ class _Voice:
         return len(self.references) == 2 and self.wanted <= self.truths.keys()
 
 
-def find_recordings(prompts: list[Prompt], rows: Iterable[dict], pipeline: "DTMPipeline") -> list[SpokenPrompt]:
+def find_recordings(
+    prompts: list[Prompt], rows: Iterable[ValidationRow], pipeline: "DTMPipeline"
+) -> list[SpokenPrompt]:
     """
     Give each prompt the first recording of its speaker that says something else, and the true recording if a row of
     this speaker has exactly its text. Rows that cannot be decoded or hold no text are passed over, and as references
@@ -119,7 +167,7 @@ def find_recordings(prompts: list[Prompt], rows: Iterable[dict], pipeline: "DTMP
 
     Args:
         prompts (`list` of [`Prompt`]): not more than one with the same speaker and text.
-        rows (iterable of `dict`): `audio` (`{"bytes", "path"}`), `text` and `speaker`.
+        rows (iterable of [`ValidationRow`]): see [`validation_rows`].
         pipeline ([`DTMPipeline`]): gives the sampling rate.
 
     Raises:
@@ -132,11 +180,10 @@ def find_recordings(prompts: list[Prompt], rows: Iterable[dict], pipeline: "DTMP
         voices[prompt.speaker].wanted |= {prompt.text} - {""}
     speakers: dict[str, None] = {}
     for row in rows:
-        speaker, text = _text(row["speaker"]), _text(row["text"])
-        speakers[speaker] = None
-        if speaker not in voices or not text:
+        speakers[row.speaker] = None
+        if row.speaker not in voices or not row.text:
             continue
-        _keep(voices[speaker], row["audio"], text, rate)
+        _keep(voices[row.speaker], row, rate)
         if all(voice.complete for voice in voices.values()):
             break
     spoken: dict[tuple[str, str], SpokenPrompt] = {}
@@ -153,24 +200,20 @@ def find_recordings(prompts: list[Prompt], rows: Iterable[dict], pipeline: "DTMP
     return list(spoken.values())
 
 
-def _text(value: object) -> str:
-    return "" if value is None else str(value).strip()
-
-
-def _keep(voice: _Voice, audio: dict, text: str, rate: int) -> None:
+def _keep(voice: _Voice, row: ValidationRow, rate: int) -> None:
     """Decode a row if something is still missing that it may be."""
-    as_reference = len(voice.references) < 2 and text not in voice.references
-    as_truth = text in voice.wanted and text not in voice.truths
+    as_reference = len(voice.references) < 2 and row.text not in voice.references
+    as_truth = row.text in voice.wanted and row.text not in voice.truths
     if not as_reference and not as_truth:
         return
     try:
-        samples = decode_audio(audio, rate)
-    except BadRow:
+        samples = decode_audio(row.audio(), rate, float("inf") if as_truth else _MAX_REFERENCE_SECONDS)
+    except (BadRow, WrongLength):
         return
     if as_truth:
-        voice.truths[text] = samples
+        voice.truths[row.text] = samples
     if as_reference and _MIN_REFERENCE_SECONDS <= len(samples) / rate <= _MAX_REFERENCE_SECONDS:
-        voice.references[text] = samples
+        voice.references[row.text] = samples
 
 
 def _choose(prompt: Prompt, voice: _Voice) -> SpokenPrompt:

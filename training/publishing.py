@@ -12,7 +12,7 @@ from huggingface_hub.utils import HFValidationError, disable_progress_bars, vali
 from dtm_hf.files import folder_written_aside
 from dtm_hf.pipelines.repositories import save_with_card, upload_with_card
 from dtm_hf.training.arguments import TrainingConfig
-from dtm_hf.training.components import Components
+from dtm_hf.training.components import Components, data_description
 
 
 @dataclass(frozen=True)
@@ -151,8 +151,7 @@ def record_training(
     Returns:
         `dict`, *optional*: the results as a card shows them, `{arm: {metric: value}}`.
     """
-    data = config.data.dataset_description or Path(config.data.dataset).name
-    training_data = f"{data}; {step:,} steps, {hours:,.1f} hours of speech with repeats"
+    training_data = f"{data_description(config)}; {step:,} steps, {hours:,.1f} hours of speech with repeats"
     table = None
     if results:
         figures = {name.replace("_", " "): f"{value:.4g}" for name, value in results.items()}

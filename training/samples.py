@@ -17,7 +17,7 @@ from PIL import Image
 
 from dtm_hf.files import folder_written_aside
 from dtm_hf.pictures import save_mel_picture
-from dtm_hf.training.prompts import Prompt, SpokenPrompt, find_recordings
+from dtm_hf.training.prompts import Prompt, SpokenPrompt, ValidationRow, find_recordings
 
 if TYPE_CHECKING:
     from dtm_hf.pipelines.pipeline_dtm import DTMPipeline
@@ -46,7 +46,7 @@ class SpeechSamples:
     Args:
         pipeline ([`DTMPipeline`]): around the networks that are trained, on their device.
         prompts (`list` of [`Prompt`]): what to say.
-        rows (iterable of `dict`): validation rows, as in [`find_recordings`].
+        rows (iterable of [`ValidationRow`]): where their speakers are found.
         folder (`str` or `Path`): where the samples go.
         seed (`int`, defaults to 0): seed of the noise, which each prompt draws anew.
 
@@ -55,7 +55,12 @@ class SpeechSamples:
     """
 
     def __init__(
-        self, pipeline: "DTMPipeline", prompts: list[Prompt], rows: Iterable[dict], folder: str | Path, seed: int = 0
+        self,
+        pipeline: "DTMPipeline",
+        prompts: list[Prompt],
+        rows: Iterable[ValidationRow],
+        folder: str | Path,
+        seed: int = 0,
     ):
         self.pipeline, self.folder, self.seed = pipeline, Path(folder), seed
         pipeline.set_progress_bar_config(disable=True)

@@ -11,22 +11,22 @@ import soundfile
 import torch
 from tiny import SAMPLING_RATE, voice
 
-from dtm_hf.training.arguments import DataArguments
-from dtm_hf.training.prompts import find_recordings, read_prompts, validation_rows
+from dtm_hf.training.arguments import DataArguments, SourceArguments
+from dtm_hf.training.prompts import ValidationRow, find_recordings, read_prompts, validation_rows
 from dtm_hf.training.samples import SpeechSamples
 
 
 def row(speaker, text, seconds=0.4, pitch=120.0):
     buffer = io.BytesIO()
     soundfile.write(buffer, voice(seconds, pitch), SAMPLING_RATE, format="WAV")
-    return {"audio": {"bytes": buffer.getvalue(), "path": None}, "text": text, "speaker": speaker}
+    return ValidationRow(speaker, text, buffer.getvalue)
 
 
 @pytest.fixture(scope="module")
 def rows():
-    broken = {"audio": {"bytes": b"no audio", "path": None}, "text": "broken", "speaker": "slt"}
     return [
-        broken,
+        ValidationRow("slt", "broken", lambda: b"no audio"),
+        ValidationRow("slt", "", lambda: pytest.fail("read without need")),
         row("slt", "far too long", 12.5),
         row("slt", "Good morning.", 0.4, pitch=200),
         row("rms", "Good evening.", 0.5, pitch=90),
@@ -84,11 +84,31 @@ def test_reading_stops_when_nothing_is_missing(rows, tiny_pipeline):
     found(["slt|See you later.", "rms|"], endless(), tiny_pipeline)
 
 
-def test_columns_go_by_any_name(rows, tiny_pipeline):
-    stream = [{"sound": row["audio"], "said": row["text"]} for row in rows[2:5]]
-    arguments = DataArguments(audio_column="sound", text_column="said", speaker_column=None)
-    (prompt,) = found(["|Hello."], validation_rows(stream, arguments), tiny_pipeline)
-    assert prompt.reference_text == "Good morning." and prompt.speaker == ""
+def test_rows_come_from_the_validation_split_of_every_source(rows, tiny_pipeline, tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    for name, split, part in (("one", "train", rows[3:4]), ("two", "validation", rows[3:])):
+        table = [
+            {"sound": {"bytes": row.audio(), "path": None}, "said": f" {row.text}", "who": row.speaker} for row in part
+        ]
+        table[0]["sound"]["bytes"] = None
+        (tmp_path / name).mkdir()
+        pq.write_table(pa.Table.from_pylist(table), tmp_path / name / f"{split}-00000-of-00001.parquet")
+
+    def sources(*names, speaker_column="who"):
+        columns = {"audio_column": "sound", "text_column": "said", "speaker_column": speaker_column}
+        return DataArguments(sources=[SourceArguments(dataset=str(tmp_path / name), **columns) for name in names])
+
+    # Its first row, "Good morning." is without a recording.
+    (prompt,) = found(["slt|Hello."], validation_rows(sources("one", "two")), tiny_pipeline)
+    assert (prompt.reference_text, len(prompt.reference)) == ("See you later.", round(0.5 * SAMPLING_RATE))
+    (prompt,) = found(["|Hello."], validation_rows(sources("two", speaker_column=None)), tiny_pipeline)
+    assert (prompt.reference_text, prompt.speaker) == ("Good evening.", "")
+    with pytest.raises(ValueError, match="validation"):
+        next(validation_rows(sources("one")))
+    with pytest.raises(ValueError, match="`validation_split`, but got none"):
+        next(validation_rows(DataArguments(dataset=str(tmp_path / "two"), validation_split=None)))
 
 
 @pytest.mark.parametrize(
