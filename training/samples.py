@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import soundfile
 import torch
-from PIL import Image
+from matplotlib.image import imread
 
 from dtm_hf.files import folder_written_aside
 from dtm_hf.pictures import save_mel_picture
@@ -204,8 +204,7 @@ def _track(tracker, step: int, sounds: dict[str, _Sound], rate: int) -> None:
     if tracker.name == "tensorboard":
         for name, sound in sounds.items():
             tracker.writer.add_audio(name, torch.from_numpy(sound.waveform), step, sample_rate=rate)
-            picture = np.asarray(Image.open(sound.picture).convert("RGB"))
-            tracker.writer.add_image(f"{name}/mel", picture, step, dataformats="HWC")
+            tracker.writer.add_image(f"{name}/mel", imread(sound.picture)[..., :3], step, dataformats="HWC")
         tracker.writer.flush()
     elif tracker.name == "wandb":
         import wandb
