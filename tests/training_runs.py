@@ -62,12 +62,13 @@ class Run:
     CPU, by torch's own.
     """
 
-    def __init__(self, argv: list[str], processes: int = 1, file_size_limit: int | None = None):
+    def __init__(self, argv: list[str], processes: int = 1, file_size_limit: int | None = None, **variables: str):
         launcher = ["-m", "accelerate.commands.launch", "--num_processes", "1", "--num_machines", "1"]
         launcher += ["--mixed_precision", "no", "--dynamo_backend", "no"]
         if processes > 1:
             launcher = ["-m", "torch.distributed.run", "--nproc-per-node", str(processes), "--standalone"]
         environment = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": ""}
+        environment |= variables
 
         def limit() -> None:
             import resource

@@ -186,9 +186,7 @@ class Trainer:
         batches = iter(self.loader)
         while self.step < options.max_steps:
             began = time.perf_counter()
-            raw = next(batches, None)
-            if raw is None:
-                raise ValueError(f"`dataset` {self.config.data.dataset!r} holds no rows.")
+            raw = next(batches)
             self.window.waited += time.perf_counter() - began
             self._count(raw)
             batch = self._mel_batch(raw)
@@ -215,9 +213,10 @@ class Trainer:
     @contextmanager
     def _precision(self):
         options = self.config.optimization
-        on_cpu = self.accelerator.device.type == "cpu" and options.mixed_precision == "bf16"
-        # Compiled, bfloat16 is the faster one throughout.
-        with self.accelerator.autocast(), FasterFloat32() if on_cpu and not options.torch_compile else nullcontext():
+        faster = self.accelerator.device.type == "cpu" and options.mixed_precision == "bf16"
+        # Compiled, bfloat16 is the faster one throughout; and a recomputation in the backward pass is outside of this.
+        faster = faster and not options.torch_compile and not options.gradient_checkpointing
+        with self.accelerator.autocast(), FasterFloat32() if faster else nullcontext():
             yield
 
     # Figures
@@ -365,8 +364,9 @@ class Trainer:
         self.accelerator.load_state(str(checkpoint))
         state = read_state(checkpoint)
         self.step, self.frames, self.data_seed = state["step"], state["frames"], state["data_seed"]
-        shadow = load_file(checkpoint / "ema.safetensors", device=str(device))
-        self.ema.shadow_params = [shadow[str(i)] for i in range(len(shadow))]
+        # Not onto the device at once: safetensors refuses the `cpu:0` of several processes on a CPU.
+        shadow = load_file(checkpoint / "ema.safetensors")
+        self.ema.shadow_params = [shadow[str(i)].to(device) for i in range(len(shadow))]
         self.ema.optimization_step = state["ema_step"]
         set_schedules(self.schedules, self.step)
         self._resume_data(checkpoint, state["num_processes"])

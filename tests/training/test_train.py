@@ -4,6 +4,7 @@ import shutil
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from training_runs import LOOP, QUIET, flow_matching_arguments, log, write_corpus
 
 from dtm_hf import DTMPipeline
@@ -65,7 +66,11 @@ def test_a_head_is_trained_on_the_frozen_backbone(flow_matching, corpus, tmp_pat
     before = DTMPipeline.from_pretrained(base).backbone.fingerprint
     argv = ["--dataset", str(corpus), "--base_model", str(base), "--output_dir", str(tmp_path), *LOOP, *QUIET]
     argv += ["--head_hidden_size", "32", "--head_num_layers", "2", "--head_architecture", "conv", "--max_steps", "3"]
+    # In bfloat16 too, which a process takes up once.
+    AcceleratorState._reset_state(reset_partial_state=True)
+    argv += ["--mixed_precision", "bf16" if gradient_checkpointing else "no"]
     main([*argv, "--baked_guidance_scale", "2", "--gradient_checkpointing", str(gradient_checkpointing)])
+    AcceleratorState._reset_state(reset_partial_state=True)
     pipeline = DTMPipeline.from_pretrained(tmp_path)
     assert pipeline.backbone.fingerprint == pipeline.head.config.backbone_fingerprint == before
     assert pipeline.head.output_proj.weight.any()

@@ -177,7 +177,8 @@ class FrameBatches(IterableDataset):
     def _iterate(self, window: int = 0, yielded: int = 0, sources: list[dict] | None = None) -> Iterator[dict]:
         worker = get_worker_info()
         workers = worker.num_workers if worker else 1
-        reader = Reader(self.rank * workers + (worker.id if worker else 0), self.world_size * workers)
+        # Numbered so that a step of N ranks reads what one rank with N times the workers reads in N batches.
+        reader = Reader((worker.id if worker else 0) * self.world_size + self.rank, self.world_size * workers)
         limit = self.arguments.max_bad_fraction
         streams = [
             SourceStream(source, number, self.seed, reader, self.endless, limit)
