@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 from accelerate.utils import DistributedType
@@ -20,9 +21,10 @@ from dtm_hf.training.parsing import parse_config
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "training/configs/accelerate"
+SCALING = (ROOT / "docs/scaling.md").read_text()
 COMMANDS = [
     shlex.split(line, comments=True)
-    for block in re.findall(r"```sh\n(.*?)```", (ROOT / "docs/scaling.md").read_text(), re.DOTALL)
+    for block in re.findall(r"```sh\n(.*?)```", SCALING, re.DOTALL)
     for line in block.replace("\\\n", " ").splitlines()
     if not line.startswith("#")
 ]
@@ -73,11 +75,27 @@ def test_documented_commands_are_accepted(command, monkeypatch):
         assert result.exit_code == 0, result.output
 
 
+def test_the_documented_source_is_accepted(tmp_path):
+    (block,) = re.findall(r"```yaml\n(.*?)```", SCALING, re.DOTALL)
+    config = yaml.safe_load((ROOT / "training/configs/dtm_f5_v1_base.yaml").read_text())
+    for column in ("dataset", "audio_column", "text_column", "speaker_column"):
+        del config["data"][column]
+    config["data"] |= yaml.safe_load(block)["data"]
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    data = parse_config(["--config", str(tmp_path / "config.yaml")]).data
+    (source,) = data.all_sources()
+    assert (source.dataset, source.revision, source.speaker_column) == (
+        "amphion/Emilia-Dataset", "COMMIT", "json.speaker",
+    )  # fmt: skip
+    assert data.validation_split is None
+
+
 def test_several_gpus_must_be_counted():
     with pytest.raises(ValueError, match="pass in `--num_processes`"):
         launched(["--config_file", str(CONFIGS / "multi_gpu.yaml"), "train.py"])
 
 
+@pytest.mark.slow
 def test_two_nodes_find_each_other(tmp_path):
     """The launchers of both nodes on one machine, for real; what they start joins in one sum."""
     (tmp_path / "join.py").write_text(
