@@ -109,7 +109,8 @@ def _dtm_components(config: TrainingConfig) -> Components:
         tokenizer = F5Tokenizer(_vocab_file(config))
         backbone = F5Backbone.from_f5_checkpoint(model.f5_checkpoint, vocab=tokenizer, variant=model.f5_variant)
         feature_extractor, vocoder = F5FeatureExtractor(), _default_vocoder()
-    backbone.to(getattr(torch, model.backbone_dtype))
+    if model.backbone_dtype != "float32":
+        backbone.to(getattr(torch, model.backbone_dtype))
     scheduler = DTMScheduler(
         num_inference_steps=draws.num_inference_steps,
         num_head_steps=draws.num_head_steps,

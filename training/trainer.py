@@ -26,6 +26,7 @@ from dtm_hf.training.precision import FasterFloat32
 from dtm_hf.training.prompts import read_prompts, validation_rows
 from dtm_hf.training.publishing import Publisher, record_training
 from dtm_hf.training.samples import SpeechSamples
+from dtm_hf.training.sharding import check_sharding, is_sharded, sharded_like, whole
 
 
 class Trainer:
@@ -61,6 +62,7 @@ class Trainer:
             raise ValueError(
                 f"`output_dir` {options.output_dir!r} holds checkpoints of another run and `resume` is off."
             )
+        check_sharding(self.accelerator, config)
         set_seed(options.seed)
         self._build_model()
         self.step, self.frames = 0, 0
@@ -312,8 +314,8 @@ class Trainer:
 
         def write(folder: Path) -> None:
             self.accelerator.save_state(str(folder))
+            shadow = {str(i): p.contiguous() for i, p in enumerate(whole(self.ema.shadow_params))}
             if self.accelerator.is_main_process:
-                shadow = {str(i): p.contiguous() for i, p in enumerate(self.ema.shadow_params)}
                 save_file(shadow, folder / "ema.safetensors")
             (folder / self._rank_file).write_text(json.dumps(self._rank_state()))
 
@@ -366,7 +368,8 @@ class Trainer:
         self.step, self.frames, self.data_seed = state["step"], state["frames"], state["data_seed"]
         # Not onto the device at once: safetensors refuses the `cpu:0` of several processes on a CPU.
         shadow = load_file(checkpoint / "ema.safetensors")
-        self.ema.shadow_params = [shadow[str(i)].to(device) for i in range(len(shadow))]
+        averaged = [shadow[str(i)].to(device) for i in range(len(shadow))]
+        self.ema.shadow_params = sharded_like(averaged, self.parameters)
         self.ema.optimization_step = state["ema_step"]
         set_schedules(self.schedules, self.step)
         self._resume_data(checkpoint, state["num_processes"])
@@ -393,12 +396,17 @@ class Trainer:
 
     def save_pipeline(self) -> None:
         """Write the pipeline with the averaged weights."""
+        averaged = whole(self.ema.shadow_params)
         if not self.accelerator.is_main_process:
             return
-        self.ema.copy_to(self.parameters)
-        self.components.backbone.freeze()
-        record_training(self.components, self.config, self.step, self.hours)
-        self.components.pipeline().save_pretrained(str(self.output_dir))
+        # A network that FSDP has taken apart cannot be saved: the weights go into a new one.
+        components = build_components(self.config) if is_sharded(self.parameters) else self.components
+        trained = [p for p in components.trained.parameters() if p.requires_grad]
+        for parameter, average in zip(trained, averaged, strict=True):
+            parameter.data.copy_(average)
+        components.backbone.freeze()
+        record_training(components, self.config, self.step, self.hours)
+        components.pipeline().save_pretrained(str(self.output_dir))
 
 
 def _flat(config: TrainingConfig) -> dict[str, object]:

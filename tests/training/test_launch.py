@@ -43,6 +43,7 @@ def launched(command):
         ("one_gpu", DistributedType.NO),
         ("multi_gpu", DistributedType.MULTI_GPU),
         ("multi_node", DistributedType.MULTI_GPU),
+        ("fsdp", DistributedType.FSDP),
     ],
 )
 def test_configurations_load(name, kind):
@@ -65,7 +66,7 @@ def test_documented_commands_are_accepted(command, monkeypatch):
         assert args.training_script == "training/train.py"
         parse_config(args.training_script_args)
         if args.num_processes > 1:
-            assert args.multi_gpu
+            assert args.multi_gpu or args.use_fsdp
             environment = prepare_multi_gpu_env(args)
             assert environment["ACCELERATE_MIXED_PRECISION"] == "no"
     else:

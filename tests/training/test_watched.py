@@ -32,7 +32,7 @@ def run(tmp_path_factory):
         )
         process = Run(argv, **hub.environment(folder / "home"))
         assert process.wait() == 0, process.output.read_text()[-3000:]
-        repository = hub.store.load("model", "me/run")
+        repository = hub.store.load("models", "me/run")
     return folder / "run", process.output.read_text(), repository
 
 
