@@ -218,6 +218,7 @@ class Trainer:
         faster = self.accelerator.device.type == "cpu" and options.mixed_precision == "bf16"
         # Compiled, bfloat16 is the faster one throughout; and a recomputation in the backward pass is outside of this.
         faster = faster and not options.torch_compile and not options.gradient_checkpointing
+        faster = faster and self.components.backbone.dtype == torch.float32
         with self.accelerator.autocast(), FasterFloat32() if faster else nullcontext():
             yield
 

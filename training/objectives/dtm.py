@@ -1,5 +1,7 @@
 """Difference Transition Matching on a frozen backbone: Algorithm 3 of [Transition Matching](https://arxiv.org/abs/2506.23589)."""
 
+from contextlib import nullcontext
+
 import torch
 
 from dtm_hf.training.arguments import ObjectiveArguments
@@ -30,9 +32,12 @@ class DTMObjective:
     def _backbone_pass(self, x_t, t, conditions, batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Features h and velocity v of the head's branch, and the shift of the target that guidance asks for."""
         branch = "both" if self.guidance else "cond"
-        output = self.backbone(
-            x_t, t, conditions.cond, batch.text_ids, batch.attention_mask, branch, drop_text=conditions.drop_text
-        )
+        # A backbone that is in bfloat16 computes in it: on a CPU, autocast leaves a norm with two dtypes.
+        whole = self.backbone.dtype != torch.float32
+        with torch.autocast(x_t.device.type, enabled=False) if whole else nullcontext():
+            output = self.backbone(
+                x_t, t, conditions.cond, batch.text_ids, batch.attention_mask, branch, drop_text=conditions.drop_text
+            )
         h_t, v = output.features, output.velocity.float()
         if not self.guidance:
             return h_t, v, torch.zeros_like(v)
