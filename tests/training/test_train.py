@@ -1,7 +1,10 @@
 """The training loop, from parquet shards to a pipeline on disk: both objectives, resumed, in one process."""
 
+import json
 import shutil
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from accelerate.state import AcceleratorState
@@ -104,3 +107,26 @@ def test_validation_draws_alike_and_without_dropout(flow_matching, tmp_path):
 def test_a_wrong_configuration_is_one_line(capsys):
     with pytest.raises(SystemExit, match=r"^train\.py: Unknown option --max_step; did you mean 'max_steps'\?\.$"):
         main(["--max_step", "3"])
+
+
+def test_one_bad_row_in_fifty_and_a_bad_shard_cost_no_more_than_themselves(tmp_path):
+    corpus = write_corpus(tmp_path / "corpus", train_rows=100, shards=2)
+    for number, path in enumerate(sorted(corpus.glob("train-*.parquet"))):
+        rows = pq.read_table(path).to_pylist()
+        rows[0]["text"] = "clip"
+        rows[17 + number]["audio"]["bytes"] = b"RIFF and no sound"
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    (corpus / "train-00009-of-00010.parquet").write_bytes(b"PAR1 and nothing that belongs behind it")
+    AcceleratorState._reset_state(reset_partial_state=True)
+    # Two epochs of about 70 frames a clip.
+    loop = "--max_steps 14 --frames_per_batch 1600 --save_interval 100 --eval_interval 100 --pair_probability 0"
+    Trainer(parse_config(flow_matching_arguments(corpus, tmp_path / "run", *loop.split()))).train()
+    entries = [json.loads(line) for line in (tmp_path / "run" / "bad_rows-0.jsonl").read_text().splitlines()]
+    shards = [f"train-0000{number}-of-00002.parquet" for number in range(2)]
+    found = {(entry["reason"], entry["shard"], entry["row"]) for entry in entries}
+    assert found == {
+        ("undecodable audio", shards[0], 17),
+        ("undecodable audio", shards[1], 18),
+        ("unreadable shard", "train-00009-of-00010.parquet", 0),
+    }
+    assert log(tmp_path / "run", "bad_rows")[14] == len(entries) >= 3
