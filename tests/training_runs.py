@@ -1,6 +1,5 @@
 """Small training runs: a corpus, the arguments, the real command as processes, and its log."""
 
-import io
 import json
 import os
 import signal
@@ -10,7 +9,8 @@ import time
 from pathlib import Path
 
 import psutil
-from tiny import SAMPLING_RATE, VOCABULARY, voice
+from speech_corpora import row, write_parquet
+from tiny import VOCABULARY
 
 ROOT = Path(__file__).parents[1]
 SIZES = (
@@ -23,23 +23,11 @@ QUIET = "--report_to none --num_validation_batches 1 --min_seconds 0.1 --max_bad
 
 def write_corpus(folder: Path, train_rows: int = 8, shards: int = 1) -> Path:
     """Clips of one speaker from 0.3 s on, each longer than the last; the first to train on has no text and is bad."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-    import soundfile
-
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "vocab.txt").write_text("".join(f"{character}\n" for character in VOCABULARY), encoding="utf-8")
-    for split, size, count in (("train", train_rows, shards), ("validation", 4, 1)):
-        rows = []
-        for i in range(size):
-            buffer = io.BytesIO()
-            clip = voice(0.3 + 0.05 * (i % 16), pitch=90 + 20 * i % 300, seed=i)
-            soundfile.write(buffer, clip, SAMPLING_RATE, format="WAV")
-            bad = split == "train" and i == 0
-            audio = {"bytes": buffer.getvalue(), "path": None}
-            rows.append({"audio": audio, "text": "" if bad else f"clip {chr(97 + i % 26)}", "speaker": "a"})
-        for k in range(count):
-            pq.write_table(pa.Table.from_pylist(rows[k::count]), folder / f"{split}-{k:05d}-of-{count:05d}.parquet")
+    train = [row(i, 0.3 + 0.05 * (i % 16), text=None if i else "") for i in range(train_rows)]
+    write_parquet(folder, train, shards)
+    write_parquet(folder, [row(i, 0.3 + 0.05 * i) for i in range(4)], split="validation")
     return folder
 
 

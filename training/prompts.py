@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dtm_hf.training.arguments import DataArguments
+from dtm_hf.training.data.loader import open_sources
 from dtm_hf.training.data.rows import BadRow, WrongLength, decode_audio
-from dtm_hf.training.data.sources import NoSuchSplit, Source, UnreadableShard, open_source
+from dtm_hf.training.data.sources import Source, UnreadableShard
 
 if TYPE_CHECKING:
     from dtm_hf.pipelines.pipeline_dtm import DTMPipeline
@@ -117,15 +118,7 @@ def validation_rows(arguments: DataArguments) -> Iterator[ValidationRow]:
     split = arguments.validation_split
     if split is None:
         raise ValueError("Samples speak like the speakers of the `validation_split`, but got none.")
-    sources, failure = [], None
-    for source in arguments.all_sources():
-        try:
-            sources.append(open_source(source, split))
-        except NoSuchSplit as error:
-            failure = error
-    if not sources:
-        raise failure
-    for source in sources:
+    for source in open_sources(arguments, split):
         yield from _rows(source)
 
 

@@ -74,6 +74,9 @@ class Trainer:
             self._resume()
         if self.loader is None:
             self.loader = self._loader(config.data.train_split, endless=True)
+        # Once, and at the start: to find the sources again at each validation would ask the Hub each time.
+        split = config.data.validation_split
+        self.validation_loader = None if split is None else self._loader(split, endless=False)
         if self.accelerator.is_main_process:
             self.output_dir.mkdir(parents=True, exist_ok=True)
             if config.logging.report_to != "none":
@@ -190,8 +193,8 @@ class Trainer:
             began = time.perf_counter()
             raw = next(batches)
             self.window.waited += time.perf_counter() - began
-            self._count(raw)
             batch = self._mel_batch(raw)
+            self._count(raw, batch)
             self._seed_draws(batch_number)
             batch_number += 1
             with self.accelerator.accumulate(self.model):
@@ -224,12 +227,10 @@ class Trainer:
 
     # Figures
 
-    def _count(self, raw: dict) -> None:
-        extractor = self.components.feature_extractor
-        frames = extractor.num_frames(raw["num_samples"])
-        self.window.frames += int(frames.sum())
-        multiple = self.config.data.frame_multiple
-        self.window.padded_frames += len(frames) * -(-int(frames.max()) // multiple) * multiple
+    def _count(self, raw: dict, batch: MelBatch) -> None:
+        # From the lengths, which are on the host: to sum the mask would wait for the device.
+        self.window.frames += int(self.components.feature_extractor.num_frames(raw["num_samples"]).sum())
+        self.window.padded_frames += batch.attention_mask.numel()
         self.bad_rows.update(raw["bad_rows"])
         self.dropped.update(raw["dropped"])
         if raw["bad_row_details"]:
@@ -260,18 +261,19 @@ class Trainer:
 
     def _is_best(self, loss: float | None) -> bool:
         """Decided by the main process: in the others the last bit may differ."""
-        best = best_checkpoint(self.output_dir)
-        decision = [loss is not None and (best is None or loss < read_state(best)["validation_loss"])]
+        decision = [False]
+        if self.accelerator.is_main_process and loss is not None:
+            best = best_checkpoint(self.output_dir)
+            decision = [best is None or loss < read_state(best)["validation_loss"]]
         return broadcast_object_list(decision)[0]
 
     def validate(self) -> dict[str, float]:
         """Loss of the averaged weights on fixed batches with fixed draws."""
-        split, objective = self.config.data.validation_split, self.components.objective
-        if split is None:
+        if self.validation_loader is None:
             return {}
-        totals, count = Counter(), 0
+        objective, totals, count = self.components.objective, Counter(), 0
         with self.averaged_weights():
-            for raw in self._loader(split, endless=False):
+            for raw in self.validation_loader:
                 if count == self.config.logging.num_validation_batches:
                     break
                 batch = self._mel_batch(raw)

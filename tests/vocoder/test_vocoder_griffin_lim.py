@@ -58,7 +58,9 @@ def test_deterministic_and_leaves_the_global_generator_alone(extractor, vocoder)
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_padded_batch_equals_single_items(extractor, vocoder):
+def test_padded_batch_equals_single_items(extractor):
+    # More iterations amplify rounding, which the size of a batch changes on some processors. A leak differs by 0.15.
+    vocoder = GriffinLimVocoder(num_iters=1)
     lengths = [40, 25, 33, 25]
     mels = [extractor.log_mel(vowel(n, 100.0 + 20 * i))[0] for i, n in enumerate(lengths)]
     batch = torch.randn(4, 40, 100)
@@ -68,8 +70,7 @@ def test_padded_batch_equals_single_items(extractor, vocoder):
     assert waveform.shape == (4, 39 * 256)
     for row, mel in zip(waveform, mels, strict=True):
         end = (len(mel) - 1) * 256
-        # The iteration amplifies rounding, which the size of a batch changes; a leak differs by 0.16 and more.
-        torch.testing.assert_close(row[:end], vocoder(mel[None])[0], atol=1e-2, rtol=0)
+        torch.testing.assert_close(row[:end], vocoder(mel[None])[0], atol=1e-4, rtol=0)
         assert (row[end:] == 0).all()
 
 

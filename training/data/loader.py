@@ -89,7 +89,8 @@ def build_loader(
     Raises:
         ValueError: if a source, its split or a column is not there. While it is iterated, see [`FrameBatches`].
     """
-    sources = open_sources(arguments, split)
+    # Nobody asks who speaks where no pairs are made.
+    sources = open_sources(arguments, split, speakers=arguments.pair_probability > 0)
     batches = FrameBatches(
         sources,
         arguments,
@@ -103,12 +104,19 @@ def build_loader(
     return BatchLoader(batches, arguments.num_workers if endless else 0)
 
 
-def open_sources(arguments: DataArguments, split: str) -> list[Source]:
-    """The sources of a configuration that have the split."""
+def open_sources(arguments: DataArguments, split: str, speakers: bool = True) -> list[Source]:
+    """
+    The sources of a configuration that have the split.
+
+    Args:
+        speakers (`bool`, defaults to `True`): `False` asks for no `speaker_column`.
+
+    Raises:
+        ValueError: if a source lacks `train_split`, or none has another split; or as [`open_source`] does.
+    """
     sources, failure = [], None
     for source in arguments.all_sources():
-        if arguments.pair_probability == 0:
-            # Nobody asks who speaks.
+        if not speakers:
             source = dataclasses.replace(source, speaker_column=None)
         try:
             sources.append(open_source(source, split))
