@@ -1,0 +1,61 @@
+"""What a benchmark judges, and what a judge looks like."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+
+@dataclass
+class BenchmarkItem:
+    """
+    A sentence to speak.
+
+    Args:
+        id (`str`): Unique in its set.
+        text (`str`): What to say.
+        reference_audio (`np.ndarray` of shape `(T,)`): Mono float32 prompt at the rate of the set.
+        reference_text (`str`): What the prompt says.
+        recording (`np.ndarray` of shape `(T,)`, *optional*): The text as its speaker says it, at the same rate.
+        language (`str`, defaults to `"en"`): Language of the text.
+    """
+
+    id: str
+    text: str
+    reference_audio: np.ndarray
+    reference_text: str
+    recording: np.ndarray | None = None
+    language: str = "en"
+
+
+@dataclass
+class Speech:
+    """
+    What an arm said, or a recording.
+
+    Args:
+        waveform (`np.ndarray` of shape `(T,)`): Mono float32 samples.
+        sampling_rate (`int`): Samples a second, in Hz.
+        mel (`np.ndarray` of shape `(N, M)`): Natural logarithm of mel magnitudes.
+    """
+
+    waveform: np.ndarray
+    sampling_rate: int
+    mel: np.ndarray
+
+
+class Metric(Protocol):
+    """
+    A figure of one item that adds up to a figure of a set: the sum of the numerators over that of the denominators.
+
+    A mean has the denominator 1, an error rate the number of words. `None` is an item that has no such figure.
+    """
+
+    name: str
+    """Key in the results."""
+    title: str
+    """Head of its column."""
+    higher_is_better: bool | None
+    """`None` where 1 is the best: a ratio to the recordings."""
+
+    def __call__(self, speech: Speech, item: BenchmarkItem) -> tuple[float, float] | None: ...
