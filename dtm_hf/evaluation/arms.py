@@ -1,0 +1,130 @@
+"""Arms of a benchmark: named ways to sample, with what each costs. Imports no torch: a bad name is refused at once."""
+
+import re
+from dataclasses import dataclass, field
+
+from dtm_hf.scheduling.epss import EPSS_INDICES
+
+DEFAULT_GUIDANCE_SCALE = 3.0
+# What stands behind the colon of a control when its name has none.
+DEFAULT_PARAMETERS = {"renoise": 0.25, "noise": 0.1}
+
+_KINDS = ("euler", "uniform", "epss", "midpoint", "dtm", "oracle", "renoise", "noise")
+_NUMBER = r"\d+(?:\.\d+)?"
+_FORM = re.compile(rf"([a-z]+)-(\d+)(?:x(\d+))?(?::({_NUMBER}))?(?:@({_NUMBER}))?")
+_FORMS = (
+    "euler-N (or sway-N), uniform-N, epss-N, midpoint-N, dtm-TxS, oracle-TxS, renoise-N:C or noise-N:STD, each with "
+    "@GUIDANCE_SCALE behind it where wanted"
+)
+
+
+@dataclass(frozen=True)
+class Arm:
+    """
+    One way to sample. Two arms are equal when they sample alike, whatever they are called.
+
+    Args:
+        name (`str`): As it was given; the key in the results.
+        kind (`str`):
+            `"euler"` (Euler on the sway grid, coefficient -1), `"uniform"` (Euler on even steps), `"epss"` (Euler on
+            F5-TTS's pruned grid), `"midpoint"` (on the sway grid), `"dtm"` (the flow head), `"oracle"` (the best flow
+            head there could be, computed from the backbone), or a control: `"renoise"` (Euler with the noise put back
+            after each step) and `"noise"` (Euler with white noise added to its mel).
+        num_inference_steps (`int`): Global steps.
+        num_head_steps (`int`, defaults to 0): Head calls a global step.
+        guidance_scale (`float`, defaults to 3.0): F5-TTS's `cfg_strength` + 1; 1 is off.
+        parameter (`float`, *optional*):
+            Of a control: the share C of the remaining way that `"renoise"` jumps ahead, in [0, 1]; the standard
+            deviation of `"noise"`, in log-mel units.
+    """
+
+    name: str = field(compare=False)
+    kind: str
+    num_inference_steps: int
+    num_head_steps: int = 0
+    guidance_scale: float = DEFAULT_GUIDANCE_SCALE
+    parameter: float | None = None
+
+    @property
+    def needs_head(self) -> bool:
+        """Whether the pipeline must have a trained head."""
+        return self.kind == "dtm"
+
+    @property
+    def sets_guidance(self) -> bool:
+        """Whether the name asks for a guidance scale, which a head with another one baked in cannot give."""
+        return "@" in self.name or self.guidance_scale != DEFAULT_GUIDANCE_SCALE
+
+    def backbone_passes(self, baked: bool = False) -> int:
+        """
+        Passes of one utterance through the backbone, both branches of guidance counted.
+
+        The oracle's head calls are backbone passes. `baked`: the head has guidance baked in, so that `"dtm"` arms run
+        the conditional branch alone; the others guide as ever.
+        """
+        per_step = {"midpoint": 2, "oracle": 1 + self.num_head_steps}.get(self.kind, 1)
+        return self.num_inference_steps * per_step * self._branches(baked)
+
+    def head_calls(self, baked: bool = False) -> int:
+        """Calls of the trained head for one utterance, both branches of guidance counted."""
+        return self.num_inference_steps * self.num_head_steps * self._branches(baked) if self.needs_head else 0
+
+    def _branches(self, baked: bool) -> int:
+        return 1 if self.guidance_scale <= 1 or (baked and self.needs_head) else 2
+
+
+def parse_arm(name: str) -> Arm:
+    """
+    `euler-32` (32 steps as F5-TTS takes them; `sway-32` is the same), `uniform-8`, `epss-7`, `midpoint-4` (8 passes),
+    `dtm-4x2` (4 global steps of 2 head calls), `oracle-4x4`, and the controls `renoise-8:0.25` and `noise-7:0.1`
+    (parameters as in [`Arm`]; without one that of `DEFAULT_PARAMETERS`). `euler-8@1` is without guidance,
+    `euler-8@1.5` with less.
+
+    F5-TTS itself goes over to its pruned grid at 5, 6, 7, 10, 12 and 16 steps: there, what it does is `epss-N`.
+
+    Raises:
+        ValueError: for another form, no steps, a pruned grid that F5-TTS does not have, or a number out of its range.
+    """
+    match = _FORM.fullmatch(name)
+    if match is None:
+        raise ValueError(f"`arms` must be of the forms {_FORMS}, but got {name!r}.")
+    kind, steps, calls, parameter, guidance = match.groups()
+    kind = "euler" if kind == "sway" else kind
+    if kind not in _KINDS or (calls is not None) != (kind in ("dtm", "oracle")):
+        raise ValueError(f"`arms` must be of the forms {_FORMS}, but got {name!r}.")
+    if parameter is not None and kind not in DEFAULT_PARAMETERS:
+        raise ValueError(f"`arms` have a parameter behind a colon with renoise and noise alone, but got {name!r}.")
+    if int(steps) < 1 or calls is not None and int(calls) < 1:
+        raise ValueError(f"`arms` must take at least 1 step and, with a head, 1 head call a step, but got {name!r}.")
+    if kind == "epss" and int(steps) not in EPSS_INDICES:
+        raise ValueError(f"`arms` may be epss-N for N in {sorted(EPSS_INDICES)}, but got {name!r}.")
+    if guidance is not None and float(guidance) < 1:
+        raise ValueError(f"`arms` must have a guidance scale of at least 1, which is none, but got {name!r}.")
+    value = DEFAULT_PARAMETERS.get(kind) if parameter is None else float(parameter)
+    if kind == "renoise" and value > 1:
+        raise ValueError(f"`arms` may be renoise-N:C for C in [0, 1], but got {name!r}.")
+    return Arm(
+        name=name,
+        kind=kind,
+        num_inference_steps=int(steps),
+        num_head_steps=int(calls or 0),
+        guidance_scale=DEFAULT_GUIDANCE_SCALE if guidance is None else float(guidance),
+        parameter=value,
+    )
+
+
+def parse_arms(names: str) -> list[Arm]:
+    """
+    Arms from their names with commas between, in their order.
+
+    Raises:
+        ValueError: for a bad name ([`parse_arm`]), none at all, or two that are the same.
+    """
+    arms: list[Arm] = []
+    for name in (part.strip() for part in names.split(",")):
+        arm = parse_arm(name)
+        if arm in arms:
+            same = arms[arms.index(arm)].name
+            raise ValueError(f"`arms` must differ, but {name!r} is the same as {same!r}.")
+        arms.append(arm)
+    return arms
