@@ -113,7 +113,9 @@ class DataArguments:
 class ObjectiveArguments:
     """The loss and what it draws."""
 
-    t_sampling: str = _option("grid", "`grid` (times of the scheduler), `uniform`, `sway` or `logit_normal`.")
+    t_sampling: str = _option(
+        "grid", "`grid` (times of the scheduler), `uniform`, `sway`, `sway_twice` (dense near 0) or `logit_normal`."
+    )
     t_min: int = _option(0, "dtm: first grid index drawn. 1 reproduces the documents, but leaves t=0 untrained.")
     t_logit_mean: float = _option(0.0, "Mean of the logit of t, for `logit_normal`.")
     s_sampling: str = _option("uniform", "dtm: `uniform` or `logit_normal`.")

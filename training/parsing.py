@@ -15,7 +15,7 @@ _CHOICES = {
     "f5_variant": ("v1_base", "v1_small", "base", "small"),
     "head_architecture": ("mlp", "conv"),
     "head_prediction": ("residual", "direct"),
-    "t_sampling": ("grid", "uniform", "sway", "logit_normal"),
+    "t_sampling": ("grid", "uniform", "sway", "sway_twice", "logit_normal"),
     "s_sampling": ("uniform", "logit_normal"),
     "head_solver": ("midpoint", "euler", "heun"),
     "time_grid": ("sway", "uniform", "epss"),
@@ -201,7 +201,7 @@ def check_values(config: TrainingConfig) -> None:
     if values["objective"] == "dtm" and (values["base_model"] is None) == (values["f5_checkpoint"] is None):
         raise ValueError("The dtm objective needs exactly one of `base_model` and `f5_checkpoint`.")
     if values["objective"] == "flow_matching" and values["t_sampling"] == "grid":
-        raise ValueError("`t_sampling` must be 'uniform', 'sway' or 'logit_normal' for flow_matching, but got 'grid'.")
+        raise ValueError("`t_sampling` must be a distribution over [0, 1) for flow_matching, but got 'grid'.")
 
 
 def _field_types() -> dict[str, object]:

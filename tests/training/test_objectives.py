@@ -175,11 +175,14 @@ def test_times_of_each_sampling():
     values, counts = grid.unique(return_counts=True)
     assert torch.equal(values, GRID) and (counts > 0.2 * size).all()
     uniform, sway, logit = draw("uniform"), draw("sway"), draw("logit_normal", logit_mean=-1.0)
-    for times in (grid, uniform, sway, logit):
+    twice = draw("sway_twice")
+    for times in (grid, uniform, sway, twice, logit):
         assert times.shape == (size,) and times.min() >= 0 and times.max() < 1
     assert uniform.mean() == pytest.approx(0.5, abs=0.02)
     # E[1 - cos(pi u / 2)] = 1 - 2 / pi.
     assert sway.mean() == pytest.approx(1 - 2 / torch.pi, abs=0.02)
+    # 1 - cos(pi/2 (1 - cos(pi u / 2))) is 0.1 at u = 0.495.
+    assert (twice < 0.1).float().mean() == pytest.approx(0.495, abs=0.03)
     assert logit.median() == pytest.approx(torch.sigmoid(torch.tensor(-1.0)).item(), abs=0.02)
 
 
