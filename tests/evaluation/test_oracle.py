@@ -1,9 +1,13 @@
 """The oracle head against Gaussian data, where the backbone's velocity and the joint posterior have closed forms."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
+from tiny import SAMPLING_RATE, voice
 
-from dtm_hf.evaluation.oracle import joint_inner_velocity
+from dtm_hf import DTMScheduler, F5BackboneOutput
+from dtm_hf.evaluation.oracle import joint_inner_velocity, oracle_head
 
 BINS = 3
 MEAN = torch.tensor([0.7, -1.2, 0.3], dtype=torch.float64)
@@ -87,3 +91,115 @@ def test_the_inner_flow_draws_from_the_posterior():
 def test_times_outside_are_refused(states, t, s, name):
     with pytest.raises(ValueError, match=rf"{name} must lie in \[0, 1\)"):
         joint_inner_velocity(gaussian_velocity, *states, t, s)
+
+
+# In the loop of the pipeline
+
+TEXTS = ["what else is there to say", "a text that is longer than the other one is"]
+SAID = "some words."
+
+
+class GaussianBackbone(torch.nn.Module):
+    """`F5Backbone` for mels whose values are independent draws of N(MEAN, STD^2), whatever the text."""
+
+    MEAN, STD = 0.5, 1.3
+    device, dtype = torch.device("cpu"), torch.float32
+
+    def encode_text(self, text_ids, attention_mask, num_frames, with_null=True):
+        return SimpleNamespace()
+
+    def forward(
+        self, sample, timestep, cond, text_ids=None, attention_mask=None, branch="cond", text_embeds=None, **kwargs
+    ):
+        t = torch.as_tensor(timestep).reshape(-1, 1, 1)
+        slope = (t * self.STD**2 - (1 - t)) / (t**2 * self.STD**2 + (1 - t) ** 2)
+        return F5BackboneOutput(features=sample, velocity=self.MEAN + slope * (sample - t * self.MEAN))
+
+
+def generators(count=2):
+    return [torch.Generator().manual_seed(seed) for seed in range(count)]
+
+
+def speak(pipeline, audio, texts=TEXTS, *, generator=None, oracle=True, **kwargs):
+    """Log-mels of the pipeline with the oracle for its head, or without a head."""
+    kwargs = {"output_type": "mel", "generator": generator or generators(len(texts))} | kwargs
+    if not oracle:
+        return pipeline(texts, audio, SAID, num_head_steps=0, **kwargs).audios
+    with oracle_head(pipeline.backbone) as pipeline.head:
+        return pipeline(texts, audio, SAID, **kwargs).audios
+
+
+def test_two_steps_keep_the_spread_of_the_data(tiny_pipeline, reference_audio):
+    tiny_pipeline.backbone = GaussianBackbone()
+    kwargs = {"num_inference_steps": 2, "guidance_scale": 1.0, "duration_s": 4.0}
+    # The first frame is one of the prompt.
+    ours = speak(tiny_pipeline, reference_audio, num_head_steps=16, **kwargs)[0][1:]
+    euler = speak(tiny_pipeline, reference_audio, oracle=False, **kwargs)[0][1:]
+    assert float(ours.mean()) == pytest.approx(GaussianBackbone.MEAN, abs=0.03)
+    assert float(ours.std()) == pytest.approx(GaussianBackbone.STD, rel=0.02)
+    assert float(euler.std()) < 0.6 * GaussianBackbone.STD
+
+
+@pytest.mark.parametrize("guidance_scale", [1.0, 3.0])
+def test_one_euler_call_is_plain_euler(tiny_pipeline, reference_audio, guidance_scale):
+    tiny_pipeline.scheduler = DTMScheduler(num_inference_steps=3, num_head_steps=1, head_solver="euler")
+    ours = speak(tiny_pipeline, reference_audio, guidance_scale=guidance_scale)
+    euler = speak(tiny_pipeline, reference_audio, oracle=False, guidance_scale=guidance_scale)
+    for mel, expected in zip(ours, euler, strict=True):
+        assert expected.std() > 0.1
+        torch.testing.assert_close(mel, expected, atol=2e-4, rtol=0)
+
+
+@pytest.mark.parametrize("guidance_scale", [1.0, 3.0])
+def test_from_pure_noise_the_inner_flow_is_the_backbones_own(tiny_pipeline, reference_audio, guidance_scale):
+    """
+    At t=0 X_t says nothing of X_1, so W_s = Y_s + s X_0 follows dW/ds = v(W_s, s) from Y_0 to X_1: one global step
+    with 2k midpoint calls is the backbone's flow with k midpoint steps, for any backbone, text and guidance. But the
+    first slope is seen from X_0, not from Y_0: x + v(x, 0) is E[X_1] for any x only if v is exact.
+    """
+    prompts, backbone = [reference_audio, (voice(0.9, pitch=200), SAMPLING_RATE)], tiny_pipeline.backbone
+    ours = speak(tiny_pipeline, prompts, num_inference_steps=1, num_head_steps=6, guidance_scale=guidance_scale)
+    references = [tiny_pipeline.encode_reference(prompt, SAID) for prompt in prompts]
+    items, ids = tiny_pipeline.prepare_items(TEXTS, references, 1.0, None)
+    drawing = generators()
+    x_0, y_0 = (tiny_pipeline.prepare_noise(items, drawing) for _ in range(2))
+    for row, (item, mel) in enumerate(zip(items, ours, strict=True)):
+        prompt = len(item.reference.mel)
+        cond = torch.nn.functional.pad(item.reference.mel, (0, 0, 0, item.num_frames - prompt))[None]
+        text = ids[row : row + 1, : int((ids[row] != -1).sum())]
+
+        def velocity(x, s, cond=cond, text=text):
+            v = backbone(x, s, cond, text).velocity
+            null = backbone(x, s, cond, text, branch="null").velocity
+            return v + (guidance_scale - 1) * (v - null)
+
+        x, w = x_0[row : row + 1, : item.num_frames], y_0[row : row + 1, : item.num_frames]
+        for i in range(3):
+            slope = velocity(w, i / 3) if i else velocity(x, 0.0) + x - w
+            w = w + velocity(w + slope / 6, (i + 0.5) / 3) / 3
+        torch.testing.assert_close(mel[prompt - item.reference.num_frames :], w[0, prompt:], atol=2e-4, rtol=0)
+
+
+@pytest.mark.parametrize("guidance_scale", [1.0, 3.0])
+def test_batch_equals_its_items(tiny_pipeline, reference_audio, guidance_scale):
+    kwargs = {"num_inference_steps": 2, "num_head_steps": 4, "guidance_scale": guidance_scale}
+    batch = speak(tiny_pipeline, reference_audio, **kwargs)
+    assert len(batch[0]) != len(batch[1])
+    for i, text in enumerate(TEXTS):
+        alone = speak(tiny_pipeline, reference_audio, [text], generator=generators()[i : i + 1], **kwargs)[0]
+        torch.testing.assert_close(batch[i], alone, atol=2e-4, rtol=0)
+
+
+def test_it_does_not_listen_for_longer_than_its_block(tiny_pipeline):
+    backbone = tiny_pipeline.backbone
+    hooks = len(backbone._forward_pre_hooks)
+    with pytest.raises(ZeroDivisionError), oracle_head(backbone) as head:
+        assert len(backbone._forward_pre_hooks) == hooks + 1
+        assert backbone not in head.modules()
+        raise ZeroDivisionError
+    assert len(backbone._forward_pre_hooks) == hooks
+
+
+def test_without_a_call_of_the_backbone_there_is_no_answer(backbone):
+    with oracle_head(backbone) as head, pytest.raises(RuntimeError, match="after a call of its backbone"):
+        head(None, torch.zeros(1, 2, 100), 0.0, timestep=0.0)
