@@ -1,0 +1,142 @@
+"""Every arm of a benchmark through the one loop of `DTMPipeline`, with another scheduler or head mounted in it."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+
+from dtm_hf.evaluation.arms import Arm
+from dtm_hf.evaluation.metric import BenchmarkItem
+from dtm_hf.evaluation.oracle import oracle_head
+from dtm_hf.evaluation.schedulers import MidpointScheduler, NoisyEndScheduler, RenoiseScheduler
+from dtm_hf.pipelines.pipeline_dtm import DTMPipeline, DTMPipelineOutput
+from dtm_hf.scheduling.epss import EPSS_INDICES
+from dtm_hf.scheduling.scheduling_dtm import DTMScheduler
+
+
+def run_arm(
+    pipe: DTMPipeline,
+    arm: Arm,
+    items: list[BenchmarkItem],
+    sampling_rate: int,
+    seeds: list[int],
+    output_type: str = "np",
+    callback: Callable[[DTMPipeline, int, torch.Tensor, dict], dict] | None = None,
+) -> DTMPipelineOutput:
+    """
+    Speak the items as one batch; the pipeline is afterwards as it was.
+
+    An item and its seed decide what is said, whatever else is in the batch; all arms of a seed start from the same
+    X_0, and their durations are the same. The noise of a control comes from a generator of its own.
+
+    Args:
+        pipe ([`DTMPipeline`]): With a head where the arm needs one.
+        arm ([`Arm`]): How to sample.
+        items (`list[BenchmarkItem]`): What to say.
+        sampling_rate (`int`): Of the items' recordings, in Hz.
+        seeds (`list[int]`): Of the noise of each item; not negative.
+        output_type (`str`, defaults to `"np"`): `"np"`, `"pt"` or `"mel"`, as in [`DTMPipeline`].
+        callback (`Callable`, *optional*): The pipeline's `callback_on_step_end`.
+
+    Raises:
+        ValueError: if there is not one seed an item, or the pipeline cannot run the arm ([`mounted`]).
+    """
+    if len(seeds) != len(items):
+        raise ValueError(f"`seeds` must have one entry for each of {len(items)} items, but got {len(seeds)}.")
+    texts = [item.text for item in items]
+    recordings = [(item.reference_audio, sampling_rate) for item in items]
+    reference_texts = [item.reference_text for item in items]
+
+    def draw() -> torch.Tensor:
+        return pipe.prepare_noise(rows, own)
+
+    if arm.kind in ("renoise", "noise"):
+        # What the loop is about to cut and measure: its noise has the rows' own lengths, as X_0 has.
+        references = [pipe.encode_reference(*pair) for pair in zip(recordings, reference_texts, strict=True)]
+        rows, _ = pipe.prepare_items(texts, references, speed=1.0, duration_s=None)
+        own = [_generator(int(np.random.SeedSequence((seed, 1)).generate_state(1, np.uint64)[0])) for seed in seeds]
+    with mounted(pipe, arm, draw):
+        return pipe(
+            texts,
+            recordings,
+            reference_texts,
+            num_inference_steps=arm.num_inference_steps,
+            num_head_steps=arm.num_head_steps,
+            guidance_scale=_guidance_scale(pipe, arm),
+            generator=[_generator(seed) for seed in seeds],
+            output_type=output_type,
+            callback_on_step_end=callback,
+        )
+
+
+@contextmanager
+def mounted(pipe: DTMPipeline, arm: Arm, draw: Callable[[], torch.Tensor] | None = None) -> Iterator[DTMPipeline]:
+    """
+    The pipeline with the scheduler and the head of an arm; the former ones come back when the block ends.
+
+    `"dtm"` and `"oracle"` keep the grid and the solver of the pipeline's scheduler: a head is trained for them.
+
+    Args:
+        pipe ([`DTMPipeline`]): Changed while the block lasts.
+        arm ([`Arm`]): How to sample.
+        draw (`Callable[[], torch.Tensor]`, *optional*): Noise `(B, N, M)` of a control.
+
+    Raises:
+        ValueError: for a `"dtm"` arm without a head, or with another guidance scale than the one baked into it; for
+            head calls that the scheduler's solver cannot take; for a control without `draw`.
+    """
+    _guidance_scale(pipe, arm)
+    if arm.parameter is not None and draw is None:
+        raise ValueError(f"`draw` must be given for {arm.name!r}: its noise comes from there.")
+    scheduler, head = pipe.scheduler, pipe.head
+    swapped = _scheduler(scheduler, arm, draw)
+    try:
+        pipe.scheduler = swapped
+        if arm.kind == "oracle":
+            with oracle_head(pipe.backbone) as oracle:
+                pipe.head = oracle
+                yield pipe
+        else:
+            yield pipe
+    finally:
+        pipe.scheduler, pipe.head = scheduler, head
+
+
+def _scheduler(present: DTMScheduler, arm: Arm, draw: Callable[[], torch.Tensor] | None) -> DTMScheduler:
+    steps = {"num_inference_steps": arm.num_inference_steps, "num_head_steps": arm.num_head_steps}
+    if arm.kind in ("dtm", "oracle"):
+        return DTMScheduler.from_config(present.config, **steps)
+    if arm.kind == "midpoint":
+        return MidpointScheduler(**steps)
+    if arm.kind == "renoise":
+        return RenoiseScheduler(draw, arm.parameter, **steps)
+    if arm.kind == "noise":
+        grid = "epss" if arm.num_inference_steps in EPSS_INDICES else "sway"
+        return NoisyEndScheduler(draw, arm.parameter, time_grid=grid, **steps)
+    return DTMScheduler(time_grid={"euler": "sway"}.get(arm.kind, arm.kind), **steps)
+
+
+def _guidance_scale(pipe: DTMPipeline, arm: Arm) -> float:
+    """The guidance scale that an arm runs at in a pipeline, refused where the two do not go together."""
+    if not arm.needs_head:
+        return arm.guidance_scale
+    if pipe.head is None:
+        raise ValueError(f"`arms` holds {arm.name!r}, but the pipeline has no head; it can run arms without one.")
+    baked = pipe.head.config.guidance_scale
+    if baked is None:
+        return arm.guidance_scale
+    if arm.sets_guidance and arm.guidance_scale != baked:
+        raise ValueError(
+            f"`arms` holds {arm.name!r}, but the head has the guidance scale {baked} baked in; leave out the "
+            f"@{arm.guidance_scale:g}."
+        )
+    return baked
+
+
+def _generator(seed: int) -> torch.Generator:
+    # On the CPU: the noise is then the same on every machine.
+    return torch.Generator().manual_seed(seed)
+
+
+__all__ = ["mounted", "run_arm"]
