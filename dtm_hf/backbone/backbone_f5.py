@@ -49,6 +49,20 @@ class F5TextEmbeds(BaseOutput):
     null: torch.Tensor
 
 
+def weights_fingerprint(module: nn.Module) -> str:
+    """
+    SHA-256 over names, shapes and bfloat16 values of all parameters, as 16 hexadecimal digits.
+
+    Rounded to bfloat16 so that a float32 and a bfloat16 copy of the same weights agree.
+    """
+    digest = hashlib.sha256()
+    for name, parameter in sorted(module.named_parameters()):
+        digest.update(f"{name}{tuple(parameter.shape)}".encode())
+        values = parameter.detach().to("cpu", torch.bfloat16).contiguous()
+        digest.update(values.view(torch.int16).numpy())
+    return digest.hexdigest()[:16]
+
+
 class F5Backbone(ModelMixin, ConfigMixin):
     r"""
     The F5-TTS diffusion transformer ([F5-TTS](https://huggingface.co/papers/2410.06885)), frozen.
@@ -190,20 +204,11 @@ class F5Backbone(ModelMixin, ConfigMixin):
 
     @property
     def fingerprint(self) -> str:
-        """
-        SHA-256 over names, shapes and bfloat16 values of all parameters, as 16 hexadecimal digits.
-
-        Rounded to bfloat16 so that a float32 and a bfloat16 copy of the same weights agree.
-        """
+        """[`weights_fingerprint`] of the backbone."""
         # Weights can be loaded or edited after the first look; torch counts the writes to each.
         state = tuple((p.data_ptr(), 0 if p.is_inference() else p._version) for p in self.parameters())
         if self._fingerprint is None or self._fingerprint[0] != state:
-            digest = hashlib.sha256()
-            for name, parameter in sorted(self.named_parameters()):
-                digest.update(f"{name}{tuple(parameter.shape)}".encode())
-                values = parameter.detach().to("cpu", torch.bfloat16).contiguous()
-                digest.update(values.view(torch.int16).numpy())
-            self._fingerprint = (state, digest.hexdigest()[:16])
+            self._fingerprint = (state, weights_fingerprint(self))
         return self._fingerprint[1]
 
     # Text

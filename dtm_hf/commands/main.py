@@ -190,6 +190,66 @@ def convert(
     convert_f5(checkpoint, vocab, output, variant=variant, vocoder=vocoder, revision=revision, license=license)
 
 
+@app.command()
+def benchmark(
+    items: Annotated[
+        str,
+        typer.Option(
+            "--set",
+            help="Folder of a corpus; a .csv, .tsv or .jsonl list of reference_audio, reference_text, text and, if "
+            "there is one, recording; or seed-tts-en:FOLDER, seed-tts-zh:FOLDER, librispeech-pc:FOLDER.",
+        ),
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the results; goes on where it stopped.")],
+    model: Model = None,
+    arms: Annotated[
+        str,
+        typer.Option(
+            help="Ways to sample, with commas between: euler-N, uniform-N, epss-N, midpoint-N, dtm-TxS, oracle-TxS, "
+            "renoise-N:C, noise-N:STD; @SCALE behind one sets its guidance."
+        ),
+    ] = "euler-32,epss-7,euler-8,euler-4,euler-4@1,dtm-8x2,dtm-4x2",
+    seeds: Annotated[str, typer.Option(help="Seeds of the noise, with commas between.")] = "0",
+    metrics: Annotated[
+        str, typer.Option(help="Judges, with commas between.")
+    ] = "wer,mel,similarity,mos,pitch,difference",
+    limit: Annotated[int, typer.Option(min=1, help="Sentences at most.")] = 100,
+    split: Annotated[str, typer.Option(help="Of a corpus: validation to tune, test to report.")] = "validation",
+    reference: Annotated[
+        str | None, typer.Option(help="Arm to compare with.", show_default="euler-32, else the first")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Sentences sampled at once.")] = 4,
+    repeats: Annotated[int, typer.Option(min=0, help="Counted runs of each arm to time it; 0 times nothing.")] = 5,
+    dtype: Annotated[Precision, typer.Option(help="Type of the weights.")] = Precision.float32,
+    device: Annotated[str | None, typer.Option(help="As torch names it.", show_default="cuda if there is one")] = None,
+    revision: Revision = None,
+    local_files_only: LocalFilesOnly = False,
+) -> None:
+    """Judge ways to sample side by side: quality with intervals, cost, pictures."""
+    from .benchmarking import Request
+    from .benchmarking import benchmark as run
+
+    run(
+        Request(
+            model=model,
+            items=items,
+            split=split,
+            limit=limit,
+            arms=arms,
+            seeds=seeds,
+            metrics=metrics,
+            reference=reference,
+            batch_size=batch_size,
+            repeats=repeats,
+            dtype=dtype.value,
+            device=device,
+            revision=revision,
+            local_files_only=local_files_only,
+            output=output,
+        )
+    )
+
+
 def main() -> None:
     """Run the command line."""
     app()

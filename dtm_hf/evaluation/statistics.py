@@ -1,6 +1,6 @@
 """Figures of a set of items and how sure they are: ratios of sums, with bootstrap intervals over the items."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -59,6 +59,7 @@ def paired_difference(
     draws: int = 2000,
     seed: int = 0,
     level: float = 0.95,
+    transform: Callable[[np.ndarray], np.ndarray] = lambda ratios: ratios,
 ) -> Estimate:
     """
     The ratio of `a` minus that of `b` on the same items, in each draw both from the same resampled items.
@@ -73,6 +74,8 @@ def paired_difference(
         draws (`int`, defaults to 2000): Samples of the bootstrap.
         seed (`int`, defaults to 0): Of the resampling.
         level (`float`, defaults to 0.95): Share of the samples inside the interval.
+        transform (`Callable`, *optional*): Of both ratios before the difference is taken, for example their distance
+            from 1.
 
     Raises:
         ValueError: as in [`ratio`].
@@ -81,10 +84,10 @@ def paired_difference(
     _check_positive("a[1]", below_a)
     _check_positive("b[1]", below_b)
     samples = [
-        (counts @ above_a) / (counts @ below_a) - (counts @ above_b) / (counts @ below_b)
+        transform((counts @ above_a) / (counts @ below_a)) - transform((counts @ above_b) / (counts @ below_b))
         for counts in _resampled(len(above_a), draws, seed)
     ]
-    value = above_a.sum() / below_a.sum() - above_b.sum() / below_b.sum()
+    value = transform(above_a.sum() / below_a.sum()) - transform(above_b.sum() / below_b.sum())
     return _estimate(value, samples, level, len(above_a))
 
 

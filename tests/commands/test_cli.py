@@ -121,7 +121,7 @@ def test_importing_the_command_line_loads_no_heavy_library_and_help_names_every_
     output = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout
     lines = output.splitlines()
     assert (lines[0], lines[-1]) == ("[]", "[]")
-    assert all(re.search(rf"\s{name}\s", output) for name in ("demo", "speak", "info", "convert-f5"))
+    assert all(re.search(rf"\s{name}\s", output) for name in ("demo", "speak", "info", "convert-f5", "benchmark"))
 
 
 @pytest.fixture

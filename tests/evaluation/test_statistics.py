@@ -119,3 +119,11 @@ def test_what_cannot_be_estimated_is_refused(arguments, message):
 def test_arms_with_other_items_are_refused():
     with pytest.raises(ValueError, match=r"`b\[0\]` has shape \(3, 1\), which does not fit `a\[0\]`"):
         paired_difference((np.ones((2, 1)), np.ones((2, 1))), (np.ones((3, 1)), np.ones((3, 1))))
+
+
+def test_a_transform_is_applied_to_both_ratios_in_each_draw():
+    a, b = (np.array([[0.7], [0.8]]), np.ones((2, 1))), (np.array([[1.2], [1.1]]), np.ones((2, 1)))
+    found = paired_difference(a, b, transform=lambda ratios: abs(ratios - 1))
+    assert found.value == pytest.approx(0.25 - 0.15)
+    # Each draw lies between the two items' own differences, 0.3 - 0.2 and 0.2 - 0.1.
+    assert found.low == pytest.approx(0.1) and found.high == pytest.approx(0.1)

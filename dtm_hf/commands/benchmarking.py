@@ -1,0 +1,225 @@
+"""`dtm-hf benchmark`: arms side by side on one set of sentences."""
+
+import json
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from dtm_hf.evaluation.arms import Arm, parse_arms
+
+from .console import ArgumentError, say_note, stderr
+from .models import choose_model, load_pipeline
+
+if TYPE_CHECKING:
+    from dtm_hf import DTMPipeline
+    from dtm_hf.evaluation.metric import Metric
+    from dtm_hf.evaluation.records import Records
+    from dtm_hf.evaluation.sets import BenchmarkSet
+
+# Mels and listening samples of this many sentences.
+_NUM_PICTURES = 2
+
+
+@dataclass(frozen=True)
+class Request:
+    """Options of the command, as documented there."""
+
+    model: str | None
+    items: str
+    split: str
+    limit: int
+    arms: str
+    seeds: str
+    metrics: str
+    reference: str | None
+    batch_size: int
+    repeats: int
+    dtype: str
+    device: str | None
+    revision: str | None
+    local_files_only: bool
+    output: Path
+
+
+def benchmark(request: Request) -> None:
+    """Run what is not known yet in the folder, then write the results over those that are there."""
+    arms, seeds, metric_names, reference = _check(request)
+    model = choose_model(request.model)
+    from dtm_hf.evaluation.sets import load_set
+
+    # Before the model is loaded: what is wrong with a list is said within seconds.
+    try:
+        items = load_set(request.items, request.limit, request.split)
+    except (ValueError, OSError) as error:
+        raise ArgumentError(str(error)) from error
+    pipe = load_pipeline(
+        model,
+        dtype=request.dtype,
+        device=request.device,
+        revision=request.revision,
+        local_files_only=request.local_files_only,
+    )
+    pipe.set_progress_bar_config(disable=True)
+    _check_head(pipe, arms)
+
+    from dtm_hf.evaluation.benchmark import Benchmark
+    from dtm_hf.evaluation.metrics import make_metrics
+    from dtm_hf.evaluation.records import Records
+    from dtm_hf.evaluation.report import draw_fronts, table, write_table
+    from dtm_hf.evaluation.summary import Summary
+    from dtm_hf.files import written_aside
+
+    settings = _settings(request, model, pipe, items)
+    records = Records(request.output, settings)
+    metrics = make_metrics(metric_names, items)
+    with _progress("Judging") as advance:
+        run = Benchmark(pipe, items, arms, seeds, metrics, records, request.batch_size)
+        advance.total(run.total)
+        run.run(advance)
+    timings = _timings(request, pipe, arms, items)
+    baked = pipe.head is not None and pipe.head.config.guidance_scale is not None
+    results = {
+        "settings": settings | {"seeds": seeds, "reference": reference, "items": len(items.items)},
+        **Summary(items, arms, seeds, metrics, records, timings, baked, reference).results(),
+    }
+    with written_aside(request.output / "results.json") as aside:
+        aside.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    write_table(results, metrics, request.output / "results.md")
+    draw_fronts(results, metrics, request.output / "fronts.png")
+    _illustrate(request.output, pipe, arms, items, metrics, records, seeds[0])
+    typer.echo(table(results, metrics))
+    typer.echo(request.output / "results.md")
+
+
+def _check(request: Request) -> tuple[list[Arm], list[int], list[str], str]:
+    try:
+        arms = parse_arms(request.arms)
+    except ValueError as error:
+        raise ArgumentError(str(error)) from error
+    try:
+        seeds = [int(seed) for seed in request.seeds.split(",")]
+    except ValueError:
+        raise ArgumentError(
+            f"`--seeds` must be whole numbers with commas between, but got {request.seeds!r}."
+        ) from None
+    if min(seeds) < 0 or len(set(seeds)) < len(seeds):
+        raise ArgumentError(f"`--seeds` must be different and not negative, but got {request.seeds!r}.")
+    names = [name.strip() for name in request.metrics.split(",")]
+    from dtm_hf.evaluation.metrics import METRICS
+
+    for name in names:
+        if name not in METRICS:
+            raise ArgumentError(f"`--metrics` must be of {', '.join(METRICS)}, but got {name!r}.")
+    reference = request.reference or ("euler-32" if "euler-32" in [arm.name for arm in arms] else arms[0].name)
+    if reference not in [arm.name for arm in arms]:
+        raise ArgumentError(f"`--reference` must be one of the arms {request.arms!r}, but got {reference!r}.")
+    if request.output.exists() and not request.output.is_dir():
+        raise ArgumentError(f"`--output` {str(request.output)!r} is no folder.")
+    return arms, seeds, names, reference
+
+
+def _check_head(pipe: "DTMPipeline", arms: list[Arm]) -> None:
+    """Whether the pipeline can run all arms, before hours are spent on some."""
+    from dtm_hf.evaluation.samplers import mounted
+
+    for arm in arms:
+        with mounted(pipe, arm, draw=lambda: None):
+            pass
+
+
+def _settings(request: Request, model: str, pipe: "DTMPipeline", items: "BenchmarkSet") -> dict:
+    """What a figure depends on, besides the arm and the seed."""
+    import torch
+
+    from dtm_hf.backbone.backbone_f5 import weights_fingerprint
+
+    device = pipe._execution_device
+    return {
+        "model": request.model or Path(model).name,
+        "backbone": pipe.backbone.fingerprint,
+        "head": None if pipe.head is None else weights_fingerprint(pipe.head),
+        "scheduler": {name: value for name, value in pipe.scheduler.config.items() if not name.startswith("_")},
+        "vocoder": type(pipe.vocoder).__name__,
+        "set": items.name,
+        "dtype": request.dtype,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+    }
+
+
+def _timings(request: Request, pipe: "DTMPipeline", arms: list[Arm], items: "BenchmarkSet") -> dict:
+    """Seconds of each arm: those of the folder if all its arms were timed together, else new ones."""
+    from dtm_hf.evaluation.timing import time_arms
+    from dtm_hf.files import written_aside
+
+    path = request.output / "timings.json"
+    known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    if request.repeats == 0 or all(arm.name in known for arm in arms):
+        return known
+    sizes = (1, 8)
+    with _progress("Timing") as advance:
+        advance.total(len(arms) * len(sizes) * (request.repeats + 1))
+        timings = time_arms(pipe, arms, items.items, items.sampling_rate, sizes, request.repeats, advance)
+    with written_aside(path) as aside:
+        aside.write_text(json.dumps(timings, indent=2) + "\n", encoding="utf-8")
+    return timings
+
+
+def _illustrate(
+    folder: Path,
+    pipe: "DTMPipeline",
+    arms: list[Arm],
+    items: "BenchmarkSet",
+    metrics: list["Metric"],
+    records: "Records",
+    seed: int,
+) -> None:
+    """Mels and WAVs of the first sentences, and the error of each step where a recording tells it."""
+    import soundfile
+
+    from dtm_hf.evaluation.benchmark import Benchmark
+    from dtm_hf.evaluation.report import draw_mels, draw_steps
+    from dtm_hf.evaluation.steps import step_errors
+    from dtm_hf.files import written_aside
+
+    run = Benchmark(pipe, items, arms, [seed], metrics, records)
+    for index, item in enumerate(items.items[:_NUM_PICTURES]):
+        speeches = dict(run.speeches(index, item))
+        draw_mels(
+            {f"{name}: {item.text}": speech.mel for name, speech in speeches.items()}, folder / f"mels-{index}.png"
+        )
+        for name, speech in speeches.items():
+            with written_aside(folder / "samples" / f"{index}-{name.replace(':', '~')}.wav") as aside:
+                soundfile.write(aside, speech.waveform, speech.sampling_rate, format="WAV", subtype="PCM_16")
+    distance = next((metric for metric in metrics if metric.name == "mel"), None)
+    recorded = [item for item in items.items if item.recording is not None][:8]
+    if distance is not None and recorded:
+        with stderr.status("Following each step"):
+            errors = step_errors(pipe, arms, recorded, items.sampling_rate, distance)
+        if errors:
+            draw_steps(errors, f"{distance.title} of where the step points", folder / "steps.png")
+    elif distance is None:
+        say_note("no picture of the steps: it needs the metric mel")
+
+
+@contextmanager
+def _progress(title: str):
+    columns = (TextColumn(title), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=stderr, transient=True) as progress:
+        yield _Advance(progress, progress.add_task("", total=None))
+
+
+class _Advance:
+    """Moves a progress bar when it is called."""
+
+    def __init__(self, progress: Progress, task):
+        self._progress, self._task = progress, task
+
+    def total(self, total: int) -> None:
+        self._progress.update(self._task, total=total)
+
+    def __call__(self, count: int) -> None:
+        self._progress.advance(self._task, count)

@@ -1,0 +1,64 @@
+"""How near an arm is to the recording after each of its steps."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from dtm_hf.evaluation.arms import Arm
+from dtm_hf.evaluation.metric import BenchmarkItem, Metric, Speech
+
+if TYPE_CHECKING:
+    from dtm_hf.pipelines.pipeline_dtm import DTMPipeline
+
+# Arms whose displacement of a step is the difference of two states.
+KINDS = ("euler", "uniform", "epss", "dtm", "oracle")
+
+
+def step_errors(
+    pipe: "DTMPipeline", arms: list[Arm], items: list[BenchmarkItem], sampling_rate: int, distance: Metric
+) -> dict[str, dict[str, list[float]]]:
+    """
+    Mel distance to the recording of where each step points: X_t + (1 - t) Y, which is X_1 if nothing changes any more.
+
+    Args:
+        items (`list[BenchmarkItem]`): With recordings; one at a time, seed 0.
+        distance (`Metric`): Judges the log-mel.
+
+    Returns:
+        `{arm: {"times": [...], "distances": [...]}}`, one entry a step; arms of other kinds than `KINDS` are left out.
+    """
+    results = {}
+    for arm in arms:
+        if arm.kind not in KINDS:
+            continue
+        rows = [_distances(pipe, arm, item, sampling_rate, distance) for item in items if item.recording is not None]
+        if rows:
+            results[arm.name] = {"times": rows[0][0], "distances": np.mean([row[1] for row in rows], axis=0).tolist()}
+    return results
+
+
+def _distances(
+    pipe: "DTMPipeline", arm: Arm, item: BenchmarkItem, sampling_rate: int, distance: Metric
+) -> tuple[list[float], list[float]]:
+    import torch
+
+    from dtm_hf.evaluation.samplers import run_arm
+
+    times, states = [], []
+
+    def keep(pipe, step, timestep, tensors):
+        times.append(float(timestep))
+        states.append(tensors["latents"][0].float().cpu())
+        return tensors
+
+    mel = run_arm(pipe, arm, [item], sampling_rate, [0], "mel", callback=keep).audios[0]
+    # X_0, which the loop does not hand out, is the first draw of the seed.
+    states = [torch.randn(states[0].shape, generator=torch.Generator().manual_seed(0)), *states]
+    ends, found = [*times[1:], 1.0], []
+    for start, end, before, after in zip(times, ends, states, states[1:], strict=False):
+        estimate = before + (1 - start) * (after - before) / (end - start)
+        # What stands before the target is the prompt.
+        said = Speech(np.zeros(0, dtype=np.float32), sampling_rate, estimate[-len(mel) :].numpy())
+        numerator, denominator = distance(said, item)
+        found.append(numerator / denominator)
+    return times, found

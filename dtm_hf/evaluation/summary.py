@@ -1,0 +1,145 @@
+"""From the figures of items to a table: means, intervals, and the differences that decide."""
+
+from dataclasses import asdict
+
+from dtm_hf.evaluation.arms import Arm
+from dtm_hf.evaluation.benchmark import CONTROLS, DIVERSITY, diversity_name
+from dtm_hf.evaluation.metric import Metric
+from dtm_hf.evaluation.records import Records
+from dtm_hf.evaluation.sets import BenchmarkSet
+from dtm_hf.evaluation.statistics import paired_difference, ratio
+
+# Arms that anyone has without training: what a head must beat at no greater cost. The controls are among them, since
+# a gain that they show as well is none of the head's.
+TRAINING_FREE = ("euler", "uniform", "epss", "midpoint", "renoise", "noise")
+
+
+class Summary:
+    """
+    Args:
+        items ([`BenchmarkSet`]), arms (`list[Arm]`), seeds (`list[int]`), metrics (`list[Metric]`), records
+        ([`Records`]): A benchmark that has run.
+        timings (`dict`): Result of `time_arms`; may be empty, then backbone passes are the cost.
+        baked (`bool`): Whether the pipeline's head has guidance baked in.
+        reference (`str`): Name of the arm that all others are compared with.
+    """
+
+    def __init__(
+        self,
+        items: BenchmarkSet,
+        arms: list[Arm],
+        seeds: list[int],
+        metrics: list[Metric],
+        records: Records,
+        timings: dict,
+        baked: bool,
+        reference: str,
+    ):
+        self.items, self.arms, self.seeds, self.metrics = items, arms, seeds, metrics
+        self.records, self.timings, self.baked, self.reference = records, timings, baked, reference
+        self._ids = [item.id for item in items.items]
+        names = [arm.name for arm in arms]
+        if reference not in names:
+            raise ValueError(f"`reference` must be one of the arms {names}, but got {reference!r}.")
+
+    def results(self) -> dict:
+        """
+        `{"arms": {name: {"cost", "metrics", "against_reference", "against_best_training_free"}}, "controls":
+        {name: {"metrics"}}, "checks"}`; an estimate is `{"value", "low", "high", "n"}`.
+        """
+        arms = {}
+        for arm in self.arms:
+            rival = {metric.name: self._best_training_free(arm, metric) for metric in self.metrics}
+            arms[arm.name] = {
+                "cost": self._cost(arm),
+                "metrics": self._metrics(arm.name, list(self.seeds)),
+                "against_reference": {
+                    metric.name: self._difference(metric, arm.name, self.reference)
+                    for metric in self.metrics
+                    if arm.name != self.reference
+                },
+                "against_best_training_free": {
+                    name: {"arm": other, **(self._difference(self._metric(name), arm.name, other) or {})}
+                    for name, other in rival.items()
+                    if other is not None
+                },
+            }
+        controls = {name: {"metrics": self._metrics(name, [None])} for name in CONTROLS}
+        controls = {name: entry for name, entry in controls.items() if entry["metrics"]}
+        return {"arms": arms, "controls": controls, "checks": self._checks()}
+
+    def _metric(self, name: str) -> Metric:
+        return next(metric for metric in self.metrics if metric.name == name)
+
+    def _pairs(self, name: str, metric: str):
+        seeds = [None] if name in CONTROLS else list(self.seeds)
+        return self.records.figures(name, metric, self._ids, seeds)
+
+    def _metrics(self, name: str, seeds: list[int | None]) -> dict[str, dict]:
+        figures = {}
+        for metric in self.metrics:
+            numerators, denominators = self._pairs(name, metric.name)
+            if (denominators > 0).any():
+                figures[metric.name] = asdict(ratio(numerators, denominators))
+        if name not in CONTROLS and len(self.seeds) > 1:
+            numerators, denominators = self.records.figures(name, diversity_name(self.seeds), self._ids, [None])
+            if (denominators > 0).any():
+                figures[DIVERSITY] = asdict(ratio(numerators, denominators))
+        return figures
+
+    def _cost(self, arm: Arm) -> dict:
+        return {
+            "backbone_passes": arm.backbone_passes(self.baked),
+            "head_calls": arm.head_calls(self.baked),
+            "timings": self.timings.get(arm.name, {}),
+        }
+
+    def _seconds(self, arm: Arm) -> float:
+        timing = self.timings.get(arm.name, {}).get("1")
+        return timing["seconds"] if timing else float(arm.backbone_passes(self.baked))
+
+    def _best_training_free(self, arm: Arm, metric: Metric) -> str | None:
+        affordable = [
+            other
+            for other in self.arms
+            if other.kind in TRAINING_FREE and other.name != arm.name and self._seconds(other) <= self._seconds(arm)
+        ]
+        values = {}
+        for other in affordable:
+            numerators, denominators = self._pairs(other.name, metric.name)
+            if (denominators > 0).any():
+                values[other.name] = badness(metric, ratio(numerators, denominators).value)
+        return min(values, key=values.get) if values else None
+
+    def _difference(self, metric: Metric, name: str, other: str) -> dict | None:
+        """How much worse `name` is than `other`: below 0 is better, whichever way the metric goes."""
+        a, b = self._pairs(name, metric.name), self._pairs(other, metric.name)
+        if not ((a[1] > 0).any() and (b[1] > 0).any()):
+            return None
+        return asdict(paired_difference(a, b, transform=lambda value: badness(metric, value)))
+
+    def _checks(self) -> dict[str, list[dict]]:
+        """
+        Whether each metric sees what everybody hears: recordings before vocoded ones, these before many steps, many
+        before few, and all before noise. A metric without a recording of its own judges the arms alone.
+        """
+        steps = sorted((arm for arm in self.arms if arm.kind == "euler"), key=lambda arm: -arm.num_inference_steps)
+        steps = [arm.name for arm in steps if arm.guidance_scale == steps[0].guidance_scale]
+        order = ["recording", "vocoded", *dict.fromkeys([*steps[:1], *steps[-1:]]), "white-noise"]
+        checks: dict[str, list[dict]] = {}
+        for metric in self.metrics:
+            present = [name for name in order if (self._pairs(name, metric.name)[1] > 0).any()]
+            values = [ratio(*self._pairs(name, metric.name)).value for name in present]
+            bad = [badness(metric, value) for value in values]
+            checks[metric.name] = [
+                {"better": a, "worse": b, "holds": bool(x <= y)}
+                for a, b, x, y in zip(present, present[1:], bad, bad[1:], strict=False)
+            ]
+        return checks
+
+
+def badness(metric: Metric, value):
+    """A figure turned so that less is better: a ratio's distance from 1 where that is the best."""
+    if metric.higher_is_better is None:
+        return abs(value - 1)
+    return -value if metric.higher_is_better else value

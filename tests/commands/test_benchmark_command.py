@@ -1,0 +1,133 @@
+"""`dtm-hf benchmark` as a user runs it: on a list of his own, killed and gone on with, and what it refuses."""
+
+import csv
+import json
+import subprocess
+import sys
+import time
+
+import pytest
+import soundfile
+from tiny import SAMPLING_RATE, voice
+from typer.testing import CliRunner
+
+from dtm_hf.commands.main import app
+
+FILES = ["fronts.png", "mels-0.png", "mels-1.png", "results.json", "results.md", "steps.png", "timings.json"]
+
+
+def run(*arguments: object):
+    return CliRunner().invoke(app, ["benchmark", *(str(argument) for argument in arguments)])
+
+
+@pytest.fixture(autouse=True)
+def plain_terminal(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
+
+
+@pytest.fixture
+def model(tiny_pipeline, tmp_path):
+    tiny_pipeline.save_pretrained(tmp_path / "model")
+    return tmp_path / "model"
+
+
+@pytest.fixture
+def sentences(tmp_path):
+    """A list of four sentences, with recordings."""
+    folder = tmp_path / "list"
+    folder.mkdir()
+    rows = []
+    for i in range(4):
+        for kind, seconds in (("prompt", 1.0), ("said", 0.4 + 0.1 * i)):
+            soundfile.write(folder / f"{kind}{i}.wav", voice(seconds, 100 + 20 * i, seed=i), SAMPLING_RATE)
+        rows.append((f"prompt{i}.wav", "what is said", f"item {'abcd'[i]}", f"said{i}.wav"))
+    with (folder / "sentences.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("reference_audio", "reference_text", "text", "recording"), *rows])
+    return folder / "sentences.csv"
+
+
+def test_a_list_of_ones_own(model, sentences, tmp_path):
+    arguments = ["--model", model, "--set", sentences, "--metrics", "mel,difference", "--seeds", "0,1", "--repeats", 1]
+    arguments += ["--arms", "euler-2,dtm-2x2", "--reference", "euler-2", "-o", tmp_path / "run"]
+    result = run(*arguments)
+    assert result.exit_code == 0, result.stderr
+    assert "| dtm-2x2 | 4 | 8 |" in result.stdout
+    assert set(FILES) <= {path.name for path in (tmp_path / "run").iterdir()}
+    assert (tmp_path / "run" / "results.md").read_text() in result.stdout
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert results["arms"]["dtm-2x2"]["metrics"]["mel"]["n"] == 4
+    assert results["arms"]["dtm-2x2"]["cost"]["timings"]["8"]["seconds"] > 0
+    assert results["settings"]["set"] and results["settings"]["head"]
+    assert len(list((tmp_path / "run" / "samples").glob("*.wav"))) == 2 * (3 + 2)
+
+    # Another arm joins: what is known is not judged again.
+    before = (tmp_path / "run" / "records.jsonl").read_text()
+    arguments[arguments.index("euler-2,dtm-2x2")] = "euler-2,dtm-2x2,euler-1@1"
+    assert run(*arguments).exit_code == 0
+    after = (tmp_path / "run" / "records.jsonl").read_text()
+    added = after.removeprefix(before).splitlines()
+    assert added and {json.loads(line)["arm"] for line in added} == {"euler-1@1"}
+
+
+def test_killed_it_goes_on_to_the_same_results(model, sentences, tmp_path):
+    def command(output):
+        options = f"--model {model} --set {sentences} --metrics mel,difference --seeds 0,1 --repeats 0 --batch-size 1"
+        return [sys.executable, "-m", "dtm_hf.commands.main", "benchmark", *options.split()] + (
+            f"--arms euler-8,dtm-2x2 --reference euler-8 -o {output}".split()
+        )
+
+    lines = tmp_path / "killed" / "records.jsonl"
+    process = subprocess.Popen(command(tmp_path / "killed"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while process.poll() is None and not (lines.exists() and lines.read_text().count("\n") >= 6):
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    known = lines.read_text().count("\n")
+    assert known >= 6 and not (tmp_path / "killed" / "results.json").exists()
+    subprocess.run(command(tmp_path / "killed"), check=True, capture_output=True)
+    assert run(*command(tmp_path / "whole")[4:]).exit_code == 0
+    killed, whole = (json.loads((tmp_path / name / "results.json").read_text()) for name in ("killed", "whole"))
+    assert lines.read_text().count("\n") == (tmp_path / "whole" / "records.jsonl").read_text().count("\n")
+    for arm in whole["arms"]:
+        for name, figure in whole["arms"][arm]["metrics"].items():
+            assert killed["arms"][arm]["metrics"][name] == pytest.approx(figure, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ("--arms euler-4,fast-4", "`arms`.*'fast-4'"),
+        ("--arms euler-4,sway-4", "`arms`.*'sway-4'"),
+        ("--seeds 0,x", "`--seeds`.*'0,x'"),
+        ("--seeds 1,1", "`--seeds`"),
+        ("--metrics mel,beauty", "`--metrics`.*'beauty'"),
+        ("--reference euler-3", "`--reference`.*'euler-3'"),
+        ("--set absent.csv", "absent.csv"),
+    ],
+)
+def test_a_bad_option_is_refused_before_anything_is_loaded(options, named, sentences, tmp_path, monkeypatch):
+    import re
+
+    def load(*_args, **_kwargs):
+        raise AssertionError("a model was loaded")
+
+    monkeypatch.setattr("dtm_hf.commands.benchmarking.load_pipeline", load)
+    result = run("--set", sentences, "-o", tmp_path / "run", *options.split())
+    assert result.exit_code == 2
+    assert re.search(named, result.stderr) and result.stderr.startswith("Error: ")
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_arm_that_the_pipeline_cannot_run_is_refused_before_hours_are_spent(model, sentences, tmp_path):
+    result = run("--model", model, "--set", sentences, "-o", tmp_path / "run", "--arms", "euler-32,dtm-4x3")
+    assert result.exit_code == 1 and "num_head_steps" in result.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_of_another_benchmark_is_refused(model, sentences, tmp_path):
+    common = ["--model", model, "-o", tmp_path / "run", "--arms", "euler-1", "--metrics", "difference", "--repeats", 0]
+    assert run("--set", sentences, *common).exit_code == 0
+    other = sentences.with_name("other.csv")
+    other.write_bytes(sentences.read_bytes())
+    result = run("--set", other, *common)
+    assert result.exit_code == 1 and "choose another folder" in result.stderr

@@ -1,0 +1,193 @@
+"""A small benchmark through the real loop: what is judged, what is not judged twice, what the table says of it."""
+
+import json
+
+import numpy as np
+import pytest
+from matplotlib.image import imread
+from tiny import voice
+
+from dtm_hf.evaluation.arms import parse_arms
+from dtm_hf.evaluation.benchmark import CONTROLS, Benchmark, diversity_name
+from dtm_hf.evaluation.metric import BenchmarkItem
+from dtm_hf.evaluation.records import Records
+from dtm_hf.evaluation.report import draw_fronts, draw_steps, table
+from dtm_hf.evaluation.sets import BenchmarkSet
+from dtm_hf.evaluation.steps import step_errors
+from dtm_hf.evaluation.summary import Summary
+from dtm_hf.evaluation.timing import time_arms
+
+ARMS = "euler-4,euler-2,dtm-2x2"
+
+
+class Level:
+    """Distance of the mean log-mel from the recording's: cheap, and blind to nothing that these tests need."""
+
+    name, title, higher_is_better = "level", "level distance", False
+
+    def __init__(self):
+        self.calls = 0
+
+    def __call__(self, speech, item):
+        self.calls += 1
+        if item.recording is None:
+            return None
+        return float(abs(speech.mel.mean() - np.log(np.abs(item.recording)).mean())), 1.0
+
+
+class Length:
+    """Seconds; of no use but to be a second metric that every item has."""
+
+    name, title, higher_is_better = "length", "seconds", None
+
+    def __call__(self, speech, item):
+        return len(speech.waveform) / speech.sampling_rate, 1.0
+
+
+@pytest.fixture
+def items():
+    recordings = [voice(0.6, seed=7), voice(0.5, pitch=180), None]
+    return BenchmarkSet(
+        "three",
+        [
+            BenchmarkItem(str(i), f"item {'abc'[i]}", voice(0.8, seed=i), "what is said", recording)
+            for i, recording in enumerate(recordings)
+        ],
+    )
+
+
+def run(pipe, items, folder, metrics, arms=ARMS, seeds=(0, 1), batch_size=2):
+    records = Records(folder, {"set": items.name})
+    benchmark = Benchmark(pipe, items, parse_arms(arms), list(seeds), metrics, records, batch_size)
+    counted = []
+    benchmark.run(counted.append)
+    assert sum(counted) == benchmark.total
+    return records
+
+
+def test_every_arm_item_and_seed_is_judged_once(tiny_pipeline, items, tmp_path):
+    level = Level()
+    records = run(tiny_pipeline, items, tmp_path, [level])
+    assert level.calls == 3 * 3 * 2 + 2 * len(CONTROLS)
+    numerators, _ = records.figures("dtm-2x2", "level", ["0", "1", "2"], [0, 1])
+    assert np.isfinite(numerators[:2]).all() and np.isnan(numerators[2]).all()
+    assert numerators[0, 0] != numerators[0, 1]
+    # Nothing is left to do: a second run samples nothing and judges nothing.
+    tiny_pipeline.backbone.forward, forward = None, tiny_pipeline.backbone.forward
+    try:
+        run(tiny_pipeline, items, tmp_path, [level])
+    finally:
+        tiny_pipeline.backbone.forward = forward
+    assert level.calls == 3 * 3 * 2 + 2 * len(CONTROLS)
+
+
+def test_figures_depend_neither_on_the_batch_nor_on_an_interruption(tiny_pipeline, items, tmp_path):
+    class Killed(Exception):
+        pass
+
+    class KillsAtTen(Level):
+        def __call__(self, speech, item):
+            if self.calls == 10:
+                raise Killed
+            return super().__call__(speech, item)
+
+    whole = run(tiny_pipeline, items, tmp_path / "whole", [Level()], batch_size=3)
+    with pytest.raises(Killed):
+        run(tiny_pipeline, items, tmp_path / "killed", [KillsAtTen()], batch_size=1)
+    resumed = run(tiny_pipeline, items, tmp_path / "killed", [Level()], batch_size=1)
+    for arm in [*ARMS.split(","), "recording", "vocoded"]:
+        seeds = [0, 1] if arm in ARMS else [None]
+        a, b = (found.figures(arm, "level", ["0", "1"], seeds)[0] for found in (whole, resumed))
+        # Half precision of the kept mels may round one way or the other.
+        np.testing.assert_allclose(a, b, atol=1e-3)
+
+
+def test_a_new_metric_judges_what_was_said_without_sampling_again(tiny_pipeline, items, tmp_path):
+    run(tiny_pipeline, items, tmp_path, [Level()])
+    tiny_pipeline.backbone.forward, forward = None, tiny_pipeline.backbone.forward
+    try:
+        records = run(tiny_pipeline, items, tmp_path, [Level(), Length()])
+    finally:
+        tiny_pipeline.backbone.forward = forward
+    assert np.isfinite(records.figures("euler-4", "length", ["0", "1", "2"], [0, 1])[0]).all()
+
+
+def test_summary_and_table(tiny_pipeline, items, tmp_path):
+    metrics, seeds, arms = [Level(), Length()], [0, 1], parse_arms(ARMS)
+    records = run(tiny_pipeline, items, tmp_path, metrics)
+    timings = time_arms(tiny_pipeline, arms, items.items, 24000, batch_sizes=(1, 2), repeats=2)
+    for arm in arms:
+        assert 0 < timings[arm.name]["2"]["fastest"] <= timings[arm.name]["2"]["seconds"]
+        assert timings[arm.name]["2"]["audio_seconds"] > timings[arm.name]["1"]["audio_seconds"]
+    # Made up, so that the comparison at equal cost is known: euler-2 is affordable for dtm-2x2, euler-4 is not.
+    for name, seconds in (("euler-4", 4.0), ("euler-2", 2.0), ("dtm-2x2", 3.0)):
+        timings[name]["1"]["seconds"] = seconds
+    results = Summary(items, arms, seeds, metrics, records, timings, baked=False, reference="euler-4").results()
+    entry = results["arms"]["dtm-2x2"]
+    assert entry["cost"]["backbone_passes"] == 4 and entry["cost"]["head_calls"] == 8
+    values = {}
+    for name in ("dtm-2x2", "euler-4", "euler-2"):
+        values[name] = np.nanmean(records.figures(name, "level", ["0", "1", "2"], seeds)[0])
+        assert results["arms"][name]["metrics"]["level"]["value"] == pytest.approx(values[name])
+        assert results["arms"][name]["metrics"]["level"]["n"] == 2
+        assert results["arms"][name]["metrics"]["diversity"]["n"] == 3
+    assert records.figures("euler-2", diversity_name(seeds), ["0"], [None])[0] > 0
+    assert entry["against_reference"]["level"]["value"] == pytest.approx(values["dtm-2x2"] - values["euler-4"])
+    rival = entry["against_best_training_free"]["level"]
+    assert rival["arm"] == "euler-2" and rival["value"] == pytest.approx(values["dtm-2x2"] - values["euler-2"])
+    assert results["arms"]["euler-2"]["against_best_training_free"] == {}
+    assert [check["better"] for check in results["checks"]["level"]] == ["recording", "vocoded", "euler-4", "euler-2"]
+    json.dumps(results)
+
+    results["settings"] = {
+        "set": "three",
+        "items": 3,
+        "seeds": seeds,
+        "model": "tiny",
+        "device": "cpu",
+        "dtype": "float32",
+        "reference": "euler-4",
+    }
+    text = table(results, metrics)
+    rows = [line for line in text.splitlines() if line.startswith("| dtm-2x2 |")]
+    assert len(rows) == 3 and f"{values['dtm-2x2']:.3f} [" in rows[0] and "| 4 | 8 | 3.000 |" in rows[0]
+    assert "(euler-2)" in rows[2]
+    # Every table has as many cells in a row as in its head.
+    widths = {line.count("|") for line in text.split("## ")[0].splitlines() if line.startswith("|")}
+    assert len(widths) == 1
+    draw_fronts(results, metrics, tmp_path / "fronts.png")
+    assert imread(tmp_path / "fronts.png").shape[1] > 1000
+
+
+def test_a_ratio_is_better_the_nearer_it_is_to_one(tiny_pipeline, items, tmp_path):
+    class Fixed(Length):
+        def __call__(self, speech, item):
+            return self.value, 1.0
+
+    metric, arms = Fixed(), parse_arms("euler-2,euler-1")
+    records = Records(tmp_path, {})
+    for arm, value in (("euler-2", 0.7), ("euler-1", 1.2)):
+        for item in items.items:
+            records.append(arm, item.id, 0, {"length": (value, 1.0)})
+    results = Summary(items, arms, [0], [metric], records, {}, baked=False, reference="euler-2").results()
+    assert results["arms"]["euler-1"]["against_reference"]["length"]["value"] == pytest.approx(0.2 - 0.3)
+
+
+def test_an_unknown_reference_is_refused(items, tmp_path):
+    with pytest.raises(ValueError, match="`reference` must be one of the arms .*'euler-9'"):
+        Summary(items, parse_arms(ARMS), [0], [Level()], Records(tmp_path, {}), {}, False, "euler-9")
+
+
+def test_step_errors_end_where_the_arm_ends(tiny_pipeline, items, tmp_path):
+    arms = parse_arms("euler-4,dtm-2x2,midpoint-2")
+    errors = step_errors(tiny_pipeline, arms, items.items, 24000, Level())
+    assert errors.keys() == {"euler-4", "dtm-2x2"} and errors["euler-4"]["times"][0] == 0
+    records = run(tiny_pipeline, items, tmp_path, [Level()], seeds=[0], batch_size=1)
+    for arm in errors:
+        assert len(errors[arm]["distances"]) == len(errors[arm]["times"])
+    # Item 0 has seed 0 in both, and the last step points at what is said.
+    one = step_errors(tiny_pipeline, arms, items.items[:1], 24000, Level())
+    said = records.figures("euler-4", "level", ["0"], [0])[0]
+    assert one["euler-4"]["distances"][-1] == pytest.approx(float(said.item()), abs=2e-3)
+    draw_steps(errors, "level", tmp_path / "steps.png")
+    assert imread(tmp_path / "steps.png").size
