@@ -1,8 +1,27 @@
 """What a benchmark is run on."""
 
+import io
+import json
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
 
+from dtm_hf.evaluation.lists import LIST_SUFFIXES, librispeech_pc, own_list, read_audio, read_items, seed_tts
 from dtm_hf.evaluation.metric import BenchmarkItem
+
+# Prefix of the spec -> its reader, language, recogniser and speaker model: those of the published figures.
+_PUBLIC = {
+    "seed-tts-en": (lambda folder: seed_tts(folder, "en"), "en", "whisper-large-v3", "wavlm-large"),
+    "seed-tts-zh": (lambda folder: seed_tts(folder, "zh"), "zh", "paraformer-zh", "wavlm-large"),
+    "librispeech-pc": (librispeech_pc, "en", "whisper-large-v3", "wavlm-large"),
+}
+_FORMS = (
+    f"a folder of parquet shards, a {', '.join(LIST_SUFFIXES)} list, or one of "
+    f"{', '.join(f'{name}:FOLDER' for name in _PUBLIC)}"
+)
+# Of a corpus. A shorter prompt says too little of the pace.
+_MIN_PROMPT_SECONDS = 1.2
 
 
 @dataclass
@@ -37,13 +56,110 @@ def load_set(spec: str, limit: int | None = None, split: str = "validation") -> 
 
     Args:
         spec (`str`):
-            A folder of parquet shards with a `corpus.json` beside them; a `.csv`, `.tsv` or `.jsonl` list with the
-            columns `reference_audio`, `reference_text`, `text` and, where there is one, `recording`, paths relative to
-            it; `seed-tts-en:FOLDER`, `seed-tts-zh:FOLDER` or `librispeech-pc:FOLDER`, a public list and its audio.
+            A folder of parquet shards; a `.csv`, `.tsv` or `.jsonl` list with the columns `reference_audio`,
+            `reference_text`, `text` and, where there is one, `recording`, paths relative to it
+            ([`~dtm_hf.evaluation.lists.own_list`]); `seed-tts-en:FOLDER`, `seed-tts-zh:FOLDER` or
+            `librispeech-pc:FOLDER`, a public list and its audio.
         limit (`int`, *optional*): Items at most, the first ones.
         split (`str`, defaults to `"validation"`): Of a folder of shards; the others have one.
 
+    Returns:
+        [`BenchmarkSet`]: A closed vocabulary goes with pocketsphinx: that in the `corpus.json` of a folder, that of
+        the texts of an English list of one's own. Sets without one name a large recogniser.
+
     Raises:
-        ValueError: for a spec of another form, and for a list or audio that cannot be used, naming file and line.
+        ValueError: for a spec of another form, a set without items, and a list or audio that cannot be used, naming
+            file and line.
     """
-    raise NotImplementedError
+    if limit is not None and limit < 1:
+        raise ValueError(f"`limit` must be at least 1, but got {limit}.")
+    kind, _, folder = spec.partition(":")
+    path = Path(spec).expanduser()
+    if kind in _PUBLIC and folder:
+        loaded = _public_set(kind, Path(folder).expanduser(), limit)
+    elif path.is_dir():
+        loaded = _corpus_set(path, limit, split)
+    elif path.suffix in LIST_SUFFIXES:
+        if not path.is_file():
+            raise ValueError(f"{spec!r} is not an existing file.")
+        loaded = _own_set(path, limit)
+    else:
+        raise ValueError(f"The set must be {_FORMS}, but got {spec!r}.")
+    if not loaded.items:
+        raise ValueError(f"{spec!r} holds no sentence to speak.")
+    return loaded
+
+
+def _public_set(kind: str, folder: Path, limit: int | None) -> BenchmarkSet:
+    entries, language, recognizer, speaker_model = _PUBLIC[kind]
+    if not folder.is_dir():
+        raise ValueError(f"{str(folder)!r} of {kind}:FOLDER is not an existing folder.")
+    items = read_items(islice(entries(folder), limit), BenchmarkSet.sampling_rate)
+    return BenchmarkSet(kind, items, recognizer=recognizer, speaker_model=speaker_model, language=language)
+
+
+def _own_set(path: Path, limit: int | None) -> BenchmarkSet:
+    from dtm_hf.evaluation.recognition import normalize
+
+    items = read_items(islice(own_list(path), limit), BenchmarkSet.sampling_rate)
+    languages = sorted({item.language for item in items})
+    if len(languages) > 1:
+        raise ValueError(f"{path}: `language` must be the same in all lines, but got {', '.join(languages)}.")
+    if languages != ["en"]:
+        recognizer = "paraformer-zh" if languages == ["zh"] else "whisper-large-v3"
+        return BenchmarkSet(path.name, items, recognizer=recognizer, language=(languages or ["en"])[0])
+    vocabulary = sorted({word for item in items for word in normalize(item.text).split()})
+    return BenchmarkSet(path.name, items, vocabulary=vocabulary)
+
+
+# Corpora
+
+
+def _corpus_set(folder: Path, limit: int | None, split: str) -> BenchmarkSet:
+    card, vocabulary = folder / "corpus.json", None
+    if card.is_file():
+        try:
+            vocabulary = json.loads(card.read_text(encoding="utf-8"))["vocabulary"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{card} holds no `vocabulary`: build the corpus to its end.") from error
+    items = list(islice(_corpus_items(folder, split), limit))
+    recognizer = "whisper-large-v3" if vocabulary is None else BenchmarkSet.recognizer
+    return BenchmarkSet(f"{folder.resolve().name}/{split}", items, vocabulary=vocabulary, recognizer=recognizer)
+
+
+def _corpus_items(folder: Path, split: str) -> Iterator[BenchmarkItem]:
+    """The sentences of a split in their order; the prompt of each is what its speaker said before it."""
+    prompts, seen = {}, set()
+    for number, (where, row) in enumerate(_corpus_rows(folder, split)):
+        for name in ("audio", "text", "speaker"):
+            if not row[name]:
+                raise ValueError(f"{where}: has no `{name}`.")
+        recording = read_audio(io.BytesIO(row["audio"]["bytes"]), BenchmarkSet.sampling_rate, f"{where}: `audio`")
+        item_id = row.get("id") or f"{split}-{number:06d}"
+        if item_id in seen:
+            raise ValueError(f"{where}: `id` {item_id!r} is that of another row too.")
+        seen.add(item_id)
+        if row["speaker"] in prompts:
+            yield BenchmarkItem(item_id, row["text"], *prompts[row["speaker"]], recording=recording)
+        if len(recording) >= _MIN_PROMPT_SECONDS * BenchmarkSet.sampling_rate:
+            prompts[row["speaker"]] = recording, row["text"]
+
+
+def _corpus_rows(folder: Path, split: str) -> Iterator[tuple[str, dict]]:
+    import pyarrow.parquet as pq
+
+    shards = sorted(folder.glob(f"{split}-*.parquet"))
+    if not shards:
+        raise ValueError(f"{str(folder)!r} holds no {split}-*.parquet shards.")
+    for shard in shards:
+        with pq.ParquetFile(shard) as file:
+            missing = [name for name in ("audio", "text", "speaker") if name not in file.schema_arrow.names]
+            if missing:
+                raise ValueError(f"{shard} has no column `{missing[0]}`.")
+            columns = [name for name in ("id", "audio", "text", "speaker") if name in file.schema_arrow.names]
+            number = 0
+            # Few at a time: a row of a prepared corpus holds its audio.
+            for batch in file.iter_batches(16, columns=columns):
+                for row in batch.to_pylist():
+                    number += 1
+                    yield f"{shard}:{number}", row
