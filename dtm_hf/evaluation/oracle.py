@@ -81,7 +81,7 @@ class OracleHead(nn.Module):
         super().__init__()
         # Not as a submodule: what moves or offloads the head must not do so to the backbone.
         object.__setattr__(self, "_backbone", backbone)
-        self.config = SimpleNamespace(guidance_scale=None)
+        self.config = SimpleNamespace(guidance_scale=None, guidance_scale_range=None)
         self._last_call: dict[str, Any] | None = None
         self._asking = False
 
@@ -98,7 +98,9 @@ class OracleHead(nn.Module):
         if not self._asking:
             self._last_call = inspect.signature(module.forward).bind(*args, **kwargs).arguments
 
-    def prepare_schedule(self, timesteps: torch.Tensor, flow_times: torch.Tensor) -> torch.Tensor:
+    def prepare_schedule(
+        self, timesteps: torch.Tensor, flow_times: torch.Tensor, guidance_scale: float | None = None
+    ) -> torch.Tensor:
         """Nothing to modulate: `(T, S)` of zeros, since the loop goes through them."""
         return torch.zeros(len(timesteps), len(flow_times))
 
