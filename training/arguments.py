@@ -124,6 +124,9 @@ class ObjectiveArguments:
     baked_guidance_scale: float | None = _option(
         None, "dtm: guidance scale built into the targets; none for a head that is guided."
     )
+    baked_guidance_range: list[float] | None = _option(
+        None, "dtm: lowest and highest scale, for a head that follows any between; `baked_guidance_scale` by default."
+    )
     audio_drop_prob: float = _option(0.3, "Share of samples without the audio condition.")
     cond_drop_prob: float = _option(0.2, "Share of samples without audio and text condition.")
     frac_lengths_mask: list[float] = _option([0.7, 1.0], "Bounds of the share of frames to predict.")

@@ -120,6 +120,7 @@ def _dtm_components(config: TrainingConfig) -> Components:
     sizes = {"backbone_hidden_size": backbone.config.dim, "num_mel_bins": backbone.config.mel_dim}
     run = {
         "guidance_scale": draws.baked_guidance_scale,
+        "guidance_scale_range": draws.baked_guidance_range,
         "backbone_name": backbone.config.name,
         "backbone_revision": backbone.config.revision,
         "backbone_fingerprint": backbone.fingerprint,
@@ -142,6 +143,11 @@ def _dtm_components(config: TrainingConfig) -> Components:
                 raise ValueError(
                     f"`init_from` has `{name}` {getattr(head.config, name)}, but the backbone has {size}."
                 )
+        if (head.guidance_embed is None) != (draws.baked_guidance_range is None):
+            raise ValueError(
+                "`init_from` must have been trained with a `baked_guidance_range` if this run has one, and without if "
+                f"not, but its range is {head.config.guidance_scale_range} and this one {draws.baked_guidance_range}."
+            )
         # What it was trained for before no longer holds.
         for name, value in run.items():
             setattr(head.config, name, value)

@@ -198,6 +198,14 @@ def check_values(config: TrainingConfig) -> None:
     baked = values["baked_guidance_scale"]
     if baked is not None and not baked > 1:
         raise ValueError(f"`baked_guidance_scale` must be greater than 1, or none for no guidance, but got {baked}.")
+    bounds = values["baked_guidance_range"]
+    if bounds is not None and (
+        len(bounds) != 2 or baked is None or not (1 <= bounds[0] < bounds[1] and bounds[0] <= baked <= bounds[1])
+    ):
+        raise ValueError(
+            "`baked_guidance_range` must be a lowest scale from 1 on and a highest one, with `baked_guidance_scale` "
+            f"between, but got {bounds} and {baked}."
+        )
     if values["objective"] == "dtm" and (values["base_model"] is None) == (values["f5_checkpoint"] is None):
         raise ValueError("The dtm objective needs exactly one of `base_model` and `f5_checkpoint`.")
     if values["objective"] == "flow_matching" and values["t_sampling"] == "grid":

@@ -22,9 +22,6 @@ from dtm_hf.training.prompts import Prompt, SpokenPrompt, ValidationRow, find_re
 if TYPE_CHECKING:
     from dtm_hf.pipelines.pipeline_dtm import DTMPipeline
 
-# The pipeline's default; a head with guidance baked in runs at its own.
-_GUIDANCE_SCALE = 3.0
-
 
 @dataclass
 class _Sound:
@@ -118,7 +115,6 @@ class SpeechSamples:
                 (prompt.reference, rate),
                 prompt.reference_text,
                 num_inference_steps=num_inference_steps,
-                guidance_scale=_GUIDANCE_SCALE,
                 # On the CPU: the noise is then the same on every device.
                 generator=torch.Generator().manual_seed(self.seed),
             )
@@ -151,6 +147,8 @@ class SpeechSamples:
         )
 
     def _info(self, step: int, spoken: dict[str, np.ndarray]) -> dict:
+        from dtm_hf.pipelines.pipeline_dtm import DEFAULT_GUIDANCE_SCALE
+
         scheduler, head = self.pipeline.scheduler, self.pipeline.head
         baked = None if head is None or scheduler.num_head_steps == 0 else head.config.guidance_scale
         return {
@@ -160,7 +158,7 @@ class SpeechSamples:
             "num_head_steps": scheduler.num_head_steps,
             "head_solver": scheduler.config.head_solver,
             "time_grid": scheduler.config.time_grid,
-            "guidance_scale": _GUIDANCE_SCALE if baked is None else baked,
+            "guidance_scale": DEFAULT_GUIDANCE_SCALE if baked is None else baked,
             "samples": [
                 {
                     "name": name,

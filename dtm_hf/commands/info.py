@@ -9,7 +9,7 @@ from rich.table import Table
 from .models import load_pipeline, packaged_voices
 
 if TYPE_CHECKING:
-    from dtm_hf import DTMPipeline
+    from dtm_hf import DTMHeadConfig, DTMPipeline
 
 
 def show_info(model: str, revision: str | None = None, local_files_only: bool = False) -> None:
@@ -22,6 +22,15 @@ def show_info(model: str, revision: str | None = None, local_files_only: bool = 
     console = Console(markup=False, highlight=False, emoji=False)
     console.print(_parts(pipeline, title=f"{type(pipeline).__name__} {model}"))
     console.print(_facts(pipeline, packaged_voices(model)))
+
+
+def _guidance(config: "DTMHeadConfig") -> str:
+    if config.guidance_scale is None:
+        return "at inference, both branches"
+    if config.guidance_scale_range is None:
+        return f"{config.guidance_scale:g}, baked into the head: one branch"
+    low, high = config.guidance_scale_range
+    return f"{low:g} to {high:g}, by default {config.guidance_scale:g}, baked into the head: one branch"
 
 
 def _parts(pipeline: "DTMPipeline", title: str) -> Table:
@@ -74,11 +83,7 @@ def _facts(pipeline: "DTMPipeline", voices: dict) -> Table:
             add("", f"fingerprint {config.backbone_fingerprint}: this backbone")
         else:
             add("", f"fingerprint {config.backbone_fingerprint}: NOT this backbone", style="red")
-        baked = config.guidance_scale
-        add(
-            "guidance",
-            "at inference, both branches" if baked is None else f"{baked:g}, baked into the head: one branch",
-        )
+        add("guidance", _guidance(config))
     add("T", f"{sampling.num_inference_steps} global steps", f"{sampling.time_grid} grid", _sway(sampling))
     if head is not None:
         add("head steps", f"{sampling.num_head_steps} calls a global step", sampling.head_solver)

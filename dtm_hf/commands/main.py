@@ -113,8 +113,12 @@ def speak_text(
     steps: Steps = None,
     head_steps: HeadSteps = None,
     guidance: Annotated[
-        float, typer.Option(help="Guidance scale: F5-TTS's cfg_strength + 1. Up to 1 only one branch runs.")
-    ] = 3.0,
+        float | None,
+        typer.Option(
+            help="Guidance scale: F5-TTS's cfg_strength + 1. Up to 1 only one branch runs.",
+            show_default="what is baked into the head, else 3",
+        ),
+    ] = None,
     seed: Seed = 0,
     speed: Annotated[float, typer.Option(help="Above 1 is faster than the recording.")] = 1.0,
     dtype: Annotated[Precision, typer.Option(help="Type of the weights.")] = Precision.float32,

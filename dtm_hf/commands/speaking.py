@@ -33,7 +33,7 @@ class Request:
     reference_text: str | None = None
     steps: int | None = None
     head_steps: int | None = None
-    guidance: float = 3.0
+    guidance: float | None = None
     seed: int = 0
     speed: float = 1.0
     dtype: str = "float32"
@@ -93,7 +93,7 @@ def _check(request: Request) -> None:
         raise ArgumentError(f"`--output` must end in .wav, but got {str(request.output)!r}.")
     if not 0 < request.speed < float("inf"):
         raise ArgumentError(f"`--speed` must be a positive number, but got {request.speed}.")
-    if not abs(request.guidance) < float("inf"):
+    if request.guidance is not None and not abs(request.guidance) < float("inf"):
         raise ArgumentError(f"`--guidance` must be a finite number, but got {request.guidance}.")
 
 

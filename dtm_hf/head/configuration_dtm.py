@@ -38,6 +38,9 @@ class DTMHeadConfig(PreTrainedConfig):
         guidance_scale (`float`, *optional*):
             Guidance that training baked into the head's targets; such a head runs on the conditional branch alone.
             `None`: trained without, guided at inference.
+        guidance_scale_range (`list` of two `float`, *optional*):
+            Lowest and highest guidance scale that training baked in: the head is told which one to follow, and
+            `guidance_scale` is the one it follows by default. `None`: there is only that one.
         backbone_name (`str`, *optional*), backbone_revision (`str`, *optional*), backbone_fingerprint (`str`,
         *optional*):
             The backbone this head was trained on.
@@ -77,6 +80,7 @@ class DTMHeadConfig(PreTrainedConfig):
     conv_kernel_size: int = 7
     min_flow_remainder: float = 0.01
     guidance_scale: float | int | None = None
+    guidance_scale_range: list | None = None
     backbone_name: str | None = None
     backbone_revision: str | None = None
     backbone_fingerprint: str | None = None
@@ -101,7 +105,22 @@ class DTMHeadConfig(PreTrainedConfig):
             raise ValueError(f"`time_embed_dim` must be even and at least 4, but got {self.time_embed_dim}.")
         if not 0 < self.min_flow_remainder < 1:
             raise ValueError(f"`min_flow_remainder` must lie in (0, 1), but got {self.min_flow_remainder}.")
+        if self.guidance_scale_range is not None:
+            self._check_guidance_range()
         super().__post_init__(**kwargs)
+
+    def _check_guidance_range(self) -> None:
+        given = self.guidance_scale_range
+        if len(given) != 2 or not 1 <= given[0] < given[1]:
+            raise ValueError(
+                "`guidance_scale_range` must be a lowest and a higher highest scale, from 1 on, or None, but got "
+                f"{given}."
+            )
+        if self.guidance_scale is None or not given[0] <= self.guidance_scale <= given[1]:
+            raise ValueError(
+                f"`guidance_scale` must be the default within `guidance_scale_range` {given}, but got "
+                f"{self.guidance_scale}."
+            )
 
 
 __all__ = ["DTMHeadConfig"]

@@ -130,6 +130,7 @@ class DTMHead(DTMHeadPreTrainedModel):
         self.state_proj = nn.Linear(config.num_mel_bins, hidden_size, bias=False)
         self.flow_time_embed = DTMTimeEmbedding(config)
         self.timestep_embed = DTMTimeEmbedding(config)
+        self.guidance_embed = None if config.guidance_scale_range is None else DTMTimeEmbedding(config)
         # Shift, scale and gate of each block, then shift and scale of the last norm.
         self.modulation_proj = nn.Linear(hidden_size, (3 * config.num_hidden_layers + 2) * hidden_size)
         self.blocks = nn.ModuleList([DTMHeadBlock(config) for _ in range(config.num_hidden_layers)])
@@ -144,25 +145,37 @@ class DTMHead(DTMHeadPreTrainedModel):
 
         return push_with_card(self, repo_id, **kwargs)
 
-    def prepare_schedule(self, timesteps: torch.Tensor, flow_times: torch.Tensor) -> torch.Tensor:
+    def prepare_schedule(
+        self, timesteps: torch.Tensor, flow_times: torch.Tensor, guidance_scale: float | None = None
+    ) -> torch.Tensor:
         """
         Modulations of every pair of a global and an inner time.
 
         Args:
             timesteps (`torch.Tensor` of shape `(T,)`): global times t.
             flow_times (`torch.Tensor` of shape `(S,)`): inner times s, one a head call.
+            guidance_scale (`float`, *optional*): within the range baked in; the configuration's by default.
 
         Returns:
             `torch.Tensor` of shape `(T, S, 1, K)`: entry `[i, j]` is the `modulation` of [`~DTMHead.forward`].
         """
-        return self._modulation(timesteps[:, None, None], flow_times[None, :, None])
+        return self._modulation(timesteps[:, None, None], flow_times[None, :, None], guidance_scale)
 
     def prepare(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """Project backbone features `(B, N, D)` to `(B, N, H)`: the `prepared_states` of [`~DTMHead.forward`]."""
         return self.feature_proj(hidden_states.to(self.feature_proj.weight.dtype))
 
-    def _modulation(self, timestep: torch.Tensor, flow_time: torch.Tensor) -> torch.Tensor:
+    def _modulation(
+        self, timestep: torch.Tensor, flow_time: torch.Tensor, guidance_scale: torch.Tensor | float | None
+    ) -> torch.Tensor:
         embedding = self.flow_time_embed(flow_time) + self.timestep_embed(timestep)
+        if self.guidance_embed is not None:
+            if guidance_scale is None:
+                guidance_scale = self.config.guidance_scale
+            low, high = self.config.guidance_scale_range
+            scale = torch.as_tensor(guidance_scale, device=timestep.device, dtype=torch.float32)
+            scale = scale.reshape(*scale.shape, *(1,) * (timestep.ndim - scale.ndim))
+            embedding = embedding + self.guidance_embed((scale - low) / (high - low))
         return self.modulation_proj(nn.functional.silu(embedding))
 
     def forward(
@@ -176,6 +189,7 @@ class DTMHead(DTMHeadPreTrainedModel):
         attention_mask: torch.Tensor | None = None,
         prepared_states: torch.Tensor | None = None,
         modulation: torch.Tensor | None = None,
+        guidance_scale: torch.Tensor | float | None = None,
         return_dict: bool = True,
     ) -> DTMHeadOutput | tuple[torch.Tensor, torch.Tensor]:
         """
@@ -191,13 +205,15 @@ class DTMHead(DTMHeadPreTrainedModel):
             attention_mask (`torch.BoolTensor` of shape `(B, N)`, *optional*): `True` at valid frames.
             prepared_states (`torch.Tensor`, *optional*): result of [`~DTMHead.prepare`].
             modulation (`torch.Tensor`, *optional*): entry of [`~DTMHead.prepare_schedule`] for these times.
+            guidance_scale (`float` or `torch.Tensor` of shape `(B,)`, *optional*):
+                Of a head with `guidance_scale_range`, in it; the configuration's by default.
         """
         config, dtype = self.config, self.state_proj.weight.dtype
         flow_time = _broadcast_time(flow_time, flow_state)
         if prepared_states is None:
             prepared_states = self.prepare(hidden_states)
         if modulation is None:
-            modulation = self._modulation(_broadcast_time(timestep, flow_state), flow_time)
+            modulation = self._modulation(_broadcast_time(timestep, flow_state), flow_time, guidance_scale)
         parts = modulation.chunk(3 * config.num_hidden_layers + 2, dim=-1)
 
         draws = len(flow_state) // len(prepared_states)

@@ -35,6 +35,8 @@ logger = logging.get_logger(__name__)
 # f5_tts/model/cfm.py: `CFM.sample` clamps durations to this many frames.
 MAX_FRAMES = 65536
 OUTPUT_TYPES = ("np", "pt", "mel")
+# F5-TTS's `cfg_strength` of 2.
+DEFAULT_GUIDANCE_SCALE = 3.0
 
 EXAMPLE_DOC_STRING = """
     Examples:
@@ -283,6 +285,26 @@ class DTMPipeline(DiffusionPipeline):
 
     # Sampling
 
+    def _guidance(self, guidance_scale: float | None, with_head: bool) -> tuple[float | None, float]:
+        """The scale that the head follows by itself, and F5-TTS's w for the loop, of which one is None or 0."""
+        config = self.head.config if with_head else None
+        if config is None or config.guidance_scale is None:
+            return None, max((DEFAULT_GUIDANCE_SCALE if guidance_scale is None else guidance_scale) - 1.0, 0.0)
+        if guidance_scale is None or guidance_scale == config.guidance_scale:
+            return config.guidance_scale, 0.0
+        if config.guidance_scale_range is None:
+            logger.warning(
+                f"`guidance_scale` {guidance_scale} is ignored: this head has {config.guidance_scale} baked in."
+            )
+            return config.guidance_scale, 0.0
+        low, high = config.guidance_scale_range
+        if not low <= guidance_scale <= high:
+            raise ValueError(
+                f"`guidance_scale` must lie in [{low}, {high}], which is baked into this head, but got "
+                f"{guidance_scale}."
+            )
+        return guidance_scale, 0.0
+
     def _sample_displacement(
         self,
         features: torch.Tensor,
@@ -321,7 +343,7 @@ class DTMPipeline(DiffusionPipeline):
         reference_text: str | list[str],
         num_inference_steps: int | None = None,
         num_head_steps: int | None = None,
-        guidance_scale: float = 3.0,
+        guidance_scale: float | None = None,
         speed: float = 1.0,
         duration_s: float | None = None,
         generator: torch.Generator | list[torch.Generator] | None = None,
@@ -346,9 +368,10 @@ class DTMPipeline(DiffusionPipeline):
                 Global steps, one backbone pass each; the scheduler's by default.
             num_head_steps (`int`, *optional*):
                 Head calls a global step; 0 is the F5-TTS baseline.
-            guidance_scale (`float`, defaults to 3.0):
+            guidance_scale (`float`, *optional*):
                 Strength of classifier-free guidance: F5-TTS's `cfg_strength` + 1. Up to 1.0 only the conditional
-                branch runs. A head with guidance baked in runs at the strength it was trained with.
+                branch runs. By default 3.0, as in F5-TTS, or what is baked into the head. A head with guidance baked
+                in runs the conditional branch alone, at the strength it was trained with, or at any in its range.
             speed (`float`, defaults to 1.0):
                 Above 1 is faster than the recording.
             duration_s (`float`, *optional*):
@@ -385,10 +408,7 @@ class DTMPipeline(DiffusionPipeline):
             num_head_steps = 0
         self.scheduler.set_timesteps(num_inference_steps, num_head_steps, device=device)
         with_head = self.scheduler.num_head_steps > 0
-        baked = self.head.config.guidance_scale if with_head else None
-        if baked is not None and guidance_scale != baked and guidance_scale != 3.0:
-            logger.warning(f"`guidance_scale` {guidance_scale} is ignored: this head has {baked} baked in.")
-        guidance = 0.0 if baked is not None else max(guidance_scale - 1.0, 0.0)
+        baked_scale, guidance = self._guidance(guidance_scale, with_head)
 
         # 2. Prompts, chunks and their durations. A recording shared by all texts is read once.
         encoded: dict[tuple[int, str], _Reference] = {}
@@ -417,7 +437,9 @@ class DTMPipeline(DiffusionPipeline):
         # 4. The global flow, each step with an inner flow of its own
         modulations = None
         if with_head:
-            modulations = self.head.prepare_schedule(self.scheduler.timesteps, self.scheduler.head_timesteps)
+            modulations = self.head.prepare_schedule(
+                self.scheduler.timesteps, self.scheduler.head_timesteps, baked_scale
+            )
         with self.progress_bar(total=len(self.scheduler.timesteps)) as progress_bar:
             for i, t in enumerate(self.scheduler.timesteps):
                 output = self.backbone(

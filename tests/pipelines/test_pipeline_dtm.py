@@ -156,6 +156,24 @@ def test_baked_guidance_runs_one_branch(tiny_pipeline, make_head, reference_audi
     assert rows == [False, False]
 
 
+def test_a_head_with_a_range_follows_the_scale_on_one_branch(tiny_pipeline, make_head, reference_audio):
+    head = make_head(guidance_scale=2.0, guidance_scale_range=[1.0, 3.0])
+    pipeline = with_head(tiny_pipeline, head, num_inference_steps=2)
+    default, two, three = (speak(pipeline, reference_audio, guidance_scale=scale)[0] for scale in (None, 2.0, 3.0))
+    assert torch.equal(default, two) and (two - three).abs().max() > 1e-3
+    handle = pipeline.backbone.dit.register_forward_pre_hook(
+        lambda module, args, kwargs: rows.append(kwargs["cfg_infer"]), with_kwargs=True
+    )
+    rows = []
+    try:
+        speak(pipeline, reference_audio, guidance_scale=3.0)
+    finally:
+        handle.remove()
+    assert rows == [False, False]
+    with pytest.raises(ValueError, match=r"`guidance_scale` must lie in \[1.0, 3.0\].*3.5"):
+        speak(pipeline, reference_audio, guidance_scale=3.5)
+
+
 # What is refused
 
 

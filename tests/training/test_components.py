@@ -64,6 +64,19 @@ def test_a_head_goes_on_from_another(base, make_head, backbone, tmp_path):
     assert DTMHead.from_pretrained(tmp_path / "new" / "head").config.backbone_fingerprint == backbone.fingerprint
 
 
+def test_a_head_with_a_range_of_guidance_goes_on_only_with_one(base, make_head, tmp_path):
+    argv = ["--base_model", str(base / "fp32"), "--baked_guidance_scale", "1.5"]
+    ranged = [*argv, "--baked_guidance_range", "1", "3"]
+    fresh = components(*ranged, *HEAD).head
+    assert fresh.config.guidance_scale == 1.5 and fresh.config.guidance_scale_range == [1.0, 3.0]
+    make_head(guidance_scale=2.0, guidance_scale_range=[1.0, 4.0]).save_pretrained(tmp_path / "ranged")
+    make_head(guidance_scale=2.0).save_pretrained(tmp_path / "fixed")
+    assert components(*ranged, "--init_from", str(tmp_path / "ranged")).head.config.guidance_scale_range == [1.0, 3.0]
+    for options, old in ((ranged, "fixed"), (argv, "ranged")):
+        with pytest.raises(ValueError, match="`init_from` must have been trained with a `baked_guidance_range`"):
+            components(*options, "--init_from", str(tmp_path / old))
+
+
 def test_a_head_goes_on_from_the_head_of_a_pipeline(base, make_head, tmp_path):
     pipeline = DTMPipeline.from_pretrained(base / "fp32")
     pipeline.head = make_head(seed=5)

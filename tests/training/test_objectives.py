@@ -258,6 +258,25 @@ def test_baked_guidance_moves_the_target_by_w_times_the_branches_difference(back
     torch.testing.assert_close(loss, expected, rtol=1e-3, atol=0)
 
 
+def test_with_a_range_each_draw_has_its_own_scale_and_the_head_is_told(backbone, make_head, mel_batch):
+    """Each row's target is Y + w (v_c - v_u), w + 1 being what the head hears."""
+    head = make_head(random_weights=False, guidance_scale=2.0, guidance_scale_range=[1.5, 3.0])
+    settings = {"audio_drop_prob": 0.0, "cond_drop_prob": 0.0, "head_batch_multiplier": 4}
+    objective = dtm_objective(backbone, baked_guidance_scale=2.0, baked_guidance_range=[1.5, 3.0], **settings)
+    with Calls(backbone) as passes, Calls(head) as draws, torch.no_grad():
+        objective.loss(head, mel_batch, seeded())
+    call = draws.inputs[0]
+    scales = call["guidance_scale"]
+    assert len(scales) == 8 and scales.unique().numel() == 8 and scales.min() >= 1.5 and scales.max() <= 3.0
+    t, s = passes.inputs[0]["timestep"][:, None, None], call["flow_time"][:, None, None]
+    y = mel_batch.mel - (passes.inputs[0]["sample"] - t * mel_batch.mel) / (1 - t)
+    v_c, v_u = passes.outputs[0].velocity.chunk(2)
+    target = y.repeat(4, 1, 1) + (scales - 1)[:, None, None] * (v_c - v_u).repeat(4, 1, 1)
+    # What is left of the state is Y_0: standard normal, whatever the scale.
+    y_0 = ((call["flow_state"] - s * target) / (1 - s))[s.flatten() < 0.8]
+    assert y_0.mean().abs() < 0.05 and y_0.std() == pytest.approx(1.0, abs=0.05)
+
+
 def test_baked_guidance_never_drops_conditions(backbone, head, mel_batch):
     objective = dtm_objective(backbone, baked_guidance_scale=2.0, audio_drop_prob=1.0, cond_drop_prob=1.0)
     with Calls(backbone) as calls, torch.no_grad():

@@ -14,7 +14,8 @@ class DTMObjective:
     Trains a head on a frozen backbone: ||g(h, Y_s, s, t, v) - (Y - Y_0)||^2 over the predicted frames.
 
     With `baked_guidance_scale` w + 1 the target displacement is Y + w (v_c - v_u), whose mean given X_t is F5's guided
-    velocity; conditions are then never dropped, since such a head never runs on the null branch.
+    velocity; conditions are then never dropped, since such a head never runs on the null branch. With a
+    `baked_guidance_range` w is drawn anew for each draw of (s, Y_0), and the head is told.
 
     Args:
         arguments ([`ObjectiveArguments`]): how times and conditions are drawn.
@@ -26,12 +27,12 @@ class DTMObjective:
         self.arguments = arguments
         self.backbone = backbone
         self.grid = grid[arguments.t_min :]
-        self.guidance = (arguments.baked_guidance_scale or 1.0) - 1.0
+        self.guided = arguments.baked_guidance_scale is not None
 
     @torch.no_grad()
     def _backbone_pass(self, x_t, t, conditions, batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Features h and velocity v of the head's branch, and the shift of the target that guidance asks for."""
-        branch = "both" if self.guidance else "cond"
+        """Features h and velocity v of the head's branch, and v_c - v_u, along which guidance shifts the target."""
+        branch = "both" if self.guided else "cond"
         # A backbone that is in bfloat16 computes in it: on a CPU, autocast leaves a norm with two dtypes.
         whole = self.backbone.dtype != torch.float32
         with torch.autocast(x_t.device.type, enabled=False) if whole else nullcontext():
@@ -39,17 +40,26 @@ class DTMObjective:
                 x_t, t, conditions.cond, batch.text_ids, batch.attention_mask, branch, drop_text=conditions.drop_text
             )
         h_t, v = output.features, output.velocity.float()
-        if not self.guidance:
+        if not self.guided:
             return h_t, v, torch.zeros_like(v)
         (h_t, _), (v, v_null) = h_t.chunk(2), v.chunk(2)
-        return h_t, v, self.guidance * (v - v_null)
+        return h_t, v, v - v_null
+
+    def _draw_scales(self, size: int, device: torch.device, generator: torch.Generator | None) -> torch.Tensor | None:
+        """Guidance scale w + 1 of each draw `(size,)`; `None` without guidance."""
+        if not self.guided:
+            return None
+        if self.arguments.baked_guidance_range is None:
+            return torch.full((size,), self.arguments.baked_guidance_scale, device=device)
+        low, high = self.arguments.baked_guidance_range
+        return low + (high - low) * torch.rand(size, generator=generator, device=device)
 
     def loss(self, head: torch.nn.Module, batch: MelBatch, generator: torch.Generator | None = None) -> LossOutput:
         """Loss and figures of a batch. The variable names are those of Algorithm 3."""
         arguments, x_1 = self.arguments, batch.mel
         k, device = arguments.head_batch_multiplier, x_1.device
         conditions = draw_conditions(batch, arguments, generator)
-        if self.guidance:
+        if self.guided:
             conditions.drop_text[:] = False
             conditions.cond = x_1.masked_fill(conditions.span[..., None], 0.0)
         t = draw_times(
@@ -62,10 +72,13 @@ class DTMObjective:
         )
         x_0 = torch.randn(x_1.shape, generator=generator, device=device)
         x_t = (1 - t[:, None, None]) * x_0 + t[:, None, None] * x_1
-        h_t, v, shift = self._backbone_pass(x_t, t, conditions, batch)
+        h_t, v, direction = self._backbone_pass(x_t, t, conditions, batch)
 
         # k draws of (s, Y_0) share one backbone pass: the pass is the cost.
-        y = (x_1 - x_0 + shift).repeat(k, 1, 1)
+        y = (x_1 - x_0).repeat(k, 1, 1)
+        scales = self._draw_scales(len(y), device, generator)
+        if scales is not None:
+            y = y + (scales - 1)[:, None, None] * direction.repeat(k, 1, 1)
         s = draw_times(arguments.s_sampling, k * len(x_1), device, generator=generator)
         y_0 = torch.randn(y.shape, generator=generator, device=device)
         y_s = (1 - s[:, None, None]) * y_0 + s[:, None, None] * y
@@ -76,6 +89,7 @@ class DTMObjective:
             timestep=t.repeat(k),
             velocity=v.repeat(k, 1, 1),
             attention_mask=batch.attention_mask.repeat(k, 1),
+            guidance_scale=scales,
         )
         # The velocity error is the displacement error over 1 - s, which is bounded here: near s=1 it is all weight.
         remainder = (1 - s).clamp(min=arguments.min_loss_remainder)[:, None, None]
