@@ -118,7 +118,11 @@ def _scheduler(present: DTMScheduler, arm: Arm, draw: Callable[[], torch.Tensor]
 
 
 def _guidance_scale(pipe: DTMPipeline, arm: Arm) -> float:
-    """The guidance scale that an arm runs at in a pipeline, refused where the two do not go together."""
+    """
+    The guidance scale that an arm runs at in a pipeline, refused where the two do not go together.
+
+    A head with guidance baked in follows its own scale unless the arm names one that it can follow.
+    """
     if not arm.needs_head:
         return arm.guidance_scale
     if pipe.head is None:
@@ -126,12 +130,15 @@ def _guidance_scale(pipe: DTMPipeline, arm: Arm) -> float:
     baked = pipe.head.config.guidance_scale
     if baked is None:
         return arm.guidance_scale
-    if arm.sets_guidance and arm.guidance_scale != baked:
+    if not arm.sets_guidance:
+        return baked
+    low, high = pipe.head.config.guidance_scale_range or (baked, baked)
+    if not low <= arm.guidance_scale <= high:
+        scales = f"the guidance scale {baked}" if low == high else f"guidance scales from {low} to {high}"
         raise ValueError(
-            f"`arms` holds {arm.name!r}, but the head has the guidance scale {baked} baked in; leave out the "
-            f"@{arm.guidance_scale:g}."
+            f"`arms` holds {arm.name!r}, but the head has {scales} baked in; leave out the @{arm.guidance_scale:g}."
         )
-    return baked
+    return arm.guidance_scale
 
 
 def _generator(seed: int) -> torch.Generator:

@@ -228,6 +228,15 @@ def test_a_head_with_guidance_baked_in(tiny_pipeline, make_head):
             mels(tiny_pipeline, name)
 
 
+def test_a_head_with_a_range_of_guidance_baked_in(tiny_pipeline, make_head):
+    tiny_pipeline.head = make_head(architecture="conv", guidance_scale=2.0, guidance_scale_range=[1.0, 3.0])
+    weak, own, strong = (mels(tiny_pipeline, f"dtm-2x2{suffix}") for suffix in ("@1.5", "", "@3"))
+    assert_same(own, mels(tiny_pipeline, "dtm-2x2@2"))
+    assert (weak[0] - own[0]).abs().max() > 1e-3 and (strong[0] - own[0]).abs().max() > 1e-3
+    with pytest.raises(ValueError, match=r"'dtm-2x2@4', but the head has guidance scales from 1.0 to 3.0 baked in"):
+        mels(tiny_pipeline, "dtm-2x2@4")
+
+
 def test_what_cannot_run_is_refused(tiny_pipeline):
     scheduler = tiny_pipeline.scheduler
     with pytest.raises(ValueError, match="one entry for each of 2 items, but got 1"):
