@@ -75,6 +75,7 @@ def test_frame_difference_is_one_for_the_recording_below_for_blur_above_for_nois
     assert share(blurred[1][9:-9]) < share(blurred[0][9:-9]) < 0.7
     noise = np.random.default_rng(0).standard_normal(mel.shape)
     assert 1.05 < share(mel + 0.3 * noise) < share(mel + noise)
+    assert share(spoken(noisy(judged.recording, 1.0)).mel) < 0.7
 
 
 def test_frame_difference_has_no_figure_for_a_single_frame(mels):

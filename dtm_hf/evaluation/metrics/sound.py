@@ -78,8 +78,8 @@ class FrameDifference:
 
         e(x) = mean over n, m of (x_(n+1)m - x_nm)^2,    ratio = sum of e(speech) / sum of e(recording)
 
-    A mean over frames, so that an utterance of another length can have the ratio 1. Averaged spectra are below 1,
-    sampling noise is above.
+    A mean over frames, so that an utterance of another length can have the ratio 1. Averaged mels are below 1, mels
+    with noise of their own above. A steady hiss in the waveform is below 1 too: it fills the gaps of speech.
 
     Args:
         mels ([`RecordingMels`]): The recordings.

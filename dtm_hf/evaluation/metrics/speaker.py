@@ -61,8 +61,8 @@ class SpeakerSimilarity(_EmbeddingSimilarity):
 
         if not waveform.any():
             return None
-        # Not its `preprocess_wav`, which leaves loud speech loud: the network sees no logarithm, so half the level alone
-        # would cost a similarity of 0.05.
+        # Not its `preprocess_wav`, which leaves loud speech loud: the network sees no logarithm, so half the level
+        # alone would cost a similarity of 0.05.
         level = normalize_volume(waveform, audio_norm_target_dBFS)
         voiced = trim_long_silences(np.clip(level, -1, 1))
         return self._encoder.embed_utterance(voiced) if len(voiced) else None
