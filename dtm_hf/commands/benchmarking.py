@@ -42,6 +42,7 @@ class Request:
     device: str | None
     revision: str | None
     local_files_only: bool
+    speaker_checkpoint: Path | None
     output: Path
 
 
@@ -75,7 +76,7 @@ def benchmark(request: Request) -> None:
 
     settings = _settings(request, model, pipe, items)
     records = Records(request.output, settings)
-    metrics = make_metrics(metric_names, items)
+    metrics = make_metrics(metric_names, items, pipe.feature_extractor, request.speaker_checkpoint)
     with _progress("Judging") as advance:
         run = Benchmark(pipe, items, arms, seeds, metrics, records, request.batch_size)
         advance.total(run.total)

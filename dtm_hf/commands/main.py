@@ -223,6 +223,10 @@ def benchmark(
         str | None, typer.Option(help="Arm to compare with.", show_default="euler-32, else the first")
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Sentences sampled at once.")] = 4,
+    speaker_checkpoint: Annotated[
+        Path | None,
+        typer.Option(help="wavlm_large_finetune.pth: judges similarity on the public lists.", show_default=False),
+    ] = None,
     repeats: Annotated[int, typer.Option(min=0, help="Counted runs of each arm to time it; 0 times nothing.")] = 5,
     dtype: Annotated[Precision, typer.Option(help="Type of the weights.")] = Precision.float32,
     device: Annotated[str | None, typer.Option(help="As torch names it.", show_default="cuda if there is one")] = None,
@@ -249,6 +253,7 @@ def benchmark(
             device=device,
             revision=revision,
             local_files_only=local_files_only,
+            speaker_checkpoint=speaker_checkpoint,
             output=output,
         )
     )
