@@ -127,6 +127,7 @@ class ObjectiveArguments:
     baked_guidance_range: list[float] | None = _option(
         None, "dtm: lowest and highest scale, for a head that follows any between; `baked_guidance_scale` by default."
     )
+    baked_guidance_end: float = _option(1.0, "dtm: time t from which on no guidance is built in.")
     audio_drop_prob: float = _option(0.3, "Share of samples without the audio condition.")
     cond_drop_prob: float = _option(0.2, "Share of samples without audio and text condition.")
     frac_lengths_mask: list[float] = _option([0.7, 1.0], "Bounds of the share of frames to predict.")

@@ -121,6 +121,7 @@ def _dtm_components(config: TrainingConfig) -> Components:
     run = {
         "guidance_scale": draws.baked_guidance_scale,
         "guidance_scale_range": draws.baked_guidance_range,
+        "guidance_end": draws.baked_guidance_end,
         "backbone_name": backbone.config.name,
         "backbone_revision": backbone.config.revision,
         "backbone_fingerprint": backbone.fingerprint,

@@ -39,7 +39,7 @@ _NOT_NEGATIVE = (
 ).split()
 _SHARES = (
     "pair_probability max_bad_fraction pair_target_prob audio_drop_prob cond_drop_prob ema_decay backbone_dropout "
-    "adam_beta2"
+    "adam_beta2 baked_guidance_end"
 ).split()
 
 

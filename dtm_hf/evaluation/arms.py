@@ -1,5 +1,6 @@
 """Arms of a benchmark: named ways to sample, with what each costs. Imports no torch: a bad name is refused at once."""
 
+import math
 import re
 from dataclasses import dataclass, field
 
@@ -11,10 +12,10 @@ DEFAULT_PARAMETERS = {"renoise": 0.25, "noise": 0.1}
 
 _KINDS = ("euler", "uniform", "epss", "midpoint", "dtm", "oracle", "renoise", "noise")
 _NUMBER = r"\d+(?:\.\d+)?"
-_FORM = re.compile(rf"([a-z]+)-(\d+)(?:x(\d+))?(?::({_NUMBER}))?(?:@({_NUMBER}))?")
+_FORM = re.compile(rf"([a-z]+)-(\d+)(?:x(\d+))?(?::({_NUMBER}))?(?:@({_NUMBER})(?::({_NUMBER}))?)?")
 _FORMS = (
     "euler-N (or sway-N), uniform-N, epss-N, midpoint-N, dtm-TxS, oracle-TxS, renoise-N:C or noise-N:STD, each with "
-    "@GUIDANCE_SCALE behind it where wanted"
+    "@GUIDANCE_SCALE or @GUIDANCE_SCALE:GUIDANCE_END behind it where wanted"
 )
 
 
@@ -36,6 +37,7 @@ class Arm:
         parameter (`float`, *optional*):
             Of a control: the share C of the remaining way that `"renoise"` jumps ahead, in [0, 1]; the standard
             deviation of `"noise"`, in log-mel units.
+        guidance_end (`float`, defaults to 1.0): Time from which on steps go without guidance.
     """
 
     name: str = field(compare=False)
@@ -44,6 +46,7 @@ class Arm:
     num_head_steps: int = 0
     guidance_scale: float = DEFAULT_GUIDANCE_SCALE
     parameter: float | None = None
+    guidance_end: float = 1.0
 
     @property
     def needs_head(self) -> bool:
@@ -62,15 +65,32 @@ class Arm:
         The oracle's head calls are backbone passes. `baked`: the head has guidance baked in, so that `"dtm"` arms run
         the conditional branch alone; the others guide as ever.
         """
-        per_step = {"midpoint": 2, "oracle": 1 + self.num_head_steps}.get(self.kind, 1)
-        return self.num_inference_steps * per_step * self._branches(baked)
+        per_time = 1 + self.num_head_steps if self.kind == "oracle" else 1
+        return per_time * sum(self._branches(time, baked) for time in self._times())
 
     def head_calls(self, baked: bool = False) -> int:
         """Calls of the trained head for one utterance, both branches of guidance counted."""
-        return self.num_inference_steps * self.num_head_steps * self._branches(baked) if self.needs_head else 0
+        if not self.needs_head:
+            return 0
+        return self.num_head_steps * sum(self._branches(time, baked) for time in self._times())
 
-    def _branches(self, baked: bool) -> int:
-        return 1 if self.guidance_scale <= 1 or (baked and self.needs_head) else 2
+    def _branches(self, time: float, baked: bool) -> int:
+        alone = self.guidance_scale <= 1 or time >= self.guidance_end or (baked and self.needs_head)
+        return 1 if alone else 2
+
+    def _times(self) -> list[float]:
+        """Times of the backbone passes of the loop; a head is taken to run on the sway grid, as by default."""
+        steps = self.num_inference_steps
+        if self.kind == "epss" or (self.kind == "noise" and steps in EPSS_INDICES):
+            grid = [index / 32 for index in EPSS_INDICES[steps]]
+        else:
+            grid = [i / steps for i in range(steps + 1)]
+        if self.kind != "uniform":
+            # Sway sampling with c = -1.
+            grid = [1 - math.cos(math.pi / 2 * t) for t in grid]
+        if self.kind == "midpoint":
+            return [time for a, b in zip(grid, grid[1:], strict=False) for time in (a, (a + b) / 2)]
+        return grid[:-1]
 
 
 def parse_arm(name: str) -> Arm:
@@ -78,7 +98,7 @@ def parse_arm(name: str) -> Arm:
     `euler-32` (32 steps as F5-TTS takes them; `sway-32` is the same), `uniform-8`, `epss-7`, `midpoint-4` (8 passes),
     `dtm-4x2` (4 global steps of 2 head calls), `oracle-4x4`, and the controls `renoise-8:0.25` and `noise-7:0.1`
     (parameters as in [`Arm`]; without one that of `DEFAULT_PARAMETERS`). `euler-8@1` is without guidance,
-    `euler-8@1.5` with less.
+    `euler-8@1.5` with less, `euler-8@2:0.25` with guidance in the steps that start before t = 0.25 alone.
 
     F5-TTS itself goes over to its pruned grid at 5, 6, 7, 10, 12 and 16 steps: there, what it does is `epss-N`.
 
@@ -88,7 +108,7 @@ def parse_arm(name: str) -> Arm:
     match = _FORM.fullmatch(name)
     if match is None:
         raise ValueError(f"`arms` must be of the forms {_FORMS}, but got {name!r}.")
-    kind, steps, calls, parameter, guidance = match.groups()
+    kind, steps, calls, parameter, guidance, end = match.groups()
     kind = "euler" if kind == "sway" else kind
     if kind not in _KINDS or (calls is not None) != (kind in ("dtm", "oracle")):
         raise ValueError(f"`arms` must be of the forms {_FORMS}, but got {name!r}.")
@@ -100,6 +120,8 @@ def parse_arm(name: str) -> Arm:
         raise ValueError(f"`arms` may be epss-N for N in {sorted(EPSS_INDICES)}, but got {name!r}.")
     if guidance is not None and float(guidance) < 1:
         raise ValueError(f"`arms` must have a guidance scale of at least 1, which is none, but got {name!r}.")
+    if end is not None and not 0 < float(end) <= 1:
+        raise ValueError(f"`arms` must end guidance at a time in (0, 1], but got {name!r}.")
     value = DEFAULT_PARAMETERS.get(kind) if parameter is None else float(parameter)
     if kind == "renoise" and value > 1:
         raise ValueError(f"`arms` may be renoise-N:C for C in [0, 1], but got {name!r}.")
@@ -110,6 +132,7 @@ def parse_arm(name: str) -> Arm:
         num_head_steps=int(calls or 0),
         guidance_scale=DEFAULT_GUIDANCE_SCALE if guidance is None else float(guidance),
         parameter=value,
+        guidance_end=1.0 if end is None else float(end),
     )
 
 

@@ -64,6 +64,7 @@ def run_arm(
             num_inference_steps=arm.num_inference_steps,
             num_head_steps=arm.num_head_steps,
             guidance_scale=_guidance_scale(pipe, arm),
+            guidance_end=arm.guidance_end,
             generator=[_generator(seed) for seed in seeds],
             output_type=output_type,
             callback_on_step_end=callback,

@@ -41,6 +41,8 @@ class DTMHeadConfig(PreTrainedConfig):
         guidance_scale_range (`list` of two `float`, *optional*):
             Lowest and highest guidance scale that training baked in: the head is told which one to follow, and
             `guidance_scale` is the one it follows by default. `None`: there is only that one.
+        guidance_end (`float`, defaults to 1.0):
+            Time t from which on training baked no guidance in.
         backbone_name (`str`, *optional*), backbone_revision (`str`, *optional*), backbone_fingerprint (`str`,
         *optional*):
             The backbone this head was trained on.
@@ -81,6 +83,7 @@ class DTMHeadConfig(PreTrainedConfig):
     min_flow_remainder: float = 0.01
     guidance_scale: float | int | None = None
     guidance_scale_range: list | None = None
+    guidance_end: float | int = 1.0
     backbone_name: str | None = None
     backbone_revision: str | None = None
     backbone_fingerprint: str | None = None

@@ -237,6 +237,7 @@ class DTMPipeline(DiffusionPipeline):
         text,
         reference_audio,
         reference_text,
+        guidance_end,
         speed,
         duration_s,
         generator,
@@ -266,6 +267,8 @@ class DTMPipeline(DiffusionPipeline):
                     f"`reference_text` must be what is said in `reference_audio`, but got {item!r}. Transcribe the "
                     "recording first, for example with the automatic-speech-recognition pipeline of transformers."
                 )
+        if not 0 <= guidance_end <= 1:
+            raise ValueError(f"`guidance_end` must lie in [0, 1], but got {guidance_end!r}.")
         if not (isinstance(speed, int | float) and math.isfinite(speed) and speed > 0):
             raise ValueError(f"`speed` must be a positive number, but got {speed!r}.")
         if duration_s is not None and not (math.isfinite(duration_s) and duration_s > 0):
@@ -344,6 +347,7 @@ class DTMPipeline(DiffusionPipeline):
         num_inference_steps: int | None = None,
         num_head_steps: int | None = None,
         guidance_scale: float | None = None,
+        guidance_end: float = 1.0,
         speed: float = 1.0,
         duration_s: float | None = None,
         generator: torch.Generator | list[torch.Generator] | None = None,
@@ -372,6 +376,9 @@ class DTMPipeline(DiffusionPipeline):
                 Strength of classifier-free guidance: F5-TTS's `cfg_strength` + 1. Up to 1.0 only the conditional
                 branch runs. By default 3.0, as in F5-TTS, or what is baked into the head. A head with guidance baked
                 in runs the conditional branch alone, at the strength it was trained with, or at any in its range.
+            guidance_end (`float`, defaults to 1.0):
+                Time t in [0, 1] from which on steps go without guidance: the words are placed near t=0, and the later
+                a step, the less guidance has to say. Spares those steps the second branch.
             speed (`float`, defaults to 1.0):
                 Above 1 is faster than the recording.
             duration_s (`float`, *optional*):
@@ -397,6 +404,7 @@ class DTMPipeline(DiffusionPipeline):
             text,
             reference_audio,
             reference_text,
+            guidance_end,
             speed,
             duration_s,
             generator,
@@ -408,7 +416,9 @@ class DTMPipeline(DiffusionPipeline):
             num_head_steps = 0
         self.scheduler.set_timesteps(num_inference_steps, num_head_steps, device=device)
         with_head = self.scheduler.num_head_steps > 0
-        baked_scale, guidance = self._guidance(guidance_scale, with_head)
+        baked_scale, strength = self._guidance(guidance_scale, with_head)
+        # Asked once: reading a time from the device at each step would make each wait for it.
+        guidances = [strength if t < guidance_end else 0.0 for t in self.scheduler.timesteps.tolist()]
 
         # 2. Prompts, chunks and their durations. A recording shared by all texts is read once.
         encoded: dict[tuple[int, str], _Reference] = {}
@@ -424,7 +434,7 @@ class DTMPipeline(DiffusionPipeline):
             attention_mask = torch.arange(num_frames, device=device)[None] < lengths[:, None]
         cond = pad_sequence([item.reference.mel for item in items], batch_first=True)
         cond = torch.nn.functional.pad(cond, (0, 0, 0, num_frames - cond.shape[1]))
-        text_embeds = self.backbone.encode_text(text_ids.to(device), attention_mask, num_frames, guidance > 0)
+        text_embeds = self.backbone.encode_text(text_ids.to(device), attention_mask, num_frames, any(guidances))
 
         # 3. Noise
         generators = generator if isinstance(generator, list) else [generator] * len(texts)
@@ -441,7 +451,7 @@ class DTMPipeline(DiffusionPipeline):
                 self.scheduler.timesteps, self.scheduler.head_timesteps, baked_scale
             )
         with self.progress_bar(total=len(self.scheduler.timesteps)) as progress_bar:
-            for i, t in enumerate(self.scheduler.timesteps):
+            for i, (t, guidance) in enumerate(zip(self.scheduler.timesteps, guidances, strict=True)):
                 output = self.backbone(
                     latents, t, cond, None, attention_mask, "both" if guidance else "cond", text_embeds=text_embeds
                 )

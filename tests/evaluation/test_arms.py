@@ -48,6 +48,8 @@ def test_names(name, kind, steps, calls, guidance, parameter):
         ("euler-8:0.1", "renoise and noise alone"),
         ("euler-8@0.5", "at least 1, which is none"),
         ("renoise-8:1.5", r"\[0, 1\]"),
+        ("euler-8@2:1.5", r"\(0, 1\]"),
+        ("euler-8@2:0", r"\(0, 1\]"),
     ],
 )
 def test_bad_names_are_refused_with_what_would_do(name, told):
@@ -70,6 +72,15 @@ def test_bad_names_are_refused_with_what_would_do(name, told):
         # A pass for the features that a trained head would read, and one for each call in its place.
         ("oracle-4x2", 24, 24, 0, 0),
         ("oracle-4x2@1", 12, 12, 0, 0),
+        # Sway times of 4 steps: 0, 0.076, 0.293, 0.617; with the middles of the steps 0.038, 0.185, 0.455, 0.809.
+        ("euler-4@2:0.25", 6, 6, 0, 0),
+        ("uniform-4@2:0.25", 5, 5, 0, 0),
+        ("midpoint-4@2:0.25", 12, 12, 0, 0),
+        ("dtm-4x2@2:0.25", 6, 4, 12, 8),
+        ("oracle-4x2@2:0.25", 18, 18, 0, 0),
+        # Sway times of the pruned grid: 0, 0.005, 0.019, 0.043, 0.076, 0.293, 0.617.
+        ("epss-7@2:0.25", 12, 12, 0, 0),
+        ("noise-7@2:0.25", 12, 12, 0, 0),
     ],
 )
 def test_costs(name, passes, passes_baked, calls, calls_baked):

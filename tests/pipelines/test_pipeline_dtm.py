@@ -156,6 +156,26 @@ def test_baked_guidance_runs_one_branch(tiny_pipeline, make_head, reference_audi
     assert rows == [False, False]
 
 
+@pytest.mark.parametrize("num_head_steps", [0, 2])
+def test_guidance_ends_where_it_is_told_to(tiny_pipeline, reference_audio, num_head_steps):
+    rows, kwargs = [], {"guidance_scale": 2.0, "num_head_steps": num_head_steps}
+    handle = tiny_pipeline.backbone.dit.register_forward_pre_hook(
+        lambda module, args, given: rows.append(given["cfg_infer"]), with_kwargs=True
+    )
+    try:
+        # Sway times: 0, 0.076, 0.293, 0.617.
+        ended = speak(tiny_pipeline, reference_audio, guidance_end=0.29, **kwargs)[0]
+        ran = list(rows)
+        never = speak(tiny_pipeline, reference_audio, guidance_end=0.0, **kwargs)[0]
+    finally:
+        handle.remove()
+    assert ran == [True, True, False, False]
+    off = speak(tiny_pipeline, reference_audio, **kwargs | {"guidance_scale": 1.0})[0]
+    torch.testing.assert_close(never, off)
+    always = speak(tiny_pipeline, reference_audio, **kwargs)[0]
+    assert (ended - off).abs().max() > 1e-3 and (ended - always).abs().max() > 1e-3
+
+
 def test_a_head_with_a_range_follows_the_scale_on_one_branch(tiny_pipeline, make_head, reference_audio):
     head = make_head(guidance_scale=2.0, guidance_scale_range=[1.0, 3.0])
     pipeline = with_head(tiny_pipeline, head, num_inference_steps=2)
@@ -189,6 +209,7 @@ def test_bad_arguments(tiny_pipeline, reference_audio):
         ({"num_inference_steps": 0}, ValueError, "`num_inference_steps` must be an integer of at least 1, but got 0"),
         ({"num_head_steps": 3}, ValueError, "must be even"),
         ({"speed": 0}, ValueError, "`speed`"),
+        ({"guidance_end": 1.5}, ValueError, "`guidance_end`"),
         ({"duration_s": -1.0}, ValueError, "`duration_s`"),
         ({"output_type": "wav"}, ValueError, "`output_type`"),
         ({"generator": [generator(0), generator(1)]}, ValueError, "`generator`"),

@@ -272,9 +272,30 @@ def test_with_a_range_each_draw_has_its_own_scale_and_the_head_is_told(backbone,
     y = mel_batch.mel - (passes.inputs[0]["sample"] - t * mel_batch.mel) / (1 - t)
     v_c, v_u = passes.outputs[0].velocity.chunk(2)
     target = y.repeat(4, 1, 1) + (scales - 1)[:, None, None] * (v_c - v_u).repeat(4, 1, 1)
-    # What is left of the state is Y_0: standard normal, whatever the scale.
+    # What is left of the state is Y_0: standard normal, whatever the scale, and at whichever time guidance ends.
     y_0 = ((call["flow_state"] - s * target) / (1 - s))[s.flatten() < 0.8]
     assert y_0.mean().abs() < 0.05 and y_0.std() == pytest.approx(1.0, abs=0.05)
+
+
+def test_baked_guidance_ends_where_it_is_told_to(backbone, make_head, mel_batch):
+    head, flow_states = make_head(random_weights=False), {}
+    for end in (0.0, 0.3, 1.0):
+        for scale in (None, 3.0):
+            settings = {"audio_drop_prob": 0.0, "cond_drop_prob": 0.0, "baked_guidance_end": end}
+            objective = dtm_objective(backbone, baked_guidance_scale=scale, **settings)
+            batch = dataclasses.replace(
+                mel_batch,
+                **{name: getattr(mel_batch, name).repeat_interleave(8, dim=0) for name in ("mel", "attention_mask")},
+                text_ids=mel_batch.text_ids.repeat_interleave(8, dim=0),
+                prompt_frames=mel_batch.prompt_frames.repeat_interleave(8, dim=0),
+            )
+            with Calls(head) as draws, torch.no_grad():
+                objective.loss(head, batch, seeded())
+            flow_states[end, scale] = draws.inputs[0]["flow_state"]
+        moved = (flow_states[end, 3.0] - flow_states[end, None]).abs().amax(dim=(1, 2)) > 1e-4
+        guided = draws.inputs[0]["timestep"] < end
+        assert torch.equal(moved, guided & (draws.inputs[0]["flow_time"] > 1e-3))
+    assert guided.all() and 0 < (draws.inputs[0]["timestep"] < 0.3).float().mean() < 1
 
 
 def test_baked_guidance_never_drops_conditions(backbone, head, mel_batch):

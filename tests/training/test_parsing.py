@@ -122,6 +122,7 @@ def test_what_the_command_line_may_not_say(argv, message):
         (["--min_seconds", "40"], r"`min_seconds`.*40\.0 of 30\.0"),
         (["--min_seconds", "0"], r"`min_seconds`.*0\.0"),
         (["--baked_guidance_scale", "0.5"], r"`baked_guidance_scale` must be greater than 1.*0\.5"),
+        (["--baked_guidance_end", "1.5"], r"`baked_guidance_end`.*1\.5"),
         (["--baked_guidance_range", "1", "3"], r"`baked_guidance_range`.*\[1.0, 3.0\] and None"),
         (["--baked_guidance_scale", "2", "--baked_guidance_range", "3", "4"], r"`baked_guidance_range`.*\[3.0, 4.0\]"),
         (["--baked_guidance_scale", "2", "--baked_guidance_range", "0", "4"], r"`baked_guidance_range`.*\[0.0, 4.0\]"),

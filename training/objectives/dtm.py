@@ -15,7 +15,8 @@ class DTMObjective:
 
     With `baked_guidance_scale` w + 1 the target displacement is Y + w (v_c - v_u), whose mean given X_t is F5's guided
     velocity; conditions are then never dropped, since such a head never runs on the null branch. With a
-    `baked_guidance_range` w is drawn anew for each draw of (s, Y_0), and the head is told.
+    `baked_guidance_range` w is drawn anew for each draw of (s, Y_0), and the head is told. From
+    `baked_guidance_end` on, w is 0.
 
     Args:
         arguments ([`ObjectiveArguments`]): how times and conditions are drawn.
@@ -78,7 +79,8 @@ class DTMObjective:
         y = (x_1 - x_0).repeat(k, 1, 1)
         scales = self._draw_scales(len(y), device, generator)
         if scales is not None:
-            y = y + (scales - 1)[:, None, None] * direction.repeat(k, 1, 1)
+            w = (scales - 1) * (t < arguments.baked_guidance_end).repeat(k)
+            y = y + w[:, None, None] * direction.repeat(k, 1, 1)
         s = draw_times(arguments.s_sampling, k * len(x_1), device, generator=generator)
         y_0 = torch.randn(y.shape, generator=generator, device=device)
         y_s = (1 - s[:, None, None]) * y_0 + s[:, None, None] * y
