@@ -74,7 +74,7 @@ def benchmark(request: Request) -> None:
     from dtm_hf.evaluation.summary import Summary
     from dtm_hf.files import written_aside
 
-    settings = _settings(request, model, pipe, items)
+    settings = _settings(request, model, pipe, arms, items)
     records = Records(request.output, settings)
     metrics = make_metrics(metric_names, items, pipe.feature_extractor, request.speaker_checkpoint)
     with _progress("Judging") as advance:
@@ -84,7 +84,13 @@ def benchmark(request: Request) -> None:
     timings = _timings(request, pipe, arms, items)
     baked = pipe.head is not None and pipe.head.config.guidance_scale is not None
     results = {
-        "settings": settings | {"seeds": seeds, "reference": reference, "items": len(items.items)},
+        "settings": settings
+        | {
+            "model": request.model or Path(model).name,
+            "seeds": seeds,
+            "reference": reference,
+            "items": len(items.items),
+        },
         **Summary(items, arms, seeds, metrics, records, timings, baked, reference).results(),
     }
     with written_aside(request.output / "results.json") as aside:
@@ -132,18 +138,19 @@ def _check_head(pipe: "DTMPipeline", arms: list[Arm]) -> None:
             pass
 
 
-def _settings(request: Request, model: str, pipe: "DTMPipeline", items: "BenchmarkSet") -> dict:
-    """What a figure depends on, besides the arm and the seed."""
+def _settings(request: Request, model: str, pipe: "DTMPipeline", arms: list[Arm], items: "BenchmarkSet") -> dict:
+    """What a figure depends on, besides the arm and the seed; the head is `None` while no arm has used it."""
     import torch
 
     from dtm_hf.backbone.backbone_f5 import weights_fingerprint
 
     device = pipe._execution_device
     return {
-        "model": request.model or Path(model).name,
         "backbone": pipe.backbone.fingerprint,
-        "head": None if pipe.head is None else weights_fingerprint(pipe.head),
-        "scheduler": {name: value for name, value in pipe.scheduler.config.items() if not name.startswith("_")},
+        "head": weights_fingerprint(pipe.head) if any(arm.needs_head for arm in arms) else None,
+        # What these arms take from the pipeline's scheduler.
+        "head_solver": pipe.scheduler.config.head_solver if any(arm.num_head_steps for arm in arms) else None,
+        "head_time_grid": pipe.scheduler.config.time_grid if any(arm.num_head_steps for arm in arms) else None,
         "vocoder": type(pipe.vocoder).__name__,
         "set": items.name,
         "dtype": request.dtype,

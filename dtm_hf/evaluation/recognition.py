@@ -1,9 +1,7 @@
-"""Word errors, heard by a recogniser that is constrained to a vocabulary."""
+"""A recogniser that is held to a vocabulary."""
 
-import re
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -60,45 +58,3 @@ class VocabularyRecognizer:
         self._decoder.end_utt()
         hypothesis = self._decoder.hyp()
         return hypothesis.hypstr if hypothesis else ""
-
-
-@dataclass
-class WordErrors:
-    """
-    Args:
-        errors (`np.ndarray` of shape `(n,)`): substitutions, deletions and insertions of each sentence.
-        words (`np.ndarray` of shape `(n,)`): words of each reference.
-    """
-
-    errors: np.ndarray
-    words: np.ndarray
-
-    @property
-    def rate(self) -> float:
-        """Errors over words of all sentences."""
-        return float(self.errors.sum() / self.words.sum())
-
-    def interval(self, level: float = 0.95, draws: int = 2000, seed: int = 0) -> tuple[float, float]:
-        """Bootstrap interval of the rate over sentences."""
-        rng = np.random.default_rng(seed)
-        picks = rng.integers(0, len(self.errors), (draws, len(self.errors)))
-        rates = self.errors[picks].sum(axis=1) / self.words[picks].sum(axis=1)
-        return tuple(np.quantile(rates, [(1 - level) / 2, (1 + level) / 2]).tolist())
-
-
-def normalize(text: str) -> str:
-    """Lower case, letters and single spaces."""
-    return " ".join(re.sub(r"[^a-z' ]", " ", text.lower()).split())
-
-
-def word_errors(references: Sequence[str], hypotheses: Sequence[str]) -> WordErrors:
-    """Word errors of each pair of texts, both normalised."""
-    import jiwer
-
-    errors, words = [], []
-    for reference, hypothesis in zip(references, hypotheses, strict=True):
-        reference = normalize(reference)
-        output = jiwer.process_words(reference, normalize(hypothesis))
-        errors.append(output.substitutions + output.deletions + output.insertions)
-        words.append(len(reference.split()))
-    return WordErrors(np.array(errors), np.array(words))

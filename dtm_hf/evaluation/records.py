@@ -18,7 +18,8 @@ class Records:
 
     Args:
         folder (`Path`): Made if it does not exist.
-        settings (`dict`): What a figure depends on. A folder with others is refused.
+        settings (`dict`): What a figure depends on. A folder with others is refused; one that is `None`, here or
+            there, was of no matter yet.
 
     Raises:
         ValueError: if the folder holds a benchmark with other settings.
@@ -35,17 +36,17 @@ class Records:
 
     def _check(self, settings: dict) -> None:
         path, settings = self.folder / "settings.json", json.loads(json.dumps(settings))
-        if not path.exists():
-            with written_aside(path) as aside:
-                aside.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
-            return
-        before = json.loads(path.read_text(encoding="utf-8"))
-        for name in settings.keys() | before.keys():
-            if settings.get(name) != before.get(name):
+        before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        for name in settings.keys() & before.keys():
+            if settings[name] != before[name] and None not in (settings[name], before[name]):
                 raise ValueError(
-                    f"`output` {str(self.folder)!r} holds a benchmark with {name} {before.get(name)!r}, but this one "
-                    f"has {settings.get(name)!r}; choose another folder."
+                    f"`output` {str(self.folder)!r} holds a benchmark with {name} {before[name]!r}, but this one has "
+                    f"{settings[name]!r}; choose another folder."
                 )
+        known = before | {name: value for name, value in settings.items() if value is not None or name not in before}
+        if known != before:
+            with written_aside(path) as aside:
+                aside.write_text(json.dumps(known, indent=2) + "\n", encoding="utf-8")
 
     def _read(self) -> None:
         text = self._lines.read_bytes()

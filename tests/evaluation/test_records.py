@@ -39,6 +39,14 @@ def test_other_settings_are_refused(tmp_path):
         Records(tmp_path, SETTINGS | {"model": "other"})
 
 
+def test_a_setting_that_was_of_no_matter_yet_is_filled_in(tmp_path):
+    Records(tmp_path, SETTINGS | {"head": None})
+    Records(tmp_path, SETTINGS | {"head": "00ff"})
+    Records(tmp_path, SETTINGS | {"head": None})
+    with pytest.raises(ValueError, match="`output` .* with head '00ff', but this one has '11ee'"):
+        Records(tmp_path, SETTINGS | {"head": "11ee"})
+
+
 def test_a_mel_is_used_as_it_will_be_read_back(tmp_path):
     records = Records(tmp_path, SETTINGS)
     mel = np.random.default_rng(0).normal(-2, 2, (7, 100)).astype(np.float32)

@@ -303,8 +303,8 @@ def _call(name: str, network: Network, x, t, conditions, num_steps=None) -> torc
 
 def _forget_casts() -> None:
     """
-    Autocast keeps the weights it has cast. Those cast under `no_grad` have no graph, and a later call with a gradient
-    would take them and leave the parameters without one.
+    Autocast keeps the weights it has cast. Before pytorch#165068 (end of 2025) those cast under `no_grad` had no
+    graph, and a later call with a gradient took them and left the parameters without one.
     """
     torch.clear_autocast_cache()
 
