@@ -102,14 +102,16 @@ def read_yaml(path: Path) -> dict[str, object]:
 
 
 def _checked(name: str, value: object, expected: object) -> object:
-    if typing.get_origin(expected) is list:
+    is_list = typing.get_origin(expected) is list
+    accepted = (expected,) if is_list else typing.get_args(expected) or (expected,)
+    lists = [kind for kind in accepted if typing.get_origin(kind) is list]
+    if lists and not (value is None and type(None) in accepted):
         if not isinstance(value, list):
             raise ValueError(f"{name} must be a list, but got {value!r}.")
-        (kind,) = typing.get_args(expected)
+        (kind,) = typing.get_args(lists[0])
         if is_dataclass(kind):
             return [_entry(f"{name}[{i}]", item, kind) for i, item in enumerate(value)]
         return [_checked(name, item, kind) for item in value]
-    accepted = typing.get_args(expected) or (expected,)
     if float in accepted and isinstance(value, str):
         # YAML reads 1e-4, without a dot, as a string.
         try:

@@ -47,6 +47,15 @@ def test_none_in_a_file(write):
     assert config.data.speaker_column is None and config.data.validation_split is None
 
 
+def test_a_list_or_none_in_a_file(write):
+    text = MINIMAL + "objective:\n  baked_guidance_scale: 2\n  baked_guidance_range: {}\n"
+    assert parse_config(write(text.format("[1, 3.0]"))).objective.baked_guidance_range == [1.0, 3.0]
+    assert parse_config(write(text.format("null"))).objective.baked_guidance_range is None
+    for wrong, message in {"3": "must be a list, but got 3", "[a, 3]": "must be of type float, but got 'a'"}.items():
+        with pytest.raises(ValueError, match=rf"objective\.baked_guidance_range {message}"):
+            parse_config(write(text.format(wrong)))
+
+
 def test_names_are_unique_over_all_sections():
     """They share one flat command line."""
     names = [field.name for section in SECTIONS.values() for field in dataclasses.fields(section)]
