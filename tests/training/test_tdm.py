@@ -349,7 +349,7 @@ def test_networks_of_other_shapes_and_impossible_settings_are_refused():
 
 
 @pytest.mark.slow
-def test_four_steps_of_a_student_are_as_good_as_a_hundred_of_its_teacher():
+def test_four_steps_of_a_student_come_near_a_hundred_of_its_teacher():
     """
     Measured over all pairs of 2,000 samples each, whose own noise bounds what a sampler can reach; `excess` is free of
     it. The teacher's four steps are those of its better grid.
