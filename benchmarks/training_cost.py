@@ -88,7 +88,9 @@ class Bench:
         from dtm_hf.training.precision import FasterFloat32
 
         bf16 = self.options.dtype == "bf16"
-        faster = FasterFloat32() if bf16 and self.device.type == "cpu" and not self.options.count_memory else None
+        faster = bf16 and self.device.type == "cpu" and not self.options.count_memory
+        # As in the trainer: a backbone in bfloat16 needs no help.
+        faster = FasterFloat32() if faster and self.backbone.dtype == self.torch.float32 else None
         autocast = self.torch.autocast(self.device.type, self.torch.bfloat16, enabled=bf16)
         with autocast, faster or contextlib.nullcontext():
             yield
@@ -98,7 +100,10 @@ class Bench:
         torch = self.torch
         t, silent = torch.rand(len(batch.mel), device=self.device), torch.zeros_like(batch.mel)
         branch = "both" if self.options.baked else "cond"
-        with torch.no_grad(), self.precision():
+        # As in the objective: autocast on a CPU would leave its norms with two dtypes.
+        whole = self.backbone.dtype != torch.float32
+        precision = torch.autocast(self.device.type, enabled=False) if whole else self.precision()
+        with torch.no_grad(), precision:
             self.backbone(batch.mel, t, silent, batch.text_ids, batch.attention_mask, branch)
 
     def step(self, objective, batch) -> None:
@@ -170,8 +175,8 @@ def measure_steps(bench: Bench) -> None:
         ratio, counted = (figures[name] / figures["frozen forward"] for figures in (medians, operations))
         goal = f"  (goal on a GPU {GOALS[k]:.2f})" if k and options.model == "full" else ""
         print(
-            f"{name:18s} {median:9.4f} s  {ratio:6.3f} x forward, {counted:6.3f} x its arithmetic  "
-            f"{peaks[name]:7.2f} GiB peak{goal}"
+            f"{name:18s} {median:9.4f} s  {ratio:6.3f} x forward, {counted:6.3f} x its arithmetic "
+            f"({operations[name] / 1e12:.3f} TFLOP)  {peaks[name]:7.2f} GiB peak{goal}"
         )
 
 
