@@ -3,6 +3,7 @@
 import math
 import re
 import shlex
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -85,8 +86,15 @@ def assert_same_weights(checkpoint: Path, pipeline: Path, dtype: torch.dtype) ->
             assert weight.dtype == dtype and torch.equal(weight, one.get_tensor(prefix + name).to(dtype)), name
 
 
+@pytest.fixture
+def folder(tmp_path):
+    """Emptied at once: these are gigabytes, and pytest keeps the folders of three runs."""
+    yield tmp_path
+    shutil.rmtree(tmp_path)
+
+
 @pytest.mark.slow
-def test_a_head_is_trained_on_a_checkpoint_of_full_size(tmp_path, reference_audio):
+def test_a_head_is_trained_on_a_checkpoint_of_full_size(folder, reference_audio):
     """
     The whole path with 337 M random weights: the official format is converted, `training/train.py` with the shipped
     configuration takes three steps through Accelerate's launcher, and the head speaks on the converted base.
@@ -95,13 +103,13 @@ def test_a_head_is_trained_on_a_checkpoint_of_full_size(tmp_path, reference_audi
     range, sampler), that every weight of the head moves, that the backbone keeps its bits in bfloat16 and that the
     head knows the float32 copy for its own. Not what such a head sounds like, and nothing about a GPU.
     """
-    checkpoint, base, run = tmp_path / "model_1250000.safetensors", tmp_path / "base", tmp_path / "run"
+    checkpoint, base, run = folder / "model_1250000.safetensors", folder / "base", folder / "run"
     write_official_checkpoint(checkpoint)
     converted = CliRunner().invoke(app, ["convert-f5", str(checkpoint), str(default_vocab()), str(base)])
     assert converted.exit_code == 0, converted.output
     assert_same_weights(checkpoint, base, torch.float32)
 
-    corpus = write_corpus(tmp_path / "corpus")
+    corpus = write_corpus(folder / "corpus")
     argv = ["--config", CONFIG, "--f5_checkpoint", str(checkpoint), "--dataset", str(corpus), "--output_dir", str(run)]
     # Short and few; a warm-up would leave the weights as they are for a step. All else is the file's.
     argv += "--frames_per_batch 150 --num_workers 0 --max_steps 3 --warmup_steps 0".split()
