@@ -54,6 +54,38 @@ def test_packaged_voices_speak(pipeline, voice):
     assert np.sqrt(np.mean(audio**2)) > 0.01
 
 
+SENTENCES = [
+    "The train leaves at half past nine.",
+    "Please call two five eight.",
+    "The bus leaves from platform seven.",
+    "My number is four nine one six.",
+    "Meet me on Monday at ten.",
+    "Room three hundred and twelve.",
+    "Today is Friday.",
+    "The train leaves at quarter past six.",
+]
+WORDS = "train bus platform leaves from at half past quarter to nine the please call two five eight seven my number is"
+WORDS += " four one six meet me on monday ten room three hundred and twelve today friday"
+
+
+def test_words_are_understood(pipeline):
+    """Word error of a recogniser held to these words, both voices: noise has 1 and more, recordings under 0.1."""
+    from dtm_hf.evaluation.metric import BenchmarkItem, Speech
+    from dtm_hf.evaluation.metrics.words import WordErrorRate
+    from dtm_hf.evaluation.recognition import VocabularyRecognizer
+
+    metric, errors, words = WordErrorRate(VocabularyRecognizer(WORDS.split())), 0.0, 0.0
+    for voice in ("slt", "rms"):
+        said = (ASSET / f"reference-{voice}.txt").read_text(encoding="utf-8").strip()
+        generators = [torch.Generator().manual_seed(seed) for seed in range(len(SENTENCES))]
+        audios = pipeline(SENTENCES, ASSET / f"reference-{voice}.wav", said, generator=generators).audios
+        for text, audio in zip(SENTENCES, audios, strict=True):
+            item = BenchmarkItem(text, text, np.zeros(0, dtype=np.float32), said)
+            found = metric(Speech(audio, 24000, np.zeros((0, 100))), item)
+            errors, words = errors + found[0], words + found[1]
+    assert errors / words < 0.5
+
+
 def test_model_index_is_clean():
     index = json.loads((ASSET / "model_index.json").read_text())
     libraries = {value[0] for value in index.values() if isinstance(value, list)}
