@@ -151,11 +151,13 @@ def draw_steps(errors: dict[str, dict[str, list[float]]], title: str, path: str 
     figure = Figure(figsize=(7.0, 4.5), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
-    for name, found in errors.items():
-        axes.plot(found["times"], found["distances"], marker="o", markersize=3, linewidth=1, label=name)
+    for index, (name, found) in enumerate(errors.items()):
+        # There are ten colours.
+        style = ("-", "--", ":", "-.")[index // 10 % 4]
+        axes.plot(found["times"], found["distances"], style, marker="o", markersize=3, linewidth=1, label=name)
     axes.set_xlabel("time t at the start of the step (0: noise)")
     axes.set_ylabel(title)
-    axes.legend(fontsize="small")
+    axes.legend(fontsize="small", loc="center left", bbox_to_anchor=(1.0, 0.5))
     with written_aside(path) as aside:
         figure.savefig(aside, format="png", dpi=110)
 
