@@ -37,4 +37,6 @@ def test_a_compiled_backbone_gives_the_same_gradients_under_the_same_names(make_
     for eager, compiled in zip(*results, strict=True):
         assert eager.keys() == compiled.keys()
         for name, gradient in eager.items():
-            torch.testing.assert_close(compiled[name], gradient, rtol=1e-3, atol=1e-4, msg=name)
+            # Sums of thousands in another order: what is small beside a tensor's largest entry is rounding.
+            largest = float(gradient.abs().max())
+            torch.testing.assert_close(compiled[name], gradient, rtol=1e-3, atol=1e-5 * largest + 1e-6, msg=name)
