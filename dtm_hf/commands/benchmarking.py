@@ -189,6 +189,7 @@ def _illustrate(
     import soundfile
 
     from dtm_hf.evaluation.benchmark import Benchmark
+    from dtm_hf.evaluation.records import file_name
     from dtm_hf.evaluation.report import draw_mels, draw_steps
     from dtm_hf.evaluation.steps import step_errors
     from dtm_hf.files import written_aside
@@ -200,7 +201,7 @@ def _illustrate(
             {f"{name}: {item.text}": speech.mel for name, speech in speeches.items()}, folder / f"mels-{index}.png"
         )
         for name, speech in speeches.items():
-            with written_aside(folder / "samples" / f"{index}-{name.replace(':', '~')}.wav") as aside:
+            with written_aside(folder / "samples" / f"{index}-{file_name(name)}.wav") as aside:
                 soundfile.write(aside, speech.waveform, speech.sampling_rate, format="WAV", subtype="PCM_16")
     distance = next((metric for metric in metrics if metric.name == "mel"), None)
     recorded = [item for item in items.items if item.recording is not None][:8]

@@ -67,7 +67,7 @@ class Benchmark:
             yield from self._controls(index, item)
         for arm in self.arms:
             mel = self.records.mel(arm.name, index, self.seeds[0])
-            yield arm.name, Speech(self._vocode([mel])[0], self.pipe.vocoder.sampling_rate, mel)
+            yield arm.name, Speech(vocode(self.pipe, [mel])[0], self.pipe.vocoder.sampling_rate, mel)
 
     def _names(self) -> list[str]:
         return [metric.name for metric in self.metrics]
@@ -85,7 +85,7 @@ class Benchmark:
         recording = np.asarray(item.recording, dtype=np.float32)
         mel = self._mel(recording)
         yield "recording", Speech(recording, rate, mel)
-        yield "vocoded", Speech(self._vocode([mel])[0], self.pipe.vocoder.sampling_rate, mel)
+        yield "vocoded", Speech(vocode(self.pipe, [mel])[0], self.pipe.vocoder.sampling_rate, mel)
         noise = np.random.default_rng(index).normal(0, np.sqrt(np.mean(recording**2)), len(recording))
         noise = noise.astype(np.float32)
         yield "white-noise", Speech(noise, rate, self._mel(noise))
@@ -98,7 +98,7 @@ class Benchmark:
         if unsaid:
             for (index, _), mel in zip(unsaid, self._sample(arm, seed, unsaid), strict=True):
                 mels[index] = self.records.write_mel(arm.name, index, seed, mel)
-        waves = self._vocode([mels[index] for index, _ in due]) if due else []
+        waves = vocode(self.pipe, [mels[index] for index, _ in due]) if due else []
         for (index, item), wave in zip(due, waves, strict=True):
             self._judge(arm.name, seed, item, Speech(wave, self.pipe.vocoder.sampling_rate, mels[index]))
 
@@ -131,17 +131,6 @@ class Benchmark:
         samples = torch.from_numpy(waveform)[None].to(self.pipe._execution_device)
         return self.pipe.feature_extractor.log_mel(samples)[0].float().cpu().numpy()
 
-    def _vocode(self, mels: list[np.ndarray]) -> list[np.ndarray]:
-        import torch
-        from torch.nn.utils.rnn import pad_sequence
-
-        lengths = [len(mel) for mel in mels]
-        batch = pad_sequence([torch.from_numpy(mel) for mel in mels], batch_first=True)
-        vocoder = self.pipe.vocoder
-        waves = vocoder(batch.to(self.pipe._execution_device), lengths=torch.tensor(lengths)).float().cpu().numpy()
-        hop = vocoder.hop_length
-        return [wave[: (length - 1) * hop] for wave, length in zip(waves, lengths, strict=True)]
-
 
 def item_seed(seed: int, index: int) -> int:
     """Seed of one item's noise: the same for all arms, another for each item."""
@@ -151,3 +140,15 @@ def item_seed(seed: int, index: int) -> int:
 def diversity_name(seeds: list[int]) -> str:
     """Key of the diversity over these seeds."""
     return f"{DIVERSITY}-{'-'.join(map(str, seeds))}"
+
+
+def vocode(pipe: "DTMPipeline", mels: list) -> list[np.ndarray]:
+    """Waveforms `(T,)` of log-mels `(N, M)`, arrays or tensors, from one call of the pipeline's vocoder."""
+    import torch
+    from torch.nn.utils.rnn import pad_sequence
+
+    lengths = [len(mel) for mel in mels]
+    batch = pad_sequence([torch.as_tensor(mel) for mel in mels], batch_first=True).to(pipe._execution_device)
+    waves = pipe.vocoder(batch, lengths=torch.tensor(lengths)).float().cpu().numpy()
+    hop = pipe.vocoder.hop_length
+    return [wave[: (length - 1) * hop] for wave, length in zip(waves, lengths, strict=True)]

@@ -102,5 +102,9 @@ class Records:
         return rounded.astype(np.float32)
 
     def _mel_path(self, arm: str, index: int, seed: int) -> Path:
-        # Colons are no part of a file name everywhere.
-        return self.folder / "mels" / arm.replace(":", "~") / f"{index:04d}-{seed}.npy"
+        return self.folder / "mels" / file_name(arm) / f"{index:04d}-{seed}.npy"
+
+
+def file_name(arm: str) -> str:
+    """An arm's name as part of a path: colons are not everywhere."""
+    return arm.replace(":", "~")

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from dtm_hf.evaluation.arms import Arm
+from dtm_hf.evaluation.benchmark import vocode
 from dtm_hf.evaluation.metric import BenchmarkItem
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def time_arms(
                 if repeat:
                     taken.setdefault((arm.name, batch_size), []).append(seconds)
             began = _now(pipe)
-            _vocode(pipe, mels)
+            vocode(pipe, mels)
             if repeat:
                 taken.setdefault(("vocoder", batch_size), []).append(_now(pipe) - began)
         hop, rate = pipe.feature_extractor.hop_length, pipe.feature_extractor.sampling_rate
@@ -67,13 +68,6 @@ def time_arms(
             "real_time_factor": whole / spoken,
         }
     return results
-
-
-def _vocode(pipe: "DTMPipeline", mels: list) -> None:
-    import torch
-    from torch.nn.utils.rnn import pad_sequence
-
-    pipe.vocoder(pad_sequence(list(mels), batch_first=True), lengths=torch.tensor([len(mel) for mel in mels]))
 
 
 def _now(pipe: "DTMPipeline") -> float:
