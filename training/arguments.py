@@ -131,6 +131,11 @@ class ObjectiveArguments:
     audio_drop_prob: float = _option(0.3, "Share of samples without the audio condition.")
     cond_drop_prob: float = _option(0.2, "Share of samples without audio and text condition.")
     frac_lengths_mask: list[float] = _option([0.7, 1.0], "Bounds of the share of frames to predict.")
+    prompt_loss: bool = _option(
+        True,
+        "Whether the frames that the audio condition shows enter the loss too. F5-TTS leaves them out, but its "
+        "sampler denoises them all the same.",
+    )
     pair_target_prob: float = _option(0.5, "Share of the prompt+target pairs in which the target is predicted.")
     num_inference_steps: int = _option(8, "Global steps T of the saved scheduler, and of `t_sampling: grid`.")
     num_head_steps: int = _option(2, "Head calls of the saved scheduler.")

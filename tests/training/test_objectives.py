@@ -206,10 +206,12 @@ def test_one_backbone_pass_serves_k_draws(backbone, head, mel_batch):
     assert len(draws.inputs[0]["flow_time"].unique()) == 6
 
 
-def test_the_loss_is_that_of_algorithm_3(backbone, make_head, mel_batch):
-    """||g - (Y - Y_0)||^2 over the predicted frames, every part of it read off the calls of backbone and head."""
+@pytest.mark.parametrize("prompt_loss", [False, True])
+def test_the_loss_is_that_of_algorithm_3(backbone, make_head, mel_batch, prompt_loss):
+    """||g - (Y - Y_0)||^2 over the span or all frames, every part of it read off the calls of backbone and head."""
     head = make_head(prediction="direct")
-    objective = dtm_objective(backbone, min_loss_remainder=1e-6, audio_drop_prob=0.0, cond_drop_prob=0.0)
+    settings = {"min_loss_remainder": 1e-6, "audio_drop_prob": 0.0, "cond_drop_prob": 0.0}
+    objective = dtm_objective(backbone, prompt_loss=prompt_loss, **settings)
     with Calls(backbone) as passes, Calls(head) as draws, torch.no_grad():
         loss, _ = objective.loss(head, mel_batch, seeded())
     seen, drawn = passes.inputs[0], draws.inputs[0]
@@ -221,8 +223,9 @@ def test_the_loss_is_that_of_algorithm_3(backbone, make_head, mel_batch):
     for noise in (x_0, y_0):
         assert noise.mean() == pytest.approx(0, abs=0.05) and noise.std() == pytest.approx(1, abs=0.05)
     span = (mel_batch.attention_mask & ~seen["cond"].any(dim=2)).repeat(4, 1)
-    assert 0.5 < span.sum() / (4 * mel_batch.attention_mask.sum()) <= 1
-    expected = (draws.outputs[0].velocity - (y - y_0))[span].square().mean()
+    assert 0.5 < span.sum() / (4 * mel_batch.attention_mask.sum()) < 1
+    frames = mel_batch.attention_mask.repeat(4, 1) if prompt_loss else span
+    expected = (draws.outputs[0].velocity - (y - y_0))[frames].square().mean()
     torch.testing.assert_close(loss, expected, rtol=1e-3, atol=0)
     torch.testing.assert_close(drawn["velocity"], passes.outputs[0].velocity.repeat(4, 1, 1))
     torch.testing.assert_close(drawn["hidden_states"], passes.outputs[0].features)
@@ -235,7 +238,7 @@ def test_baked_guidance_moves_the_target_by_w_times_the_branches_difference(back
     states = {}
     for scale in (None, 3.0):
         settings = {"audio_drop_prob": 0.0, "cond_drop_prob": 0.0, "min_loss_remainder": 1e-6}
-        objective = dtm_objective(backbone, baked_guidance_scale=scale, **settings)
+        objective = dtm_objective(backbone, baked_guidance_scale=scale, prompt_loss=False, **settings)
         with Calls(backbone) as passes, Calls(head) as draws, torch.no_grad():
             loss, _ = objective.loss(head, mel_batch, seeded())
         states[scale] = passes, draws, loss
@@ -311,7 +314,8 @@ def test_baked_guidance_never_drops_conditions(backbone, head, mel_batch):
 def test_flow_matching_is_the_loss_of_f5_tts(make_backbone, mel_batch, monkeypatch, audio_drop, cond_drop):
     """`CFM.forward` on the same weights in training, given the noise, times and span that our objective drew."""
     backbone = make_backbone(dropout=0.0).unfreeze().train()
-    arguments = ObjectiveArguments(t_sampling="uniform", audio_drop_prob=audio_drop, cond_drop_prob=cond_drop)
+    settings = {"audio_drop_prob": audio_drop, "cond_drop_prob": cond_drop, "prompt_loss": False}
+    arguments = ObjectiveArguments(t_sampling="uniform", **settings)
     with Calls(backbone) as calls, torch.no_grad():
         loss, _ = FlowMatchingObjective(arguments).loss(backbone, mel_batch, seeded())
     seen, x_1 = calls.inputs[0], mel_batch.mel
@@ -330,6 +334,20 @@ def test_flow_matching_is_the_loss_of_f5_tts(make_backbone, mel_batch, monkeypat
     if not audio_drop and not cond_drop:
         torch.testing.assert_close(seen["cond"], cond)
     torch.testing.assert_close(loss, expected, rtol=1e-5, atol=0)
+
+
+def test_flow_matching_scores_the_known_frames_too(make_backbone, mel_batch):
+    """The sampler denoises them: where no loss has seen the velocity, guidance drives the prompt off."""
+    backbone = make_backbone(dropout=0.0).unfreeze().train()
+    arguments = ObjectiveArguments(t_sampling="uniform", audio_drop_prob=0.0, cond_drop_prob=0.0)
+    with Calls(backbone) as calls, torch.no_grad():
+        loss, _ = FlowMatchingObjective(arguments).loss(backbone, mel_batch, seeded())
+    t, valid = calls.inputs[0]["timestep"][:, None, None], mel_batch.attention_mask
+    x_0 = (calls.inputs[0]["sample"] - t * mel_batch.mel) / (1 - t)
+    error = (calls.outputs[0].velocity - (mel_batch.mel - x_0)) ** 2
+    torch.testing.assert_close(loss, error[valid].mean(), rtol=1e-4, atol=0)
+    known = calls.inputs[0]["cond"].any(dim=2)
+    assert (valid & known).any() and not torch.isclose(loss, error[valid & ~known].mean(), rtol=1e-3)
 
 
 def test_probe_tells_right_from_wrong_text(backbone, mel_batch):

@@ -30,12 +30,14 @@ class MelBatch:
 class Conditions:
     """
     Args:
-        span (`torch.BoolTensor` of shape `(B, N)`): frames to predict; only they enter a loss.
+        span (`torch.BoolTensor` of shape `(B, N)`): frames to predict.
+        loss_frames (`torch.BoolTensor` of shape `(B, N)`): frames that enter a loss: the span, or all valid ones.
         cond (`torch.Tensor` of shape `(B, N, M)`): the audio condition, zero in the span and in dropped rows.
         drop_text (`torch.BoolTensor` of shape `(B,)`): rows whose text is dropped.
     """
 
     span: torch.Tensor
+    loss_frames: torch.Tensor
     cond: torch.Tensor
     drop_text: torch.Tensor
 
@@ -47,6 +49,9 @@ def draw_conditions(
     F5-TTS's infilling task: a random span of 70-100% of an utterance is predicted from the rest of its audio and its
     text. In `pair_target_prob` of the prompt+target pairs the span is the target, as at inference. Conditions are
     dropped per sample.
+
+    With `prompt_loss` the known frames are predicted too. The sampler walks them from noise like the others, and a
+    velocity that no loss has seen leads them where the network never was; with guidance 3 the target follows.
     """
     mel, mask = batch.mel, batch.attention_mask
     size, device = len(mel), mel.device
@@ -67,7 +72,7 @@ def draw_conditions(
     drop_text = uniform() < arguments.cond_drop_prob
     drop_audio = (uniform() < arguments.audio_drop_prob) | drop_text
     cond = mel.masked_fill(span[..., None] | drop_audio[:, None, None], 0.0)
-    return Conditions(span, cond, drop_text)
+    return Conditions(span, mask if arguments.prompt_loss else span, cond, drop_text)
 
 
 def draw_times(

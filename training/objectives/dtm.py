@@ -11,7 +11,7 @@ from dtm_hf.training.objectives.losses import LossOutput, row_means
 
 class DTMObjective:
     """
-    Trains a head on a frozen backbone: ||g(h, Y_s, s, t, v) - (Y - Y_0)||^2 over the predicted frames.
+    Trains a head on a frozen backbone: ||g(h, Y_s, s, t, v) - (Y - Y_0)||^2 over the frames that enter the loss.
 
     With `baked_guidance_scale` w + 1 the target displacement is Y + w (v_c - v_u), whose mean given X_t is F5's guided
     velocity; conditions are then never dropped, since such a head never runs on the null branch. With a
@@ -96,16 +96,16 @@ class DTMObjective:
         # The velocity error is the displacement error over 1 - s, which is bounded here: near s=1 it is all weight.
         remainder = (1 - s).clamp(min=arguments.min_loss_remainder)[:, None, None]
         error = ((output.displacement - y) / remainder) ** 2
-        span = conditions.span.repeat(k, 1)
-        figures = {"mean_displacement_error": self._relative_error(output.displacement, y, v, span)}
-        return LossOutput(masked_mean(error, span), figures, *row_means(error, span), t.repeat(k), s)
+        frames = conditions.loss_frames.repeat(k, 1)
+        figures = {"mean_displacement_error": self._relative_error(output.displacement, y, v, frames)}
+        return LossOutput(masked_mean(error, frames), figures, *row_means(error, frames), t.repeat(k), s)
 
     @staticmethod
     @torch.no_grad()
-    def _relative_error(displacement, y, v, span) -> torch.Tensor:
+    def _relative_error(displacement, y, v, frames) -> torch.Tensor:
         """Error of y_hat over the error of the backbone's mean v: below 1 where the head knows more than the mean."""
         mean = v.repeat(len(y) // len(v), 1, 1)
-        return masked_mean((displacement - y) ** 2, span) / masked_mean((mean - y) ** 2, span)
+        return masked_mean((displacement - y) ** 2, frames) / masked_mean((mean - y) ** 2, frames)
 
     def probe(self, head, batch, generator=None) -> dict[str, torch.Tensor]:
         """Nothing beyond the loss."""

@@ -12,7 +12,7 @@ _TEXT_PROBE_TIME = 0.05
 
 class FlowMatchingObjective:
     """
-    Trains a backbone: ||v(X_t, t) - (X_1 - X_0)||^2 over the predicted frames.
+    Trains a backbone: ||v(X_t, t) - (X_1 - X_0)||^2 over the frames that enter the loss.
 
     Args:
         arguments ([`ObjectiveArguments`]): how times and conditions are drawn.
@@ -38,7 +38,8 @@ class FlowMatchingObjective:
             x_t, t, conditions.cond, batch.text_ids, batch.attention_mask, drop_text=conditions.drop_text
         )
         error = (output.velocity.float() - (x_1 - x_0)) ** 2
-        return LossOutput(masked_mean(error, conditions.span), {}, *row_means(error, conditions.span), t)
+        frames = conditions.loss_frames
+        return LossOutput(masked_mean(error, frames), {}, *row_means(error, frames), t)
 
     @torch.no_grad()
     def probe(
