@@ -14,6 +14,7 @@ from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import nn
 
 from .f5_import import import_f5
+from .low_rank import MAX_STEPS
 
 Branch = Literal["cond", "null", "both"]
 
@@ -94,6 +95,8 @@ class F5Backbone(ModelMixin, ConfigMixin):
         revision (`str`, *optional*): Version of its weights, recorded likewise.
         license (`str`, defaults to `"cc-by-nc-4.0"`): Licence of the weights; a head trained on them inherits it.
         training_data (`str`, *optional*): What it was trained on, for the model card.
+        step_counts (`list[int]`, *optional*): Of a distilled student, the numbers of steps it serves, 1-4. With
+            several it is told the number, by a vector added to the embedding of t.
     """
 
     _supports_gradient_checkpointing = True
@@ -120,8 +123,11 @@ class F5Backbone(ModelMixin, ConfigMixin):
         revision: str | None = None,
         license: str = "cc-by-nc-4.0",
         training_data: str | None = None,
+        step_counts: list[int] | None = None,
     ):
         super().__init__()
+        if step_counts is not None and not (step_counts and all(1 <= count <= MAX_STEPS for count in step_counts)):
+            raise ValueError(f"`step_counts` must be numbers of steps from 1 to {MAX_STEPS}, but got {step_counts}.")
         dit = import_f5("f5_tts.model.backbones.dit", chinese=False)
         with warnings.catch_warnings():
             # Says that a mask costs memory: one is passed only where lengths differ.
@@ -143,6 +149,10 @@ class F5Backbone(ModelMixin, ConfigMixin):
                 pe_attn_head=pe_attn_head,
                 attn_mask_enabled=True,
             )
+        self.num_steps_embed = None
+        if step_counts is not None and len(step_counts) > 1:
+            self.num_steps_embed = nn.Embedding(MAX_STEPS, dim)
+            nn.init.zeros_(self.num_steps_embed.weight)
         self._frozen = True
         self._fingerprint: tuple[tuple, str] | None = None
         self.requires_grad_(False)
@@ -262,6 +272,7 @@ class F5Backbone(ModelMixin, ConfigMixin):
         branch: Branch = "cond",
         text_embeds: F5TextEmbeds | None = None,
         drop_text: torch.Tensor | None = None,
+        num_steps: torch.Tensor | int | None = None,
         return_dict: bool = True,
     ) -> F5BackboneOutput | tuple[torch.Tensor, torch.Tensor]:
         """
@@ -276,12 +287,15 @@ class F5Backbone(ModelMixin, ConfigMixin):
             text_embeds ([`F5TextEmbeds`], *optional*): Result of [`~F5Backbone.encode_text`] in place of `text_ids`.
             drop_text (`torch.BoolTensor` of shape `(B,)`, *optional*):
                 Rows of `text_ids` to drop, for training; the DiT's own switch drops the text of the whole batch.
+            num_steps (`int` or `torch.LongTensor` of shape `(B,)`, *optional*):
+                Steps from noise to speech in all: what a student of several `step_counts` has to know.
 
         Raises:
             ValueError: for an unknown `branch`, for neither or both of `text_ids` and `text_embeds`, for a shape that
-                does not fit.
+                does not fit, and for a `num_steps` that is missing or not served.
         """
         self._check_inputs(sample, cond, text_ids, attention_mask, branch, text_embeds)
+        self._check_num_steps(num_steps)
         sample, cond = sample.to(self.dtype), cond.to(self.dtype)
         # The DiT embeds t in the dtype of t.
         timestep = torch.as_tensor(timestep, device=sample.device).to(self.dtype)
@@ -303,7 +317,13 @@ class F5Backbone(ModelMixin, ConfigMixin):
             if threading.get_ident() == thread:
                 features.append(inputs[0])
 
-        handle = self.dit.proj_out.register_forward_pre_hook(capture)
+        def tell_num_steps(_module, _inputs, embedded):
+            counts = torch.as_tensor(num_steps, device=embedded.device).expand(len(embedded))
+            return embedded + self.num_steps_embed(counts - 1)
+
+        handles = [self.dit.proj_out.register_forward_pre_hook(capture)]
+        if self.num_steps_embed is not None:
+            handles.append(self.dit.time_embed.register_forward_hook(tell_num_steps))
         try:
             # With both slots filled the DiT reads them instead of encoding `text`.
             self.dit.text_cond, self.dit.text_uncond = text_embeds.cond, text_embeds.null
@@ -319,7 +339,8 @@ class F5Backbone(ModelMixin, ConfigMixin):
                 cache=True,
             )
         finally:
-            handle.remove()
+            for handle in handles:
+                handle.remove()
             self.dit.clear_cache()
         if not return_dict:
             return features[0], velocity
@@ -342,6 +363,13 @@ class F5Backbone(ModelMixin, ConfigMixin):
             raise ValueError(
                 f"`attention_mask` must have shape {tuple(sample.shape[:2])}, but got {tuple(attention_mask.shape)}."
             )
+
+    def _check_num_steps(self, num_steps: torch.Tensor | int | None) -> None:
+        served = self.config.step_counts
+        if isinstance(num_steps, int) and served is not None and num_steps not in served:
+            raise ValueError(f"`num_steps` must be one of {served}, which this student serves, but got {num_steps}.")
+        if num_steps is None and self.num_steps_embed is not None:
+            raise ValueError(f"`num_steps` must be one of {served}, which this student serves, but got none.")
 
     @classmethod
     def from_f5_checkpoint(cls, checkpoint, vocab=None, variant: str = "v1_base", **kwargs) -> "F5Backbone":
