@@ -36,7 +36,7 @@ class Shard:
 _TABLE_ROWS = 64
 # "folder/key.field": the field is all that follows the first dot of the file's name.
 _MEMBER = re.compile(r"((?:.*/)?[^./][^./]*)\.([^/]+)")
-_AUDIO_FILE_COLUMNS = ("file_name", "audio_file")
+_FILE_COLUMNS = ("file_name", "audio_file", "image_file")
 
 
 def open_file(path: str, mode: str = "rb", **options):
@@ -127,18 +127,21 @@ def _parse_json(content: bytes | str):
         return BadRow("malformed JSON")
 
 
-# A folder of audio files with a table of their texts
+# A folder of audio or image files with a table of their texts
 
 
-def metadata_columns(shard: Shard) -> list[str]:
-    """Those of the header, or of the first ten JSON lines, and `audio` for the file that a row names."""
-    rows = (row for _, row in islice(metadata_rows(shard), 10))
+def metadata_columns(shard: Shard, file_field: str = "audio") -> list[str]:
+    """Those of the header, or of the first ten JSON lines, and `file_field` for the file that a row names."""
+    rows = (row for _, row in islice(metadata_rows(shard, file_field=file_field), 10))
     return list(dict.fromkeys(name for row in rows if isinstance(row, dict) for name in row))
 
 
-def metadata_rows(shard: Shard, columns: list[str] | None = None) -> Iterator[tuple[int, Row]]:
+def metadata_rows(
+    shard: Shard, columns: list[str] | None = None, file_field: str = "audio"
+) -> Iterator[tuple[int, Row]]:
     """
-    Lines of JSON (`*.jsonl`), or a table with a header, separated by `|` (as F5-TTS has it) or by commas.
+    Lines of JSON (`*.jsonl`), or a table with a header, separated by `|` (as F5-TTS has it) or by commas. The file
+    that a row names is also its field `file_field`; the first of the `columns` holds paths.
 
     A table is read line by line: a quotation mark that is never closed costs one row and not the rest of the file.
     """
@@ -147,7 +150,8 @@ def metadata_rows(shard: Shard, columns: list[str] | None = None) -> Iterator[tu
         parse = _parse_json if shard.path.endswith(".jsonl") else _Table(next(lines))
         for index, line in enumerate(lines):
             if index % shard.parts == shard.part:
-                yield index, _parse_line(line, parse, posixpath.dirname(shard.name), (columns or ["audio"])[0])
+                path_field = columns[0] if columns else file_field
+                yield index, _parse_line(line, parse, posixpath.dirname(shard.name), file_field, path_field)
 
 
 def metadata_length(path: str) -> int:
@@ -156,7 +160,7 @@ def metadata_length(path: str) -> int:
         return sum(1 for _ in file)
 
 
-def _parse_line(line: str, parse, folder: str, audio_column: str) -> Row:
+def _parse_line(line: str, parse, folder: str, file_field: str, path_field: str) -> Row:
     try:
         line.encode()
     except UnicodeEncodeError:
@@ -164,10 +168,10 @@ def _parse_line(line: str, parse, folder: str, audio_column: str) -> Row:
     row = parse(line)
     if not isinstance(row, dict):
         return BadRow("malformed metadata")
-    row = {"audio": next((row[name] for name in _AUDIO_FILE_COLUMNS if name in row), None)} | row
-    if isinstance(row.get(audio_column), str):
+    row = {file_field: next((row[name] for name in _FILE_COLUMNS if name in row), None)} | row
+    if isinstance(row.get(path_field), str):
         # The table names files from its own folder on.
-        row[audio_column] = posixpath.join(folder, row[audio_column])
+        row[path_field] = posixpath.join(folder, row[path_field])
     return row
 
 

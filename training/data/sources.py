@@ -21,6 +21,7 @@ import posixpath
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -33,8 +34,14 @@ _READERS = {
     "parquet": (formats.parquet_columns, formats.parquet_rows),
     "webdataset": (formats.tar_columns, formats.tar_rows),
     "audiofolder": (formats.metadata_columns, formats.metadata_rows),
+    "imagefolder": (
+        partial(formats.metadata_columns, file_field="image"),
+        partial(formats.metadata_rows, file_field="image"),
+    ),
     "f5": (formats.arrow_columns, formats.arrow_rows),
 }
+# A table of texts beside the files.
+_FOLDERS = ("audiofolder", "imagefolder")
 _METADATA = ("metadata.csv", "metadata.jsonl")
 # Tables of texts lie in one file; so many of their rows make a shard.
 _PART_ROWS = 1000
@@ -53,7 +60,7 @@ class Source:
     """
     Args:
         arguments ([`SourceArguments`]): Names of the columns.
-        format (`str`): `parquet`, `webdataset`, `audiofolder` or `f5`.
+        format (`str`): `parquet`, `webdataset`, `audiofolder`, `imagefolder` or `f5`.
         root (`str`): Folder, or `hf://` address of the repository at the commit that is read.
         shards (`list[Shard]`): In an order that depends on the names alone.
     """
@@ -185,12 +192,12 @@ def _check_columns(source: Source) -> None:
 
 
 def _local(arguments: SourceArguments, folder: Path, split: str) -> tuple[str, str, list[Shard]]:
-    kind = arguments.format or _local_format(folder)
+    kind = arguments.format or local_format(folder)
     if kind == "parquet":
         files, wanted = sorted(folder.glob(f"{split}-*.parquet")), f"{split}-*.parquet shards"
     elif kind == "webdataset":
         files, wanted = _tars(folder, split), f"tars of the split {split!r}"
-    elif kind == "audiofolder":
+    elif kind in _FOLDERS:
         files, wanted = _metadata(folder, split), f"{' or '.join(_METADATA)} of the split {split!r}"
     else:
         # The format knows no splits.
@@ -202,7 +209,13 @@ def _local(arguments: SourceArguments, folder: Path, split: str) -> tuple[str, s
     return kind, str(folder), _parted(kind, shards)
 
 
-def _local_format(folder: Path) -> str:
+def local_format(folder: Path) -> str:
+    """
+    The format of what a folder holds; `audiofolder` where a table names files.
+
+    Raises:
+        ValueError: if it is none that is known.
+    """
     if (folder / "raw.arrow").is_file() or (folder / "raw").is_dir() and (folder / "duration.json").is_file():
         return "f5"
     for kind, pattern in (("parquet", "*.parquet"), ("webdataset", "*.tar"), ("webdataset", "*/*.tar")):
@@ -237,7 +250,7 @@ def _metadata(folder: Path, split: str) -> list[Path]:
 
 
 def _parted(kind: str, shards: list[Shard]) -> list[Shard]:
-    length = {"audiofolder": formats.metadata_length, "f5": formats.arrow_length}.get(kind)
+    length = {"f5": formats.arrow_length, **dict.fromkeys(_FOLDERS, formats.metadata_length)}.get(kind)
     if length is None:
         return shards
     parted = []
@@ -268,13 +281,13 @@ def _remote(arguments: SourceArguments, split: str) -> tuple[str, str, list[Shar
         raise ValueError(f"`dataset` {name!r} is no folder here, and on the Hub: {error}") from error
     kind = builder.__module__.split(".")[-1]
     if kind not in _READERS or arguments.format not in (None, kind):
-        wanted = repr(arguments.format) if arguments.format else "one of parquet, webdataset, audiofolder"
+        wanted = repr(arguments.format) if arguments.format else "one of parquet, webdataset, audiofolder, imagefolder"
         raise ValueError(f"`dataset` {name!r} must be {wanted}, but the Hub holds it as {kind!r}.")
     files = builder.config.data_files.get(split)
     if not files:
         raise NoSuchSplit(f"`dataset` {name!r} has no split {split!r}; it has {sorted(builder.config.data_files)}.")
     root = builder.base_path
-    if kind == "audiofolder":
+    if kind in _FOLDERS:
         files = [path for path in files if posixpath.basename(path) in _METADATA]
         if not files:
             raise NoSuchSplit(f"`dataset` {name!r} holds no {' or '.join(_METADATA)} for the split {split!r}.")
