@@ -32,54 +32,30 @@ def energy_distance(x: torch.Tensor, y: torch.Tensor) -> float:
     return float(2 * cross - within_x - within_y)
 
 
-class SampleMetric:
+def sample_figures(
+    networks: LatentNetworks, tdm: TDM, prompts: list[str], noise: torch.Tensor, reference: torch.Tensor
+) -> dict[str, float]:
     """
-    Distances of the student's samples, from fixed noise, to pictures of the same prompts: those of the validation
-    split, or the teacher's from other noise where there are none.
+    Distances of the student's samples to what they should be.
 
     Args:
-        networks ([`LatentNetworks`]): student and teacher.
+        networks ([`LatentNetworks`]): holds the student.
+        tdm ([`TDM`]): its numbers of steps.
         prompts (`list[str]`): at least two.
-        pixels (`torch.Tensor` of shape `(N, 3, R, R)`, *optional*): pictures of the prompts in [-1, 1].
-        teacher_steps (`int`, defaults to 32): of the teacher, where it stands in for the pictures.
-        seed (`int`, defaults to 0): of the noise.
+        noise (`torch.Tensor` of shape `(N, C, h, w)`): where the student starts.
+        reference (`torch.Tensor` of shape `(N, C, h, w)`): latents of pictures of the prompts. The teacher's, where
+            there are no others, are to be from other noise.
 
-    Raises:
-        ValueError: for fewer than two prompts.
+    Returns:
+        `dict`: `sample_distance`, the mean of the energy distances over the student's numbers of steps, is what
+        decides; `sample_distance_K` is that of K steps, and `prompt_ratio_K` the distance to the picture of the same
+        prompt over that to others': below 1 where prompts are followed.
     """
-
-    def __init__(
-        self,
-        networks: LatentNetworks,
-        prompts: list[str],
-        pixels: torch.Tensor | None = None,
-        *,
-        teacher_steps: int = 32,
-        seed: int = 0,
-    ):
-        if len(prompts) < 2:
-            raise ValueError(f"`prompts` must be at least two to compare samples, but got {len(prompts)}.")
-        self.networks, self.prompts = networks, prompts
-        # On the CPU: the same on every device.
-        generator = torch.Generator().manual_seed(seed)
-        self.noise = networks.model.noise(len(prompts), generator)
-        if pixels is not None:
-            self.reference = networks.model.encode_images(pixels)
-        else:
-            noise = networks.model.noise(len(prompts), generator)
-            self.reference = networks.teacher_samples(prompts, noise, teacher_steps)
-
-    def measure(self, tdm: TDM) -> dict[str, float]:
-        """
-        `sample_distance`, the mean over the student's numbers of steps, is what decides; `sample_distance_K` is that
-        of K steps, and `prompt_ratio_K` the distance to the picture of the same prompt over that to others': below 1
-        where prompts are followed.
-        """
-        figures, others = {}, ~torch.eye(len(self.prompts), dtype=torch.bool)
-        for count in sorted(set(tdm.step_counts)):
-            samples = self.networks.student_samples(tdm, self.prompts, self.noise, count)
-            figures[f"sample_distance_{count}"] = energy_distance(samples, self.reference)
-            pairs = distances(samples, self.reference).cpu()
-            figures[f"prompt_ratio_{count}"] = float(pairs.diagonal().mean() / pairs[others].mean())
-        of_counts = [value for name, value in figures.items() if name.startswith("sample_distance")]
-        return {"sample_distance": sum(of_counts) / len(of_counts)} | figures
+    figures, others = {}, ~torch.eye(len(prompts), dtype=torch.bool)
+    for count in sorted(set(tdm.step_counts)):
+        samples = networks.student_samples(tdm, prompts, noise, count)
+        figures[f"sample_distance_{count}"] = energy_distance(samples, reference)
+        pairs = distances(samples, reference).cpu()
+        figures[f"prompt_ratio_{count}"] = float(pairs.diagonal().mean() / pairs[others].mean())
+    of_counts = [value for name, value in figures.items() if name.startswith("sample_distance")]
+    return {"sample_distance": sum(of_counts) / len(of_counts)} | figures

@@ -8,12 +8,27 @@ times from 0 to 1000) is added in one method, `predict`, which serves teacher, s
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from functools import wraps
 
 import torch
 
 from dtm_hf.training.objectives.prediction import EpsilonPrediction, Prediction, VelocityPrediction, prediction_for
 
 Conditions = dict[str, torch.Tensor]
+
+
+def _outside_of_training(method):
+    """
+    Without a gradient and in the networks' own dtypes: inside of the training's autocast a VAE would overflow, and
+    prompts would not be what plain diffusers makes of them.
+    """
+
+    @wraps(method)
+    def exact(self, *args):
+        with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
+            return method(self, *args)
+
+    return exact
 
 
 class ImageModel(ABC):
@@ -132,13 +147,13 @@ class ImageModel(ABC):
         self._null = None
         return self
 
-    @torch.no_grad()
+    @_outside_of_training
     def encode(self, prompts: Sequence[str]) -> Conditions:
         """What the networks get for prompts: tensors of B rows by name."""
         conditions, _ = self._encode(list(prompts))
         return conditions
 
-    @torch.no_grad()
+    @_outside_of_training
     def null_conditions(self, batch_size: int) -> Conditions:
         """What stands in the place of these conditions without a prompt."""
         if self._null is None:
@@ -150,7 +165,7 @@ class ImageModel(ABC):
         device = self.device if generator is None else generator.device
         return torch.randn(batch_size, *self.latent_shape, generator=generator, device=device).to(self.device)
 
-    @torch.no_grad()
+    @_outside_of_training
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         """Latents to pictures `(B, 3, R, R)` in [-1, 1], one at a time: a VAE needs much memory for its size."""
         vae = self.pipeline.vae
@@ -159,7 +174,7 @@ class ImageModel(ABC):
         pictures = [vae.decode(row[None], return_dict=False)[0] for row in latents]
         return torch.cat(pictures).clamp(-1, 1)
 
-    @torch.no_grad()
+    @_outside_of_training
     def encode_images(self, pixels: torch.Tensor) -> torch.Tensor:
         """Pictures `(B, 3, R, R)` in [-1, 1] to latents: the mean of the VAE's posterior."""
         vae = self.pipeline.vae
@@ -214,6 +229,8 @@ class _UNetModel(ImageModel):
             prediction_type=config["prediction_type"],
             solver_order=1,
             timestep_spacing="trailing",
+            # Unused in this spacing, but Stable Diffusion's pipeline warns of anything else.
+            steps_offset=1,
             final_sigmas_type="zero",
         )
 

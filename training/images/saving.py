@@ -79,7 +79,7 @@ def load_lora(folder: str | Path, model: ImageModel, adapters: AdapterNetworks) 
         if bias is not None:
             if _EMBED not in state:
                 raise ValueError("`step_counts` must be several, as those of `init_from`, but got one.")
-            state[_EMBED][count - 1] = bias
+            state[_EMBED][count - 1] = bias * adapters.alpha / adapters.rank
         own = {n: v for n, v in factors.items() if n.endswith(".weight") and not n.startswith(f"{model.time_layer}.")}
         state |= own
     alpha = json.loads((place / STUDENT_FILE).read_text())["lora_alpha"]
