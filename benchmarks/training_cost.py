@@ -58,7 +58,7 @@ class Bench:
         self.head.train()
         self.scheduler = DTMScheduler()
         self.parameters = list(self.head.parameters())
-        (self.optimizer,) = build_optimizers(self.head, OptimizationArguments())
+        (self.optimizer,) = build_optimizers(dict(self.head.named_parameters()), OptimizationArguments())
         self.ema = EMAModel(self.parameters, decay=0.9999)
         self.options, self.device, self.torch = options, torch.device(device), torch
 

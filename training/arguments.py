@@ -15,17 +15,23 @@ class ModelArguments:
     """What is trained, and the components around it."""
 
     objective: str = _option(
-        "dtm", "`dtm` (a head on a frozen backbone) or `flow_matching` (a backbone from scratch)."
+        "dtm",
+        "`dtm` (a head on a frozen backbone), `flow_matching` (a backbone from scratch) or `tdm` (a student of 1-4 "
+        "steps of a frozen backbone).",
     )
     base_model: str | None = _option(None, "Pipeline folder or Hub name that gives backbone, tokenizer and vocoder.")
     base_model_revision: str | None = _option(None, "Revision of `base_model`.")
     f5_checkpoint: str | None = _option(None, "Official F5-TTS checkpoint, in place of `base_model`.")
     f5_variant: str = _option("v1_base", "Variant of `f5_checkpoint`.")
     vocab_file: str | None = _option(None, "Vocabulary, one token a line; f5_tts's own by default.")
-    init_from: str | None = _option(None, "Head (dtm) or pipeline (flow_matching) whose weights training starts from.")
+    init_from: str | None = _option(
+        None,
+        "What training starts from: a head (dtm), a pipeline (flow_matching; tdm with `full_parameters`) or a "
+        "student's adapters (tdm).",
+    )
     init_from_revision: str | None = _option(None, "Revision of `init_from`.")
     backbone_dtype: str = _option(
-        "float32", "dtm: the frozen backbone in `float32` or `bfloat16`; it is saved so too."
+        "float32", "dtm, tdm: the frozen backbone in `float32` or `bfloat16`; it is saved so too."
     )
     backbone_dim: int = _option(192, "flow_matching: width of the DiT.")
     backbone_depth: int = _option(6, "flow_matching: blocks of the DiT.")
@@ -42,6 +48,11 @@ class ModelArguments:
     head_architecture: str = _option("mlp", "dtm: `mlp` or `conv`.")
     head_prediction: str = _option("residual", "dtm: `residual` or `direct`.")
     head_conv_kernel_size: int = _option(7, "dtm: frames a temporal convolution sees.")
+    lora_rank: int = _option(16, "tdm: rank of the adapters of student and estimator.")
+    lora_alpha: float | None = _option(None, "tdm: an adapter is scaled by alpha / rank; the rank by default.")
+    full_parameters: bool = _option(
+        False, "tdm: student and estimator are copies of the backbone, not adapters on it."
+    )
 
 
 @dataclass
@@ -140,7 +151,18 @@ class ObjectiveArguments:
     num_inference_steps: int = _option(8, "Global steps T of the saved scheduler, and of `t_sampling: grid`.")
     num_head_steps: int = _option(2, "Head calls of the saved scheduler.")
     head_solver: str = _option("midpoint", "Head solver of the saved scheduler.")
-    time_grid: str = _option("sway", "Global grid of the saved scheduler.")
+    time_grid: str = _option("sway", "Global grid of the saved scheduler, and of a student's steps.")
+    step_counts: list[int] = _option([1, 2, 4], "tdm: numbers of steps that the student serves, 1-4 each.")
+    weight_type: str = _option(
+        "constant", "tdm: weight of the student's loss by the noise level: `constant`, `snr` or `min_snr`."
+    )
+    huber_scale: float = _option(
+        0.1, "tdm: normalised difference from which on the student's loss grows linearly rather than as a square."
+    )
+    update_estimator_every: int = _option(1, "tdm: the estimator is updated in every so-many-th step.")
+    estimator_updates: int = _option(1, "tdm: updates of the estimator in such a step, before that of the student.")
+    teacher_guidance_scale: float = _option(3.0, "tdm: guidance scale of the teacher, F5-TTS's cfg_strength + 1.")
+    teacher_guidance_end: float = _option(1.0, "tdm: time from which on the teacher is unguided.")
 
 
 @dataclass
@@ -150,6 +172,7 @@ class OptimizationArguments:
     output_dir: str = _option("runs/dtm", "Folder for checkpoints and the finished pipeline.")
     max_steps: int = _option(100000, "Optimizer steps.")
     learning_rate: float = _option(1e-4, "Peak learning rate.")
+    estimator_learning_rate: float | None = _option(None, "tdm: that of the estimator; the student's by default.")
     warmup_steps: int = _option(1000, "Steps of linear warm-up.")
     lr_scheduler: str = _option("cosine", "`cosine`, `linear`, `constant_with_warmup` or `warmup_stable_decay`.")
     decay_steps: int = _option(0, "Steps of the final decay of `warmup_stable_decay`.")
@@ -176,7 +199,9 @@ class LoggingArguments:
     eval_interval: int = _option(1000, "Steps between validation losses.")
     num_validation_batches: int = _option(4, "Batches of the fixed validation set.")
     save_interval: int = _option(1000, "Steps between checkpoints.")
-    save_total_limit: int = _option(2, "Newest checkpoints kept; that with the best validation loss is kept too.")
+    save_total_limit: int = _option(
+        2, "Newest checkpoints kept; that with the best validation loss (tdm: mel distance) is kept too."
+    )
     keep_every: int | None = _option(None, "Keep the checkpoints at multiples of so many steps for good.")
     sample_interval: int = _option(1000, "Steps between speech from the prompts.")
     sample_prompts: list[str] = _option([], "What is spoken while training runs: `speaker|text` each.")

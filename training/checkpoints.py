@@ -21,10 +21,16 @@ def checkpoint_folders(output_dir: str | Path) -> list[Path]:
 
 
 def best_checkpoint(output_dir: str | Path) -> Path | None:
-    """The complete checkpoint with the lowest validation loss; `None` if none was validated."""
-    losses = [(read_state(path).get("validation_loss"), path) for path in checkpoint_folders(output_dir)]
-    validated = [(loss, path) for loss, path in losses if loss is not None]
+    """The complete checkpoint with the lowest decisive figure; `None` if none was validated."""
+    figures = [(decisive_figure(path), path) for path in checkpoint_folders(output_dir)]
+    validated = [(figure, path) for figure, path in figures if figure is not None]
     return min(validated)[1] if validated else None
+
+
+def decisive_figure(checkpoint: Path) -> float | None:
+    """The figure that tells the best checkpoint, lower is better; `None` if this one was not validated."""
+    state = read_state(checkpoint)
+    return state.get(state.get("decisive", "validation_loss"))
 
 
 def write_checkpoint(
@@ -45,7 +51,8 @@ def write_checkpoint(
         output_dir (`str` or `Path`): Folder of the run.
         step (`int`): Optimizer steps taken.
         write: Called in every process with the folder to fill.
-        state (`dict`): JSON-serialisable state of the loop; `validation_loss`, if there, tells which is the best.
+        state (`dict`): JSON-serialisable state of the loop. Its entry that `decisive` names, `validation_loss` by
+            default, tells which is the best, if it is there.
         keep (`int`): Newest checkpoints to keep, this one included. The best one is kept beside them.
         keep_every (`int`, *optional*): Checkpoints at multiples of this step are never removed.
         process: `Accelerator` or `PartialState` of a run of several processes.

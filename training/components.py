@@ -2,10 +2,13 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
 from dtm_hf.backbone.backbone_f5 import F5Backbone
+from dtm_hf.backbone.low_rank import NUM_STEPS_EMBED
+from dtm_hf.backbone.student import Student, StudentConfig, empty_student, load_student_weights
 from dtm_hf.frontend.feature_extraction_f5 import F5FeatureExtractor
 from dtm_hf.frontend.tokenization_f5 import F5Tokenizer
 from dtm_hf.scheduling.scheduling_dtm import DTMScheduler
@@ -13,13 +16,19 @@ from dtm_hf.training.arguments import TrainingConfig
 from dtm_hf.training.objectives.dtm import DTMObjective
 from dtm_hf.training.objectives.flow_matching import FlowMatchingObjective
 
+if TYPE_CHECKING:
+    from dtm_hf.training.adapters import AdapterNetworks
+    from dtm_hf.training.objectives.tdm_speech import TDMSpeechObjective
+
 
 @dataclass
 class Components:
     """
     Args:
-        trained (`torch.nn.Module`): the module that the optimizer sees: a backbone or a head.
+        trained (`torch.nn.Module`): what the optimizers see: a backbone, a head, or student and estimator.
         objective: turns a batch into a loss on `trained`.
+        networks ([`AdapterNetworks`], *optional*): of a distillation, around `backbone`.
+        student_config ([`StudentConfig`], *optional*): what is to be saved of the student.
     """
 
     backbone: F5Backbone
@@ -29,14 +38,17 @@ class Components:
     vocoder: torch.nn.Module
     scheduler: DTMScheduler
     trained: torch.nn.Module
-    objective: FlowMatchingObjective | DTMObjective
+    objective: "FlowMatchingObjective | DTMObjective | TDMSpeechObjective"
+    networks: "AdapterNetworks | None" = None
+    student_config: StudentConfig | None = None
+    _speaking: F5Backbone | None = None
 
     def pipeline(self):
-        """The pipeline around the current weights."""
+        """The pipeline around the current weights; of a student, around a copy of them that each call renews."""
         from dtm_hf.pipelines.pipeline_dtm import DTMPipeline
 
         return DTMPipeline(
-            backbone=self.backbone,
+            backbone=self.backbone if self.networks is None else self._merged(),
             head=self.head,
             tokenizer=self.tokenizer,
             feature_extractor=self.feature_extractor,
@@ -44,11 +56,25 @@ class Components:
             scheduler=self.scheduler,
         )
 
+    def student(self) -> Student:
+        """The adapters of the student as they are now."""
+        return Student(self.student_config, self.networks.state())
+
+    def _merged(self) -> F5Backbone:
+        networks, config = self.networks, self.student_config
+        embed = networks.parameters("student").get(f"{NUM_STEPS_EMBED}.weight")
+        if self._speaking is None:
+            self._speaking = empty_student(self.backbone, config.step_counts)
+        load_student_weights(self._speaking, networks.merged_state_dict(), embed)
+        self._speaking.register_to_config(training_data=config.training_data)
+        return self._speaking
+
 
 def build_components(config: TrainingConfig) -> Components:
     """Components of a run, on the CPU; the caller moves them."""
-    build = _flow_matching_components if config.model.objective == "flow_matching" else _dtm_components
-    return build(config)
+    if config.model.objective == "flow_matching":
+        return _flow_matching_components(config)
+    return _tdm_components(config) if config.model.objective == "tdm" else _dtm_components(config)
 
 
 def _flow_matching_components(config: TrainingConfig) -> Components:
@@ -98,19 +124,7 @@ def _dtm_components(config: TrainingConfig) -> Components:
     from dtm_hf.head.modeling_dtm import DTMHead
 
     model, draws = config.model, config.objective
-    if model.base_model is not None:
-        from dtm_hf.pipelines.pipeline_dtm import DTMPipeline
-
-        # In float32 also where another dtype follows: the backbone's own conversion keeps its positions exact.
-        base = DTMPipeline.from_pretrained(model.base_model, revision=model.base_model_revision, dtype=torch.float32)
-        backbone, tokenizer, feature_extractor = base.backbone, base.tokenizer, base.feature_extractor
-        vocoder = base.vocoder
-    else:
-        tokenizer = F5Tokenizer(_vocab_file(config))
-        backbone = F5Backbone.from_f5_checkpoint(model.f5_checkpoint, vocab=tokenizer, variant=model.f5_variant)
-        feature_extractor, vocoder = F5FeatureExtractor(), _default_vocoder()
-    if model.backbone_dtype != "float32":
-        backbone.to(getattr(torch, model.backbone_dtype))
+    backbone, tokenizer, feature_extractor, vocoder = _frozen_parts(config)
     scheduler = DTMScheduler(
         num_inference_steps=draws.num_inference_steps,
         num_head_steps=draws.num_head_steps,
@@ -125,8 +139,7 @@ def _dtm_components(config: TrainingConfig) -> Components:
         "backbone_name": backbone.config.name,
         "backbone_revision": backbone.config.revision,
         "backbone_fingerprint": backbone.fingerprint,
-        # A folder of this machine means nothing where the head is pulled.
-        "base_model": None if model.base_model is None or Path(model.base_model).exists() else model.base_model,
+        "base_model": _hub_name(model.base_model),
         "base_model_revision": model.base_model_revision,
         "license": backbone.config.license,
         "training_data": data_description(config),
@@ -176,6 +189,113 @@ def _dtm_components(config: TrainingConfig) -> Components:
     )
 
 
+def _tdm_components(config: TrainingConfig) -> Components:
+    from dtm_hf.training.adapters import F5_LAYERS, AdapterNetworks
+    from dtm_hf.training.objectives.tdm_speech import TDMSpeechObjective
+
+    model, draws = config.model, config.objective
+    backbone, tokenizer, feature_extractor, vocoder = _frozen_parts(config)
+    if backbone.config.step_counts is not None:
+        raise ValueError(
+            f"`base_model` must have a backbone of many steps, but {model.base_model!r} is a student of "
+            f"{backbone.config.step_counts} steps; `init_from` starts from an earlier student."
+        )
+    scheduler = DTMScheduler(
+        num_inference_steps=max(draws.step_counts),
+        num_head_steps=0,
+        time_grid=draws.time_grid,
+    )
+    # Before adapters change the names of its layers.
+    fingerprint = backbone.fingerprint
+    networks = AdapterNetworks(
+        backbone,
+        F5_LAYERS,
+        model.lora_rank,
+        model.lora_alpha,
+        step_counts=draws.step_counts,
+        full_parameters=model.full_parameters,
+    )
+    student_config = StudentConfig(
+        rank=networks.rank,
+        alpha=networks.alpha,
+        step_counts=list(networks.step_counts),
+        sampler={name: scheduler.config[name] for name in ("num_inference_steps", "time_grid", "sway_coefficient")},
+        backbone_name=backbone.config.name,
+        backbone_revision=backbone.config.revision,
+        backbone_fingerprint=fingerprint,
+        base_model=_hub_name(model.base_model),
+        base_model_revision=model.base_model_revision,
+        license=backbone.config.license,
+        training_data=data_description(config),
+    )
+    if model.init_from is not None:
+        _start_from(networks, student_config, model.init_from, model.init_from_revision)
+    return Components(
+        backbone=backbone,
+        head=None,
+        tokenizer=tokenizer,
+        feature_extractor=feature_extractor,
+        vocoder=vocoder,
+        scheduler=scheduler,
+        trained=networks.trained,
+        objective=TDMSpeechObjective(draws, networks, scheduler),
+        networks=networks,
+        student_config=student_config,
+    )
+
+
+def _start_from(networks: "AdapterNetworks", config: StudentConfig, name: str, revision: str | None) -> None:
+    """Give the student the weights of an earlier one: adapters on the same backbone, or a whole backbone."""
+    if networks.full_parameters:
+        earlier = F5Backbone.from_pretrained(name, revision=revision, subfolder="backbone", dtype=torch.float32)
+        state = dict(earlier.state_dict())
+    else:
+        earlier = Student.from_pretrained(name, revision=revision)
+        if config.backbone_fingerprint != earlier.config.backbone_fingerprint:
+            raise ValueError(
+                f"`init_from` must be a student of this run's backbone, fingerprint {config.backbone_fingerprint}, "
+                f"but is one of {earlier.config.backbone_name!r}, fingerprint {earlier.config.backbone_fingerprint}."
+            )
+        if earlier.config.alpha / earlier.config.rank != config.alpha / config.rank:
+            raise ValueError(
+                f"`lora_alpha` / `lora_rank` must be that of `init_from`, {earlier.config.alpha:g} / "
+                f"{earlier.config.rank}, but got {config.alpha:g} / {config.rank}."
+            )
+        state = dict(earlier.tensors)
+    embed = f"{NUM_STEPS_EMBED}.weight"
+    if embed not in state and embed in networks.parameters("student"):
+        # It served one number of steps; what tells them apart starts at zero.
+        state[embed] = networks.state()[embed]
+    try:
+        networks.load_state(state)
+    except ValueError as error:
+        raise ValueError(f"`init_from` {name!r} does not fit this run: {error}") from error
+
+
+def _frozen_parts(config: TrainingConfig) -> tuple[F5Backbone, F5Tokenizer, F5FeatureExtractor, torch.nn.Module]:
+    """Backbone, tokenizer, feature extractor and vocoder of `base_model` or `f5_checkpoint`."""
+    model = config.model
+    if model.base_model is not None:
+        from dtm_hf.pipelines.pipeline_dtm import DTMPipeline
+
+        # In float32 also where another dtype follows: the backbone's own conversion keeps its positions exact.
+        base = DTMPipeline.from_pretrained(model.base_model, revision=model.base_model_revision, dtype=torch.float32)
+        backbone, tokenizer, feature_extractor = base.backbone, base.tokenizer, base.feature_extractor
+        vocoder = base.vocoder
+    else:
+        tokenizer = F5Tokenizer(_vocab_file(config))
+        backbone = F5Backbone.from_f5_checkpoint(model.f5_checkpoint, vocab=tokenizer, variant=model.f5_variant)
+        feature_extractor, vocoder = F5FeatureExtractor(), _default_vocoder()
+    if model.backbone_dtype != "float32":
+        backbone.to(getattr(torch, model.backbone_dtype))
+    return backbone, tokenizer, feature_extractor, vocoder
+
+
+def _hub_name(name: str | None) -> str | None:
+    """A folder of this machine means nothing where what was trained is pulled."""
+    return None if name is None or Path(name).exists() else name
+
+
 def _pretrained_head(name: str, revision: str | None):
     """The head of a folder or repository that holds a head alone, or a pipeline with one."""
     from dtm_hf.head.modeling_dtm import DTMHead
@@ -200,6 +320,17 @@ def data_description(config: TrainingConfig) -> str:
     """What a model card says of the data."""
     names = [Path(source.dataset).name for source in config.data.all_sources()]
     return config.data.dataset_description or ", ".join(names)
+
+
+def training_record(
+    config: TrainingConfig, step: int, hours: float, results: dict[str, float] | None = None
+) -> tuple[str, dict | None]:
+    """What a model card says of the training, and of what was measured at this step: `{arm: {metric: value}}`."""
+    training_data = f"{data_description(config)}; {step:,} steps, {hours:,.1f} hours of speech with repeats"
+    if not results:
+        return training_data, None
+    figures = {name.replace("_", " "): f"{value:.4g}" for name, value in results.items()}
+    return training_data, {f"averaged weights, step {step:,}": figures}
 
 
 def _default_vocoder() -> torch.nn.Module:

@@ -22,41 +22,54 @@ class Window:
     Args:
         losses: of its batches.
         details: the losses by time.
-        frames: processed, without padding.
-        padded_frames: processed, with padding.
+        units: processed, without padding: frames of speech, say.
+        padded_units: processed, with padding.
+        grad_norm: of the last step.
         waited: seconds without a batch.
         began: on the clock of `time.perf_counter`.
     """
 
     losses: list[torch.Tensor] = field(default_factory=list)
     details: LossWindow = field(default_factory=LossWindow)
-    frames: int = 0
-    padded_frames: int = 0
+    units: int = 0
+    padded_units: int = 0
+    grad_norm: torch.Tensor | float = 0.0
     waited: float = 0.0
     began: float = field(default_factory=time.perf_counter)
 
-    def add(self, output: LossOutput) -> None:
+    def add(self, output: LossOutput, prefix: str = "") -> None:
         """Count the loss of a batch in; neither copies to the host nor waits for the device."""
-        self.losses.append(output.loss.detach())
-        self.details.add(output)
+        if prefix:
+            self.details.add_figure(f"{prefix}loss", output.loss)
+        else:
+            self.losses.append(output.loss.detach())
+        self.details.add(output, prefix)
 
-    def figures(self, accelerator, bad_rows: Counter, dropped: Counter) -> dict[str, float]:
-        """Figures over all processes, each of which must make this call."""
+    def add_grad_norm(self, grad_norm: torch.Tensor, prefix: str = "") -> None:
+        """Note the norm of a gradient before it was clipped; with a prefix the mean of the window is shown."""
+        if prefix:
+            self.details.add_figure(f"{prefix}grad_norm", grad_norm)
+        else:
+            self.grad_norm = grad_norm
+
+    def figures(self, accelerator, bad_rows: Counter, dropped: Counter, unit: str = "frames") -> dict[str, float]:
+        """Figures over all processes, each of which must make this call; `unit` names what is counted."""
         seconds = time.perf_counter() - self.began
         # MPS has no float64; a window of its one process stays far below 2^24 frames.
         exact = torch.float32 if accelerator.device.type == "mps" else torch.float64
-        counts = [self.frames, self.padded_frames, bad_rows.total(), dropped.total(), self.waited]
+        counts = [self.units, self.padded_units, bad_rows.total(), dropped.total(), self.waited]
         counts = accelerator.reduce(torch.tensor(counts, dtype=exact, device=accelerator.device), "sum").tolist()
-        frames, padded_frames, bad, left_out, waited = counts
+        units, padded_units, bad, left_out, waited = counts
         loss = accelerator.reduce(torch.stack(self.losses).float().mean(), "mean")
         return {
             "loss": float(loss),
-            "frames": int(frames),
-            "frames_per_second": frames / seconds,
-            "padding_share": 1 - frames / padded_frames,
+            unit: int(units),
+            f"{unit}_per_second": units / seconds,
+            "padding_share": 1 - units / padded_units,
             "data_wait_share": waited / seconds / accelerator.num_processes,
             "bad_rows": int(bad),
             "dropped_rows": int(left_out),
+            "grad_norm": float(self.grad_norm),
         } | self.details.figures(partial(accelerator.reduce, reduction="sum"))
 
     def state_dict(self) -> dict:
@@ -64,15 +77,15 @@ class Window:
         return {
             "losses": [float(loss) for loss in self.losses],
             "details": self.details.state_dict(),
-            "frames": self.frames,
-            "padded_frames": self.padded_frames,
+            "frames": self.units,
+            "padded_frames": self.padded_units,
         }
 
     @classmethod
     def from_state_dict(cls, state: dict, device: torch.device) -> "Window":
         """Go on with a window that another run began."""
         losses = [torch.tensor(loss, device=device) for loss in state["losses"]]
-        window = cls(losses, frames=state["frames"], padded_frames=state["padded_frames"])
+        window = cls(losses, units=state["frames"], padded_units=state["padded_frames"])
         window.details.load_state_dict(state["details"], device)
         return window
 

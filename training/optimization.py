@@ -1,28 +1,39 @@
 """Optimizers and learning rate schedules."""
 
+from collections.abc import Mapping
+
 import torch
 from torch.optim.lr_scheduler import LambdaLR
 
 from dtm_hf.training.arguments import OptimizationArguments
 
 
-def build_optimizers(module: torch.nn.Module, options: OptimizationArguments) -> list[torch.optim.Optimizer]:
+def build_optimizers(
+    trainable: Mapping[str, torch.nn.Parameter],
+    options: OptimizationArguments,
+    learning_rate: float | None = None,
+) -> list[torch.optim.Optimizer]:
     """
-    AdamW over all trainable parameters, with moments in 8 bits if asked for; or Muon over the weight matrices inside
-    the transformer blocks with AdamW over the rest. Muon's step is scaled to the size of AdamW's, so both take one
+    AdamW over all parameters, with moments in 8 bits if asked for; or Muon over the weight matrices inside the
+    transformer blocks with AdamW over the rest. Muon's step is scaled to the size of AdamW's, so both take one
     learning rate.
+
+    Args:
+        trainable (`dict[str, torch.nn.Parameter]`): what is trained, by name.
+        options ([`OptimizationArguments`]): which, and how.
+        learning_rate (`float`, *optional*): in place of the one in `options`.
 
     Raises:
         ValueError: if 8 bits are asked for and bitsandbytes cannot be imported.
     """
-    trainable = {name: p for name, p in module.named_parameters() if p.requires_grad}
+    learning_rate = options.learning_rate if learning_rate is None else learning_rate
     matrices = {}
     if options.optimizer == "muon":
         # The modulation of AdaLN starts at zero, where an orthogonalised step is as large as any: AdamW keeps it.
         matrices = {n: p for n, p in trainable.items() if p.ndim == 2 and "blocks." in n and "norm" not in n}
     rest = [p for n, p in trainable.items() if n not in matrices]
     settings = {
-        "lr": options.learning_rate,
+        "lr": learning_rate,
         "betas": (0.9, options.adam_beta2),
         "weight_decay": options.weight_decay,
     }
@@ -35,7 +46,7 @@ def build_optimizers(module: torch.nn.Module, options: OptimizationArguments) ->
         optimizers.append(
             torch.optim.Muon(
                 list(matrices.values()),
-                lr=options.learning_rate,
+                lr=learning_rate,
                 weight_decay=options.weight_decay,
                 adjust_lr_fn="match_rms_adamw",
             )

@@ -11,7 +11,7 @@ import yaml
 from dtm_hf.training.arguments import SECTIONS, DataArguments, TrainingConfig
 
 _CHOICES = {
-    "objective": ("dtm", "flow_matching"),
+    "objective": ("dtm", "flow_matching", "tdm"),
     "f5_variant": ("v1_base", "v1_small", "base", "small"),
     "head_architecture": ("mlp", "conv"),
     "head_prediction": ("residual", "direct"),
@@ -19,6 +19,7 @@ _CHOICES = {
     "s_sampling": ("uniform", "logit_normal"),
     "head_solver": ("midpoint", "euler", "heun"),
     "time_grid": ("sway", "uniform", "epss"),
+    "weight_type": ("constant", "snr", "min_snr"),
     "lr_scheduler": ("cosine", "linear", "constant_with_warmup", "warmup_stable_decay"),
     "backbone_dtype": ("float32", "bfloat16"),
     "optimizer": ("adamw", "adamw_8bit", "muon"),
@@ -32,14 +33,15 @@ _POSITIVE = (
     "backbone_dim backbone_depth backbone_heads backbone_ff_mult backbone_text_dim head_hidden_size head_num_layers "
     "max_seconds frames_per_batch max_samples frame_multiple bucket_size head_batch_multiplier min_loss_remainder "
     "num_inference_steps max_steps learning_rate max_grad_norm gradient_accumulation_steps log_interval "
-    "eval_interval sample_interval save_interval save_total_limit"
+    "eval_interval sample_interval save_interval save_total_limit lora_rank huber_scale update_estimator_every "
+    "estimator_updates"
 ).split()
 _NOT_NEGATIVE = (
     "backbone_conv_layers num_head_steps warmup_steps decay_steps weight_decay num_workers num_validation_batches"
 ).split()
 _SHARES = (
     "pair_probability max_bad_fraction pair_target_prob audio_drop_prob cond_drop_prob ema_decay backbone_dropout "
-    "adam_beta2 baked_guidance_end"
+    "adam_beta2 baked_guidance_end teacher_guidance_end"
 ).split()
 
 
@@ -52,7 +54,7 @@ def parse_config(argv: list[str]) -> TrainingConfig:
     """
     from transformers import HfArgumentParser
 
-    description = "Train a flow head, or a backbone from scratch."
+    description = "Train a flow head, a backbone from scratch, or a few-step student."
     parser = HfArgumentParser(list(SECTIONS.values()), description=description, allow_abbrev=False)
     parser.add_argument("--config", help="YAML file with one mapping per section: " + ", ".join(SECTIONS))
     parser.exit_on_error = False
@@ -163,6 +165,11 @@ def _check_sources(data: DataArguments) -> None:
 def check_values(config: TrainingConfig) -> None:
     """Refuse impossible values before anything is loaded."""
     values = {entry.name: getattr(getattr(config, s), entry.name) for s in SECTIONS for entry in fields(SECTIONS[s])}
+    if values["mixed_precision"] == "fp16":
+        raise ValueError(
+            "`mixed_precision` must be 'no' or 'bf16', but got 'fp16': small updates would be lost and large ones "
+            "overflow."
+        )
     for name, choices in _CHOICES.items():
         if values[name] not in choices:
             raise ValueError(
@@ -208,10 +215,40 @@ def check_values(config: TrainingConfig) -> None:
             "`baked_guidance_range` must be a lowest scale from 1 on and a highest one, with `baked_guidance_scale` "
             f"between, but got {bounds} and {baked}."
         )
-    if values["objective"] == "dtm" and (values["base_model"] is None) == (values["f5_checkpoint"] is None):
-        raise ValueError("The dtm objective needs exactly one of `base_model` and `f5_checkpoint`.")
+    objective = values["objective"]
+    if objective in ("dtm", "tdm") and (values["base_model"] is None) == (values["f5_checkpoint"] is None):
+        raise ValueError(f"The {objective} objective needs exactly one of `base_model` and `f5_checkpoint`.")
     if values["objective"] == "flow_matching" and values["t_sampling"] == "grid":
         raise ValueError("`t_sampling` must be a distribution over [0, 1) for flow_matching, but got 'grid'.")
+    if objective == "tdm":
+        _check_distillation(values)
+
+
+def _check_distillation(values: dict) -> None:
+    counts = values["step_counts"]
+    if not counts or len(set(counts)) < len(counts) or not all(1 <= count <= 4 for count in counts):
+        raise ValueError(f"`step_counts` must be different numbers of steps from 1 to 4, but got {counts}.")
+    if values["time_grid"] == "epss":
+        raise ValueError("`time_grid` must be 'sway' or 'uniform' for a student: 'epss' has no grids of 1 to 4 steps.")
+    if not values["teacher_guidance_scale"] >= 1:
+        raise ValueError(
+            f"`teacher_guidance_scale` must be at least 1, which is no guidance, but got "
+            f"{values['teacher_guidance_scale']}."
+        )
+    for name in ("lora_alpha", "estimator_learning_rate"):
+        if values[name] is not None and not values[name] > 0:
+            raise ValueError(f"`{name}` must be greater than 0, or none, but got {values[name]}.")
+    if values["full_parameters"] and values["backbone_dtype"] != "float32":
+        raise ValueError(
+            f"`backbone_dtype` must be 'float32' with `full_parameters`, but got {values['backbone_dtype']!r}: "
+            "parameters in half precision lose small updates. Adapters are float32 on any backbone."
+        )
+    if values["optimizer"] == "muon" and not values["full_parameters"]:
+        raise ValueError(
+            "`optimizer` must be one of AdamW for adapters, but got 'muon', which is made for whole weight matrices."
+        )
+    if values["torch_compile"]:
+        raise ValueError("`torch_compile` must be off for tdm, but got True: adapters are switched on and off.")
 
 
 def _field_types() -> dict[str, object]:

@@ -10,9 +10,8 @@ from huggingface_hub import get_token
 from huggingface_hub.utils import HFValidationError, disable_progress_bars, validate_repo_id
 
 from dtm_hf.files import folder_written_aside
-from dtm_hf.pipelines.repositories import save_with_card, upload_with_card
-from dtm_hf.training.arguments import TrainingConfig
-from dtm_hf.training.components import Components, data_description
+from dtm_hf.pipelines.repositories import upload_with_card
+from dtm_hf.training.tasks import Task
 
 
 @dataclass(frozen=True)
@@ -25,7 +24,7 @@ class _Snapshot:
 
 class Publisher:
     """
-    Pushes a run to `repo_id` on the Hub: the whole pipeline, or the head alone where its base model is on the Hub.
+    Pushes a run to `repo_id` on the Hub: what [`Task.save_repository`] writes.
 
     [`~Publisher.submit`] writes the repository into `output_dir/hub` and returns; a thread uploads it, one at a time.
     While one is on its way the newest of those that wait replaces the others. A push that fails stops nothing: it is
@@ -36,20 +35,18 @@ class Publisher:
 
     Args:
         repo_id (`str`): `org/name`; made, under the account's default visibility, if it does not exist.
-        config ([`TrainingConfig`]): the run; gives the folder and what the card says of the data.
-        components ([`Components`]): what is trained.
+        output_dir (`str` or `Path`): of the run.
+        task ([`Task`]): what is trained.
         say (`Callable`, defaults to `print`): gets one line for each push, from the thread.
 
     Raises:
         ValueError: if `repo_id` is no `org/name`, or there is no token to push with.
     """
 
-    def __init__(
-        self, repo_id: str, config: TrainingConfig, components: Components, say: Callable[[str], None] = print
-    ):
+    def __init__(self, repo_id: str, output_dir: str | Path, task: Task, say: Callable[[str], None] = print):
         _check(repo_id)
-        self.repo_id, self.config, self.components, self.say = repo_id, config, components, say
-        self.folder = Path(config.optimization.output_dir) / "hub"
+        self.repo_id, self.output_dir, self.task, self.say = repo_id, Path(output_dir), task, say
+        self.folder = self.output_dir / "hub"
         # Of a run that was killed: the next checkpoint is newer.
         shutil.rmtree(self.folder, ignore_errors=True)
         # They would draw over the progress of the training.
@@ -65,13 +62,13 @@ class Publisher:
         self._thread = threading.Thread(target=self._push_all, name="publisher", daemon=True)
         self._thread.start()
 
-    def submit(self, step: int, hours: float, results: dict[str, float] | None = None) -> None:
+    def submit(self, step: int, units: int, results: dict[str, float] | None = None) -> None:
         """
         Take a snapshot of the weights as they are now, to be pushed with the step in the commit message.
 
         Args:
             step (`int`): optimizer steps taken.
-            hours (`float`): hours of speech trained on, repeats counted.
+            units (`int`): trained on, repeats counted: the frames of speech, say.
             results (`dict`, *optional*): what was measured at this step, `{metric: value}`.
         """
         if step == self._submitted:
@@ -80,8 +77,7 @@ class Publisher:
         snapshot = _Snapshot(step, self.folder / f"step-{step:08d}")
         try:
             with folder_written_aside(snapshot.folder) as aside:
-                table = record_training(self.components, self.config, step, hours, results)
-                save_with_card(self._repository(), aside, self.repo_id, results=table)
+                self.task.save_repository(aside, self.repo_id, step, units, results)
         except Exception as error:
             self.say(f"Not pushed to {self.repo_id}, but training goes on: step {step} was not written: {error}")
             return
@@ -103,13 +99,9 @@ class Publisher:
         rest = f" {self._problem}; try `hf upload {self.repo_id} {self._failed.folder}`." if self._failed else ""
         self.say(
             f"The weights of step {self._submitted} are NOT in {self.repo_id} on the Hub.{rest} Nothing else is lost: "
-            f"{self.config.optimization.output_dir} holds the result."
+            f"{self.output_dir} holds the result."
         )
         return False
-
-    def _repository(self):
-        head = self.components.head
-        return head if head is not None and head.config.base_model is not None else self.components.pipeline()
 
     def _push_all(self) -> None:
         while True:
@@ -135,34 +127,6 @@ class Publisher:
         if older != snapshot:
             _remove(older)
         self.say(message)
-
-
-def record_training(
-    components: Components,
-    config: TrainingConfig,
-    step: int,
-    hours: float,
-    results: dict[str, float] | None = None,
-) -> dict | None:
-    """
-    Write into the configuration of what is trained how long it was trained and what was measured, from where a model
-    card takes it.
-
-    Returns:
-        `dict`, *optional*: the results as a card shows them, `{arm: {metric: value}}`.
-    """
-    training_data = f"{data_description(config)}; {step:,} steps, {hours:,.1f} hours of speech with repeats"
-    table = None
-    if results:
-        figures = {name.replace("_", " "): f"{value:.4g}" for name, value in results.items()}
-        table = {f"averaged weights, step {step:,}": figures}
-    if components.head is not None:
-        components.head.config.training_data = training_data
-        # Those of the head it was initialised from no longer hold.
-        components.head.config.results = table
-    else:
-        components.backbone.register_to_config(training_data=training_data)
-    return table
 
 
 def _check(repo_id: str) -> None:

@@ -1,10 +1,11 @@
-"""The training loop around one objective."""
+"""The training loop. What is trained is the affair of a `Task`."""
 
 import dataclasses
 import json
 import time
 from collections import Counter
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -15,18 +16,19 @@ from diffusers.training_utils import EMAModel
 from safetensors.torch import load_file, save_file
 
 from dtm_hf.training.arguments import TrainingConfig
-from dtm_hf.training.checkpoints import best_checkpoint, checkpoint_folders, read_state, write_checkpoint
-from dtm_hf.training.compilation import compile_parts
-from dtm_hf.training.components import build_components
-from dtm_hf.training.data.loader import build_loader
+from dtm_hf.training.checkpoints import (
+    best_checkpoint,
+    checkpoint_folders,
+    decisive_figure,
+    read_state,
+    write_checkpoint,
+)
 from dtm_hf.training.figures import Window, append_lines, drop_later_lines
-from dtm_hf.training.objectives.conditioning import MelBatch
-from dtm_hf.training.optimization import build_optimizers, build_schedules, set_schedules
-from dtm_hf.training.precision import FasterFloat32
-from dtm_hf.training.prompts import read_prompts, validation_rows
-from dtm_hf.training.publishing import Publisher, record_training
-from dtm_hf.training.samples import SpeechSamples
+from dtm_hf.training.groups import ParameterGroup, average_gradients
+from dtm_hf.training.optimization import set_schedules
+from dtm_hf.training.publishing import Publisher
 from dtm_hf.training.sharding import check_sharding, is_sharded, sharded_like, whole
+from dtm_hf.training.tasks import Phase, build_task
 
 
 class Trainer:
@@ -65,7 +67,7 @@ class Trainer:
         check_sharding(self.accelerator, config)
         set_seed(options.seed)
         self._build_model()
-        self.step, self.frames = 0, 0
+        self.step, self.units = 0, 0
         self.window = Window()
         self.bad_rows: Counter = Counter()
         self.dropped: Counter = Counter()
@@ -77,57 +79,51 @@ class Trainer:
         # Once, and at the start: to find the sources again at each validation would ask the Hub each time.
         split = config.data.validation_split
         self.validation_loader = None if split is None else self._loader(split, endless=False)
-        if self.accelerator.is_main_process:
+        main = self.accelerator.is_main_process
+        if main:
             self.output_dir.mkdir(parents=True, exist_ok=True)
             if config.logging.report_to != "none":
                 self.accelerator.init_trackers("dtm-hf", config=_flat(config))
-        self.samples = self._build_samples() if self.accelerator.is_main_process else None
+        self.has_samples = False
+        if main:
+            with self.averaged_weights():
+                self.has_samples = self.task.open_samples(self.output_dir / "samples")
         self.publisher = None
-        if config.logging.push_to_hub is not None and self.accelerator.is_main_process:
-            self.publisher = Publisher(config.logging.push_to_hub, config, self.components, say=self.accelerator.print)
+        if config.logging.push_to_hub is not None and main:
+            self.publisher = Publisher(
+                config.logging.push_to_hub, self.output_dir, self.task, say=self.accelerator.print
+            )
         self.accelerator.wait_for_everyone()
 
     def _build_model(self) -> None:
         options = self.config.optimization
-        self.components = build_components(self.config)
-        self.module = self.components.trained
-        for part in (self.components.backbone, self.components.head):
-            if part is not None:
-                part.to(self.accelerator.device)
-                if options.torch_compile:
-                    compile_parts(part)
-        if options.gradient_checkpointing:
-            # The name of diffusers' models, and that of transformers'.
-            enable = "enable_gradient_checkpointing"
-            getattr(self.module, enable if hasattr(self.module, enable) else "gradient_checkpointing_enable")()
+        self.task = build_task(self.config)
+        self.task.place(self.accelerator.device)
+        self.module = self.task.module
         self.module.train()
-        optimizers = build_optimizers(self.module, options)
-        self.schedules = build_schedules(optimizers, options)
-        self.model, *self.optimizers = self.accelerator.prepare(self.module, *optimizers)
-        self.parameters = [p for p in self.module.parameters() if p.requires_grad]
+        self.groups = [ParameterGroup(name, trainable, options) for name, trainable in self.task.groups().items()]
+        optimizers = [optimizer for group in self.groups for optimizer in group.optimizers]
+        if self.task.groups_are_called:
+            self.model, *prepared = self.accelerator.prepare(self.module, *optimizers)
+        else:
+            # Registered, so that checkpoints hold it, but not wrapped: nobody calls it.
+            self.model = self.accelerator.prepare_model(self.module, evaluation_mode=True)
+            prepared = [self.accelerator.prepare(optimizer) for optimizer in optimizers]
+        for group in self.groups:
+            group.optimizers = [prepared.pop(0) for _ in group.optimizers]
+            # Sharding has put others in their place.
+            group.parameters = list(self.task.groups()[group.name].values())
+        self.parameters = self.groups[0].parameters
         # 2/3: the warm-up that diffusers recommends for long runs; the decay itself caps it.
         self.ema = EMAModel(self.parameters, decay=options.ema_decay, use_ema_warmup=True)
         self.ema.to(self.accelerator.device)
 
-    def _build_samples(self) -> SpeechSamples | None:
-        logging = self.config.logging
-        prompts = read_prompts(logging.sample_prompts, logging.sample_prompts_file)
-        if not prompts:
-            return None
-        with self.averaged_weights():
-            return SpeechSamples(
-                self.components.pipeline(), prompts, validation_rows(self.config.data), self.output_dir / "samples"
-            )
-
     # Data
 
     def _loader(self, split: str, endless: bool):
-        accelerator, parts = self.accelerator, self.components
-        return build_loader(
-            self.config.data,
+        accelerator = self.accelerator
+        return self.task.loader(
             split,
-            parts.tokenizer,
-            parts.feature_extractor,
             seed=self.data_seed if endless else self.config.optimization.seed,
             # Every process validates on the same batches: none has to wait for the result of another.
             rank=accelerator.process_index if endless else 0,
@@ -135,22 +131,16 @@ class Trainer:
             endless=endless,
         )
 
-    def _mel_batch(self, batch: dict) -> MelBatch:
-        device, extractor = self.accelerator.device, self.components.feature_extractor
-        mel = extractor.log_mel(batch["waveform"].to(device, non_blocking=True), batch["num_samples"])
-        surplus = -mel.shape[1] % self.config.data.frame_multiple
-        mel = torch.nn.functional.pad(mel, (0, 0, 0, surplus))
-        num_frames = extractor.num_frames(batch["num_samples"])
-        mask = torch.arange(mel.shape[1])[None] < num_frames[:, None]
-        prompt_frames = batch["prompt_samples"] // extractor.hop_length
-        return MelBatch(mel, mask.to(device), batch["text_ids"].to(device), prompt_frames.to(device))
+    def _seed_draws(self, batch_number: int, draw: int = 0) -> None:
+        """
+        Draws of the batch with this number in this process: noise, times, spans, dropped conditions, dropout.
 
-    def _seed_draws(self, batch_number: int) -> None:
-        """Draws of the batch with this number in this process: noise, times, spans, dropped conditions, dropout."""
+        The first phase has the `draw` 0, what precedes all phases 1, and later phases count on from there.
+        """
         accelerator = self.accelerator
         number = batch_number * accelerator.num_processes + accelerator.process_index
-        sequence = np.random.SeedSequence((self.config.optimization.seed, number))
-        torch.manual_seed(int(sequence.generate_state(1, np.uint64)[0] >> 1))
+        entropy = (self.config.optimization.seed, number, draw) if draw else (self.config.optimization.seed, number)
+        torch.manual_seed(int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> 1))
 
     # Loop
 
@@ -169,15 +159,15 @@ class Trainer:
                     figures = self._window_figures()
                     self._log(figures)
                     progress.update(task, description=f"loss {figures['loss']:.3f}")
-                if self.samples is not None and (self.step % logging.sample_interval == 0 or last):
+                if self.has_samples and (self.step % logging.sample_interval == 0 or last):
                     with self.averaged_weights():
-                        self.samples.write(self.step, self.accelerator.trackers)
+                        self.task.write_samples(self.step, self.accelerator.trackers)
                 validated = self.step % logging.eval_interval == 0 or last
-                loss = self._validated() if validated else None
-                if self.step % logging.save_interval == 0 or last or (validated and self._is_best(loss)):
-                    self.save_checkpoint(loss)
+                figure = self._validated() if validated else None
+                if self.step % logging.save_interval == 0 or last or (validated and self._is_best(figure)):
+                    self.save_checkpoint(figure)
         self._report_bad_rows()
-        self.save_pipeline()
+        self.save_result()
         if self.publisher is not None:
             self.publisher.close()
         self.accelerator.end_training()
@@ -187,50 +177,66 @@ class Trainer:
         options = self.config.optimization
         if self.step >= options.max_steps:
             return
-        batch_number = self.step * options.gradient_accumulation_steps
         batches = iter(self.loader)
         while self.step < options.max_steps:
-            began = time.perf_counter()
-            raw = next(batches)
-            self.window.waited += time.perf_counter() - began
-            batch = self._mel_batch(raw)
-            self._count(raw, batch)
-            self._seed_draws(batch_number)
-            batch_number += 1
-            with self.accelerator.accumulate(self.model):
+            first = self.step * options.gradient_accumulation_steps
+            numbered = {first + i: self._next_batch(batches) for i in range(options.gradient_accumulation_steps)}
+            for number, batch in numbered.items():
+                self._seed_draws(number, draw=1)
                 with self._precision():
-                    output = self.components.objective.loss(self.model, batch)
-                self.accelerator.backward(output.loss)
-                if self.accelerator.sync_gradients:
-                    self.grad_norm = self.accelerator.clip_grad_norm_(self.module.parameters(), options.max_grad_norm)
-                for optimizer in self.optimizers:
-                    optimizer.step()
-                    optimizer.zero_grad()
-            self.window.add(output)
-            if not self.accelerator.sync_gradients:
-                continue
-            for schedule in self.schedules:
-                schedule.step()
+                    numbered[number] = self.task.prepare(batch)
+            for i, phase in enumerate(self.task.phases(self.step)):
+                for number, batch in numbered.items():
+                    self._seed_draws(number, draw=i + 1 if i else 0)
+                    self._descend(phase, batch)
+            for group in self.groups:
+                for schedule in group.schedules:
+                    schedule.step()
             self.ema.step(self.parameters)
             self.step += 1
             yield
 
+    def _next_batch(self, batches: Iterator[dict]):
+        began = time.perf_counter()
+        raw = next(batches)
+        self.window.waited += time.perf_counter() - began
+        batch = self.task.batch(raw, self.accelerator.device)
+        self._count(raw, batch)
+        return batch
+
+    def _descend(self, phase: Phase, batch) -> None:
+        """Loss and gradient of a batch; after the last batch of a step, the step of the optimizers of the group."""
+        accelerator, max_norm = self.accelerator, self.config.optimization.max_grad_norm
+        group = next(group for group in self.groups if group.name == phase.group)
+        with accelerator.accumulate(self.model):
+            with self._precision():
+                output = phase.loss(self.model, batch)
+            accelerator.backward(output.loss)
+            if accelerator.sync_gradients:
+                if not self.task.groups_are_called:
+                    average_gradients(accelerator, group.parameters)
+                grad_norm = accelerator.clip_grad_norm_(group.parameters, max_norm)
+                self.window.add_grad_norm(grad_norm, self._prefix(group))
+            for optimizer in group.optimizers:
+                optimizer.step()
+                optimizer.zero_grad()
+        self.window.add(output, self._prefix(group))
+
+    def _prefix(self, group: ParameterGroup) -> str:
+        """Of the names of its figures; none for the group that the run is about."""
+        return "" if group is self.groups[0] else f"{group.name}_"
+
     @contextmanager
     def _precision(self):
-        options = self.config.optimization
-        faster = self.accelerator.device.type == "cpu" and options.mixed_precision == "bf16"
-        # Compiled, bfloat16 is the faster one throughout; and a recomputation in the backward pass is outside of this.
-        faster = faster and not options.torch_compile and not options.gradient_checkpointing
-        faster = faster and self.components.backbone.dtype == torch.float32
-        with self.accelerator.autocast(), FasterFloat32() if faster else nullcontext():
+        with self.accelerator.autocast(), self.task.precision():
             yield
 
     # Figures
 
-    def _count(self, raw: dict, batch: MelBatch) -> None:
-        # From the lengths, which are on the host: to sum the mask would wait for the device.
-        self.window.frames += int(self.components.feature_extractor.num_frames(raw["num_samples"]).sum())
-        self.window.padded_frames += batch.attention_mask.numel()
+    def _count(self, raw: dict, batch) -> None:
+        units, padded_units = self.task.size(raw, batch)
+        self.window.units += units
+        self.window.padded_units += padded_units
         self.bad_rows.update(raw["bad_rows"])
         self.dropped.update(raw["dropped"])
         if raw["bad_row_details"]:
@@ -238,49 +244,42 @@ class Trainer:
 
     def _window_figures(self) -> dict[str, float]:
         """Figures since the last log line, over all processes."""
-        figures = self.window.figures(self.accelerator, self.bad_rows, self.dropped)
+        figures = self.window.figures(self.accelerator, self.bad_rows, self.dropped, self.task.unit)
         self.window = Window()
-        self.frames += figures.pop("frames")
-        return figures | {
-            "grad_norm": float(self.grad_norm),
-            "learning_rate": self.schedules[0].get_last_lr()[0],
-            "ema_decay": self.ema.cur_decay_value,
-            "hours": self.hours,
-        }
+        self.units += figures.pop(self.task.unit)
+        rates = {f"{self._prefix(group)}learning_rate": group.schedules[0].get_last_lr()[0] for group in self.groups}
+        return figures | rates | {"ema_decay": self.ema.cur_decay_value} | self.task.amount(self.units)
 
     @property
-    def hours(self) -> float:
-        """Hours of speech trained on up to the last log line, repeats counted."""
-        extractor = self.components.feature_extractor
-        return self.frames * extractor.hop_length / extractor.sampling_rate / 3600
+    def _decisive(self) -> str:
+        return f"validation_{self.task.decisive}"
 
     def _validated(self) -> float | None:
         figures = self.validate()
         self._log(figures)
-        return figures.get("validation_loss")
+        return figures.get(self._decisive)
 
-    def _is_best(self, loss: float | None) -> bool:
+    def _is_best(self, figure: float | None) -> bool:
         """Decided by the main process: in the others the last bit may differ."""
         decision = [False]
-        if self.accelerator.is_main_process and loss is not None:
+        if self.accelerator.is_main_process and figure is not None:
             best = best_checkpoint(self.output_dir)
-            decision = [best is None or loss < read_state(best)["validation_loss"]]
+            decision = [best is None or figure < decisive_figure(best)]
         return broadcast_object_list(decision)[0]
 
     def validate(self) -> dict[str, float]:
-        """Loss of the averaged weights on fixed batches with fixed draws."""
+        """Figures of the averaged weights on fixed batches with fixed draws."""
         if self.validation_loader is None:
             return {}
-        objective, totals, count = self.components.objective, Counter(), 0
+        totals, count = Counter(), 0
         with self.averaged_weights():
             for raw in self.validation_loader:
                 if count == self.config.logging.num_validation_batches:
                     break
-                batch = self._mel_batch(raw)
+                batch = self.task.batch(raw, self.accelerator.device)
                 generator = torch.Generator(self.accelerator.device).manual_seed(count)
                 with torch.no_grad(), self._precision():
-                    loss, figures = objective.loss(self.module, batch, generator)
-                    figures = {"loss": loss} | figures | objective.probe(self.module, batch, generator)
+                    figures = self.task.validate(batch, generator)
                 totals.update({name: float(value) for name, value in figures.items()})
                 count += 1
         return {f"validation_{name}": total / max(count, 1) for name, total in totals.items()}
@@ -311,8 +310,8 @@ class Trainer:
 
     # State
 
-    def save_checkpoint(self, validation_loss: float | None = None) -> None:
-        """Write everything a run needs to go on; every process calls this."""
+    def save_checkpoint(self, figure: float | None = None) -> None:
+        """Write everything a run needs to go on; every process calls this. `figure`: the decisive one, if there is."""
         logging = self.config.logging
 
         def write(folder: Path) -> None:
@@ -324,11 +323,12 @@ class Trainer:
 
         state = {
             "step": self.step,
-            "frames": self.frames,
+            "frames": self.units,
             "ema_step": self.ema.optimization_step,
             "data_seed": self.data_seed,
             "num_processes": self.accelerator.num_processes,
-            "validation_loss": validation_loss,
+            "decisive": self._decisive,
+            self._decisive: figure,
         }
         write_checkpoint(
             self.output_dir,
@@ -340,9 +340,9 @@ class Trainer:
             process=self.accelerator,
         )
         if self.publisher is not None:
-            results = None if validation_loss is None else {"validation_loss": validation_loss}
+            results = None if figure is None else {self._decisive: figure}
             with self.averaged_weights():
-                self.publisher.submit(self.step, self.hours, results)
+                self.publisher.submit(self.step, self.units, results)
 
     @property
     def _rank_file(self) -> str:
@@ -368,13 +368,14 @@ class Trainer:
         checkpoint, device = folders[-1], self.accelerator.device
         self.accelerator.load_state(str(checkpoint))
         state = read_state(checkpoint)
-        self.step, self.frames, self.data_seed = state["step"], state["frames"], state["data_seed"]
+        self.step, self.units, self.data_seed = state["step"], state["frames"], state["data_seed"]
         # Not onto the device at once: safetensors refuses the `cpu:0` of several processes on a CPU.
         shadow = load_file(checkpoint / "ema.safetensors")
         averaged = [shadow[str(i)].to(device) for i in range(len(shadow))]
         self.ema.shadow_params = sharded_like(averaged, self.parameters)
         self.ema.optimization_step = state["ema_step"]
-        set_schedules(self.schedules, self.step)
+        for group in self.groups:
+            set_schedules(group.schedules, self.step)
         self._resume_data(checkpoint, state["num_processes"])
         if self.accelerator.is_main_process:
             drop_later_lines(self.output_dir / "log.jsonl", self.step)
@@ -397,19 +398,17 @@ class Trainer:
         self.bad_rows, self.dropped = Counter(rank_state["bad_rows"]), Counter(rank_state["dropped"])
         self.window = Window.from_state_dict(rank_state["window"], self.accelerator.device)
 
-    def save_pipeline(self) -> None:
-        """Write the pipeline with the averaged weights."""
+    def save_result(self) -> None:
+        """Write the result with the averaged weights."""
         averaged = whole(self.ema.shadow_params)
         if not self.accelerator.is_main_process:
             return
         # A network that FSDP has taken apart cannot be saved: the weights go into a new one.
-        components = build_components(self.config) if is_sharded(self.parameters) else self.components
-        trained = [p for p in components.trained.parameters() if p.requires_grad]
-        for parameter, average in zip(trained, averaged, strict=True):
+        task = build_task(self.config) if is_sharded(self.parameters) else self.task
+        first, *_ = task.groups().values()
+        for parameter, average in zip(first.values(), averaged, strict=True):
             parameter.data.copy_(average)
-        components.backbone.freeze()
-        record_training(components, self.config, self.step, self.hours)
-        components.pipeline().save_pretrained(str(self.output_dir))
+        task.save(self.output_dir, self.step, self.units)
 
 
 def _flat(config: TrainingConfig) -> dict[str, object]:

@@ -6,20 +6,22 @@ changes. Reading it needs no peft.
 import dataclasses
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
+from huggingface_hub.errors import EntryNotFoundError
 from safetensors.torch import load_file, save_file
 
 from dtm_hf.backbone.backbone_f5 import F5Backbone
 from dtm_hf.backbone.low_rank import NUM_STEPS_EMBED, add_low_rank
 from dtm_hf.files import written_aside
 
-STUDENT_CONFIG = "student_config.json"
+MODEL_TYPE = "tdm_student"
+STUDENT_CONFIG = "config.json"
 STUDENT_WEIGHTS = "student.safetensors"
 
 
@@ -56,6 +58,12 @@ class StudentConfig:
     training_data: str | None = None
     results: dict | None = None
 
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> "StudentConfig":
+        """From the content of `config.json`; entries of later versions are passed over."""
+        known = {entry.name for entry in dataclasses.fields(cls)}
+        return cls(**{name: value for name, value in content.items() if name in known})
+
 
 @dataclass
 class Student:
@@ -71,14 +79,15 @@ class Student:
     config: StudentConfig
     tensors: dict[str, torch.Tensor] = field(repr=False)
 
-    def save_pretrained(self, folder: str | os.PathLike) -> None:
-        """Write the two files of a student; each is complete or absent."""
+    def save_pretrained(self, folder: str | os.PathLike, **kwargs) -> None:
+        """Write the two files of a student; each is complete or absent. `kwargs` of other models are passed over."""
         folder = Path(folder)
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.tensors.items()}
         with written_aside(folder / STUDENT_WEIGHTS) as aside:
             save_file(tensors, aside, metadata={"format": "pt"})
         with written_aside(folder / STUDENT_CONFIG) as aside:
-            text = json.dumps(dataclasses.asdict(self.config), indent=2, sort_keys=True)
+            content = {"model_type": MODEL_TYPE} | dataclasses.asdict(self.config)
+            text = json.dumps(content, indent=2, sort_keys=True)
             aside.write_text(text + "\n", encoding="utf-8")
 
     @classmethod
@@ -93,10 +102,13 @@ class Student:
         Raises:
             ValueError: if there is none.
         """
-        config = student_config(name, **hub)
-        if config is None:
-            raise ValueError(f"{str(name)!r} must hold a student ({STUDENT_CONFIG}), but has none.")
-        return cls(config, load_file(_file(name, STUDENT_WEIGHTS, hub)))
+        try:
+            content = json.loads(Path(_file(name, STUDENT_CONFIG, hub)).read_text(encoding="utf-8"))
+        except (EntryNotFoundError, FileNotFoundError):
+            content = {}
+        if content.get("model_type") != MODEL_TYPE:
+            raise ValueError(f"{str(name)!r} must hold a student's adapters, but its config.json describes none.")
+        return cls(StudentConfig.from_dict(content), load_file(_file(name, STUDENT_WEIGHTS, hub)))
 
     def merge_into(self, backbone: F5Backbone, force: bool = False) -> F5Backbone:
         """
@@ -118,46 +130,31 @@ class Student:
             )
         weights = dict(backbone.state_dict())
         add_low_rank(weights, self.tensors, config.alpha / config.rank)
-        return build_student(backbone, weights, config.step_counts, self.tensors.get(f"{NUM_STEPS_EMBED}.weight"))
+        student = empty_student(backbone, config.step_counts)
+        load_student_weights(student, weights, self.tensors.get(f"{NUM_STEPS_EMBED}.weight"))
+        student.register_to_config(training_data=config.training_data)
+        return student
 
 
-def build_student(
-    backbone: F5Backbone,
-    weights: Mapping[str, torch.Tensor],
-    step_counts: list[int],
-    num_steps_embed: torch.Tensor | None,
-) -> F5Backbone:
+def empty_student(backbone: F5Backbone, step_counts: Sequence[int]) -> F5Backbone:
+    """A backbone of the size, dtype and device of another, with new weights, that is a student of `step_counts`."""
+    config = dict(backbone.config) | {"name": f"{backbone.config.name}-student", "revision": None}
+    student = F5Backbone.from_config(config, step_counts=list(step_counts))
+    return student.to(backbone.device, backbone.dtype)
+
+
+def load_student_weights(
+    student: F5Backbone, weights: Mapping[str, torch.Tensor], num_steps_embed: torch.Tensor | None
+) -> None:
     """
-    A backbone of the size of `backbone` with a student's weights.
-
     Args:
-        backbone ([`F5Backbone`]): gives configuration, dtype and device.
-        weights (`dict[str, torch.Tensor]`): by the names of a backbone.
-        step_counts (`list[int]`): numbers of steps it serves.
-        num_steps_embed (`torch.Tensor` of shape `(4, D)`, *optional*): what tells it the number, if it is told.
+        student ([`F5Backbone`]): gets the weights.
+        weights (`dict[str, torch.Tensor]`): of a backbone without `step_counts`.
+        num_steps_embed (`torch.Tensor` of shape `(4, D)`, *optional*): what tells a student of several numbers of
+            steps which it is to take.
     """
-    student = F5Backbone.from_config(dict(backbone.config), step_counts=list(step_counts), revision=None)
-    student.to(backbone.device, backbone.dtype)
-    weights = dict(weights)
-    if num_steps_embed is not None:
-        weights[f"{NUM_STEPS_EMBED}.weight"] = num_steps_embed
-    student.load_state_dict(weights)
-    return student.freeze()
-
-
-def student_config(name: str | os.PathLike, **hub) -> StudentConfig | None:
-    """
-    Configuration of the student if a folder or repository holds one, else `None`.
-
-    Args:
-        name (`str` or `os.PathLike`): folder or Hub name.
-        hub: `revision`, `cache_dir`, `token`, `local_files_only` as in `hf_hub_download`.
-    """
-    try:
-        path = _file(name, STUDENT_CONFIG, hub)
-    except (EntryNotFoundError, HfHubHTTPError, OSError, ValueError):
-        return None
-    return StudentConfig(**json.loads(Path(path).read_text(encoding="utf-8")))
+    embed = {} if num_steps_embed is None else {f"{NUM_STEPS_EMBED}.weight": num_steps_embed.detach()}
+    student.load_state_dict(dict(weights) | embed)
 
 
 def _file(name: str | os.PathLike, file: str, hub: dict) -> str:

@@ -15,6 +15,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from dtm_hf.backbone.backbone_f5 import F5Backbone
+from dtm_hf.backbone.student import Student, StudentConfig
 from dtm_hf.frontend.audio import TARGET_RMS, load_reference
 from dtm_hf.frontend.feature_extraction_f5 import F5FeatureExtractor
 from dtm_hf.frontend.tokenization_f5 import F5Tokenizer
@@ -27,7 +28,7 @@ from dtm_hf.pipelines.chunking import (
     share_seconds,
     target_frames,
 )
-from dtm_hf.pipelines.repositories import head_only_config, push_with_card, write_card
+from dtm_hf.pipelines.repositories import partial_config, push_with_card, write_card
 from dtm_hf.scheduling.scheduling_dtm import DTMScheduler
 
 logger = logging.get_logger(__name__)
@@ -105,11 +106,13 @@ class DTMPipeline(DiffusionPipeline):
         feature_extractor ([`F5FeatureExtractor`]): Recording to log-mel.
         vocoder ([`VocosVocoder`] or [`GriffinLimVocoder`]): Log-mel to waveform.
         scheduler ([`DTMScheduler`]): Two-level scheduler.
-        head ([`DTMHead`], *optional*): Flow head. Without one the pipeline is the F5-TTS baseline.
+        head ([`DTMHead`], *optional*): Flow head. Without one the pipeline is the F5-TTS baseline, or with a student
+            in the place of the backbone, that student in its 1-4 steps.
         force_head (`bool`, defaults to `False`): Mount a head although it was trained on another backbone.
 
     Raises:
-        ValueError: if the head does not fit the backbone, or was trained on another one and `force_head` is not set.
+        ValueError: if the head does not fit the backbone, or was trained on another one and `force_head` is not set;
+            for a student with a head.
     """
 
     model_cpu_offload_seq = "backbone->vocoder"
@@ -131,6 +134,11 @@ class DTMPipeline(DiffusionPipeline):
         super().__init__()
         if head is not None:
             _check_head(head, backbone, force_head)
+            if backbone.config.step_counts is not None:
+                raise ValueError(
+                    f"`head` must be none with a student, but `backbone` {backbone.config.name!r} serves "
+                    f"{backbone.config.step_counts} steps by itself."
+                )
         self.register_modules(
             backbone=backbone,
             tokenizer=tokenizer,
@@ -146,30 +154,58 @@ class DTMPipeline(DiffusionPipeline):
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs) -> "DTMPipeline":
         """
-        Load a pipeline as `DiffusionPipeline.from_pretrained` does. A repository with nothing but a head is accepted
-        too: the other components come from the base model that its configuration names, the scheduler from its
-        `sampler`.
+        Load a pipeline as `DiffusionPipeline.from_pretrained` does. A repository with nothing but a head, or nothing
+        but the adapters of a student, is accepted too: the other components come from the base model that its
+        configuration names, the scheduler from its `sampler`.
         """
-        config = head_only_config(pretrained_model_name_or_path, **kwargs)
+        config = partial_config(pretrained_model_name_or_path, **kwargs)
         if config is None:
             return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+        alone = "a student's adapters" if isinstance(config, StudentConfig) else "a head"
         if config.base_model is None:
+            load = "`DTMPipeline.load_student`" if isinstance(config, StudentConfig) else "`DTMHead.from_pretrained`"
             raise ValueError(
-                f"{str(pretrained_model_name_or_path)!r} holds a head alone and its configuration names no "
-                "`base_model`; load it with `DTMHead.from_pretrained` and give it to the pipeline of its backbone."
+                f"{str(pretrained_model_name_or_path)!r} holds {alone} alone and its configuration names no "
+                f"`base_model`; load it with {load} and give it to the pipeline of its backbone."
             )
         hub_names = ("cache_dir", "force_download", "local_files_only", "token", "proxies")
         hub_kwargs = {name: kwargs[name] for name in hub_names if name in kwargs}
-        dtype = kwargs.get("dtype", kwargs.get("torch_dtype"))
-        head_kwargs = hub_kwargs | ({"dtype": dtype} if isinstance(dtype, torch.dtype) else {})
-        head = DTMHead.from_pretrained(
-            pretrained_model_name_or_path, revision=kwargs.pop("revision", None) or "main", **head_kwargs
-        )
-        if config.sampler is not None:
-            kwargs.setdefault("scheduler", DTMScheduler(**config.sampler))
+        revision = kwargs.pop("revision", None) or "main"
         if config.base_model_revision is not None:
             kwargs["revision"] = config.base_model_revision
+        if isinstance(config, StudentConfig):
+            pipeline = cls.from_pretrained(config.base_model, **kwargs)
+            return pipeline.load_student(pretrained_model_name_or_path, revision=revision, **hub_kwargs)
+        dtype = kwargs.get("dtype", kwargs.get("torch_dtype"))
+        head_kwargs = hub_kwargs | ({"dtype": dtype} if isinstance(dtype, torch.dtype) else {})
+        head = DTMHead.from_pretrained(pretrained_model_name_or_path, revision=revision, **head_kwargs)
+        if config.sampler is not None:
+            kwargs.setdefault("scheduler", DTMScheduler(**config.sampler))
         return cls.from_pretrained(config.base_model, head=head, **kwargs)
+
+    def load_student(self, student: "Student | str | os.PathLike", force: bool = False, **hub) -> "DTMPipeline":
+        """
+        Put a distilled student in the place of the backbone, and its grid in that of the scheduler; a head goes.
+
+        Args:
+            student ([`Student`], `str` or `os.PathLike`): The adapters, or the folder or Hub name that holds them.
+            force (`bool`, defaults to `False`): Take a student of another backbone with the same layers.
+            hub: `revision`, `cache_dir`, `token`, `local_files_only` as in `hf_hub_download`.
+
+        Returns:
+            This pipeline.
+
+        Raises:
+            ValueError: if there is no student, or it was distilled from another backbone and `force` is not set.
+        """
+        if not isinstance(student, Student):
+            student = Student.from_pretrained(student, **hub)
+        self.register_modules(
+            backbone=student.merge_into(self.backbone, force),
+            scheduler=DTMScheduler(num_head_steps=0, **student.config.sampler),
+            head=None,
+        )
+        return self
 
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs) -> None:
         """Save all components and a filled model card. Only safetensors are written."""
@@ -286,11 +322,27 @@ class DTMPipeline(DiffusionPipeline):
             )
         return texts, references, reference_texts
 
+    def _check_student(self, num_inference_steps: int | None, guidance_scale: float | None) -> None:
+        """Refuse what a student was not distilled for."""
+        served = self.backbone.config.step_counts
+        if served is None:
+            return
+        steps = self.scheduler.config.num_inference_steps if num_inference_steps is None else num_inference_steps
+        if steps not in served:
+            raise ValueError(f"`num_inference_steps` must be one of {served} for this student, but got {steps}.")
+        if guidance_scale is not None and guidance_scale > 1:
+            raise ValueError(
+                f"`guidance_scale` must be left out for a student, which has learnt its teacher's, but got "
+                f"{guidance_scale}."
+            )
+
     # Sampling
 
     def _guidance(self, guidance_scale: float | None, with_head: bool) -> tuple[float | None, float]:
         """The scale that the head follows by itself, and F5-TTS's w for the loop, of which one is None or 0."""
         config = self.head.config if with_head else None
+        if self.backbone.config.step_counts is not None:
+            return None, 0.0
         if config is None or config.guidance_scale is None:
             return None, max((DEFAULT_GUIDANCE_SCALE if guidance_scale is None else guidance_scale) - 1.0, 0.0)
         if guidance_scale is None or guidance_scale == config.guidance_scale:
@@ -369,13 +421,14 @@ class DTMPipeline(DiffusionPipeline):
             reference_text (`str` or `list[str]`):
                 What is said in the recording.
             num_inference_steps (`int`, *optional*):
-                Global steps, one backbone pass each; the scheduler's by default.
+                Global steps, one backbone pass each; the scheduler's by default. A student serves certain numbers.
             num_head_steps (`int`, *optional*):
                 Head calls a global step; 0 is the F5-TTS baseline.
             guidance_scale (`float`, *optional*):
                 Strength of classifier-free guidance: F5-TTS's `cfg_strength` + 1. Up to 1.0 only the conditional
                 branch runs. By default 3.0, as in F5-TTS, or what is baked into the head. A head with guidance baked
-                in runs the conditional branch alone, at the strength it was trained with, or at any in its range.
+                in runs the conditional branch alone, at the strength it was trained with, or at any in its range; a
+                student the conditional branch alone, whose guidance is its teacher's.
             guidance_end (`float`, defaults to 1.0):
                 Time t in [0, 1] from which on steps go without guidance: the words are placed near t=0, and the later
                 a step, the less guidance has to say. Spares those steps the second branch.
@@ -414,11 +467,15 @@ class DTMPipeline(DiffusionPipeline):
         device = self._execution_device
         if self.head is None:
             num_head_steps = 0
+        self._check_student(num_inference_steps, guidance_scale)
         self.scheduler.set_timesteps(num_inference_steps, num_head_steps, device=device)
         with_head = self.scheduler.num_head_steps > 0
         baked_scale, strength = self._guidance(guidance_scale, with_head)
         # Asked once: reading a time from the device at each step would make each wait for it.
         guidances = [strength if t < guidance_end else 0.0 for t in self.scheduler.timesteps.tolist()]
+
+        # What a student of several numbers of steps has to know; any other backbone takes no notice.
+        num_steps = len(self.scheduler.timesteps)
 
         # 2. Prompts, chunks and their durations. A recording shared by all texts is read once.
         encoded: dict[tuple[int, str], _Reference] = {}
@@ -453,7 +510,14 @@ class DTMPipeline(DiffusionPipeline):
         with self.progress_bar(total=len(self.scheduler.timesteps)) as progress_bar:
             for i, (t, guidance) in enumerate(zip(self.scheduler.timesteps, guidances, strict=True)):
                 output = self.backbone(
-                    latents, t, cond, None, attention_mask, "both" if guidance else "cond", text_embeds=text_embeds
+                    latents,
+                    t,
+                    cond,
+                    None,
+                    attention_mask,
+                    "both" if guidance else "cond",
+                    text_embeds=text_embeds,
+                    num_steps=num_steps,
                 )
                 velocity = output.velocity.float()
                 if with_head:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 from huggingface_hub import CommitInfo, HfApi, ModelCard, ModelCardData, create_repo, hf_hub_download, upload_folder
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError, RevisionNotFoundError
 
+from dtm_hf.backbone.student import MODEL_TYPE as STUDENT_TYPE
+from dtm_hf.backbone.student import Student, StudentConfig
 from dtm_hf.head.configuration_dtm import DTMHeadConfig
 
 if TYPE_CHECKING:
@@ -17,13 +19,23 @@ if TYPE_CHECKING:
 
 _TEMPLATE = Path(__file__).parent.parent / "model_card.md"
 _PIPELINE_FILE = "model_index.json"
-_HEAD_FILE = "config.json"
+_CONFIG_FILE = "config.json"
 _TAGS = ["text-to-speech", "dtm-hf", "f5-tts", "flow-matching"]
 
 
 def head_only_config(name: str | os.PathLike, **kwargs) -> DTMHeadConfig | None:
     """
-    Configuration of the head if a folder or repository holds a head and no pipeline, else `None`.
+    Configuration of the head if a folder or repository holds a head and no pipeline, else `None`; arguments as of
+    [`partial_config`].
+    """
+    config = partial_config(name, **kwargs)
+    return config if isinstance(config, DTMHeadConfig) else None
+
+
+def partial_config(name: str | os.PathLike, **kwargs) -> DTMHeadConfig | StudentConfig | None:
+    """
+    Configuration of what a folder or repository holds if that is a head or a student's adapters alone; `None` for a
+    whole pipeline, and for anything else.
 
     Args:
         name (`str` or `os.PathLike`): Folder or Hub name.
@@ -32,7 +44,7 @@ def head_only_config(name: str | os.PathLike, **kwargs) -> DTMHeadConfig | None:
     if os.path.isdir(name):
         if os.path.isfile(os.path.join(name, _PIPELINE_FILE)):
             return None
-        path = os.path.join(name, _HEAD_FILE)
+        path = os.path.join(name, _CONFIG_FILE)
         if not os.path.isfile(path):
             return None
     else:
@@ -50,16 +62,20 @@ def head_only_config(name: str | os.PathLike, **kwargs) -> DTMHeadConfig | None:
             # A missing repository, no connection, a name that is none: diffusers says it best.
             return None
         try:
-            path = hf_hub_download(str(name), _HEAD_FILE, **hub)
+            path = hf_hub_download(str(name), _CONFIG_FILE, **hub)
         except (EntryNotFoundError, LocalEntryNotFoundError):
             return None
-    if json.loads(Path(path).read_text(encoding="utf-8")).get("model_type") != DTMHeadConfig.model_type:
-        return None
-    return DTMHeadConfig.from_json_file(path)
+    content = json.loads(Path(path).read_text(encoding="utf-8"))
+    if content.get("model_type") == STUDENT_TYPE:
+        return StudentConfig.from_dict(content)
+    return DTMHeadConfig.from_json_file(path) if content.get("model_type") == DTMHeadConfig.model_type else None
 
 
 def fill_card(values: dict[str, Any], repo_id: str | None) -> ModelCard:
-    """The model card of a repository from the `values` that [`pipeline_values`] or [`head_values`] collect."""
+    """
+    The model card of a repository from the `values` that [`pipeline_values`], [`head_values`] or
+    [`student_values`] collect.
+    """
     name = (repo_id or "dtm-f5").split("/")[-1]
     data = ModelCardData(
         license=values["license"],
@@ -84,8 +100,30 @@ def head_values(head: "DTMHead") -> dict[str, Any]:
         "backbone_revision": config.backbone_revision,
         "fingerprint": config.backbone_fingerprint,
         "head": config,
+        "step_counts": None,
+        "adapter_parameters": None,
         "head_parameters": f"{head.num_parameters():,}",
         "sampler": default | (config.sampler or {}),
+        "training_data": config.training_data,
+        "results": _results_table(config.results),
+    }
+
+
+def student_values(student: Student) -> dict[str, Any]:
+    """What a card says of a student's adapters alone."""
+    config = student.config
+    return {
+        "license": config.license or "unknown",
+        "base_model": config.base_model if _is_hub_name(config.base_model) else None,
+        "backbone_name": config.backbone_name,
+        "backbone_revision": config.backbone_revision,
+        "fingerprint": config.backbone_fingerprint,
+        "head": None,
+        "head_parameters": None,
+        "step_counts": config.step_counts,
+        "adapter_parameters": f"{sum(tensor.numel() for tensor in student.tensors.values()):,}",
+        "rank": config.rank,
+        "sampler": config.sampler,
         "training_data": config.training_data,
         "results": _results_table(config.results),
     }
@@ -101,6 +139,8 @@ def pipeline_values(pipeline: "DTMPipeline") -> dict[str, Any]:
         "training_data": None,
         "results": None,
         "base_model": None,
+        "adapter_parameters": None,
+        "step_counts": backbone.config.step_counts,
     } | values
     return values | {
         "license": backbone.config.license,
@@ -118,19 +158,26 @@ def write_card(pipeline: "DTMPipeline", folder: str | os.PathLike, repo_id: str 
 
 
 def save_with_card(
-    model: "DTMPipeline | DTMHead", folder: str | os.PathLike, repo_id: str, results: dict | None = None, **kwargs
+    model: "DTMPipeline | DTMHead | Student",
+    folder: str | os.PathLike,
+    repo_id: str,
+    results: dict | None = None,
+    **kwargs,
 ) -> None:
     """
-    Save a pipeline or a head as the repository `repo_id` shall hold it.
+    Save a pipeline, a head or a student's adapters as the repository `repo_id` shall hold it.
 
     Args:
-        model: a pipeline or a head.
+        model: a pipeline, a head or a student.
         folder (`str` or `os.PathLike`): where to.
         repo_id (`str`): `org/name`, for the card.
         results (`dict`, *optional*): measured results `{arm: {metric: value}}` for the card, in place of the head's.
         kwargs: for `save_pretrained`.
     """
-    values = pipeline_values(model) if hasattr(model, "scheduler") else head_values(model)
+    if isinstance(model, Student):
+        values = student_values(model)
+    else:
+        values = pipeline_values(model) if hasattr(model, "scheduler") else head_values(model)
     if results:
         values["results"] = _results_table(results)
     card = fill_card(values, repo_id)
@@ -159,12 +206,12 @@ def upload_with_card(
     return upload_folder(repo_id=repo_id, folder_path=folder, commit_message=commit_message, **hub)
 
 
-def push_with_card(model: "DTMPipeline | DTMHead", repo_id: str, **kwargs) -> CommitInfo:
+def push_with_card(model: "DTMPipeline | DTMHead | Student", repo_id: str, **kwargs) -> CommitInfo:
     """
     Save, fill the card for `repo_id`, and upload in one commit.
 
     Args:
-        model: a pipeline or a head.
+        model: a pipeline, a head or a student.
         repo_id (`str`): `org/name`.
         kwargs: `commit_message`, `private`, `token`, `create_pr`, `revision`; the rest goes to `save_pretrained`.
 

@@ -26,22 +26,24 @@ from huggingface_hub import HfApi, hf_hub_download  # noqa: E402
 from training_runs import LOOP, QUIET, SIZES, VOCABULARY  # noqa: E402
 
 from dtm_hf import DTMPipeline  # noqa: E402
-from dtm_hf.training.components import build_components  # noqa: E402
 from dtm_hf.training.parsing import parse_config  # noqa: E402
 from dtm_hf.training.publishing import Publisher  # noqa: E402
+from dtm_hf.training.speech import SpeechTask  # noqa: E402
 
 RUN, LOCAL, HEAD = "org/run", "org/run-dtm", "org/run-head"
+# Frames.
+HOUR = 3600 * 24000 // 256
 HEAD_SIZES = "--head_hidden_size 32 --head_num_layers 1 --head_architecture conv".split()
 
 
 def make_run(name, *argv):
-    """Configuration and components of a run; nothing of its data is read."""
+    """Folder and task of a run; nothing of its data is read."""
     (FOLDER / "vocab.txt").write_text("".join(f"{character}\n" for character in VOCABULARY))
     argv = [*argv, "--dataset", "data/read-aloud", "--output_dir", str(FOLDER / name), *LOOP, *QUIET]
     config = parse_config(argv)
-    components = build_components(config)
-    set_weights(components.trained, 0)
-    return config, components
+    task = SpeechTask(config)
+    set_weights(task.module, 0)
+    return FOLDER / name, task
 
 
 @torch.no_grad()
@@ -79,27 +81,27 @@ def left(name):
 def flow_matching():
     result = {}
     argv = ["--objective", "flow_matching", "--t_sampling", "uniform", *SIZES, "--license", "cc0-1.0"]
-    config, components = make_run("run", *argv, "--vocab_file", str(FOLDER / "vocab.txt"))
+    folder, task = make_run("run", *argv, "--vocab_file", str(FOLDER / "vocab.txt"))
     for repo_id in ("run", "org/a b", "a/b/c"):
         try:
-            Publisher(repo_id, config, components)
+            Publisher(repo_id, folder, task)
         except ValueError as error:
             result[f"name {repo_id}"] = str(error)
     try:
-        Publisher(RUN, config, components)
+        Publisher(RUN, folder, task)
     except ValueError as error:
         result["no token"] = str(error)
     os.environ["HF_TOKEN"] = token
 
-    publisher = Publisher(RUN, config, components, said.append)
+    publisher = Publisher(RUN, folder, task, said.append)
     # The server answers nothing while its lock is held.
     with hub.store.lock:
         before = len(hub.requests)
         for step in (1, 2, 3):
-            set_weights(components.trained, step)
-            publisher.submit(step, hours=0.5 * step, results={"validation_loss": 0.123456, "other": 2.0})
+            set_weights(task.module, step)
+            publisher.submit(step, units=HOUR * step // 2, results={"validation_loss": 0.123456, "other": 2.0})
             wait_for(lambda: len(hub.requests) > before)
-        set_weights(components.trained, 99)
+        set_weights(task.module, 99)
         result["while waiting"] = left("run")
     wait_for(lambda: len(said) == 2)
     result["titles"], result["said"] = titles(RUN), list(said)
@@ -114,18 +116,18 @@ def flow_matching():
 
     # A checkpoint that cannot be pushed, and the next one that can.
     hub.fail_next(1, matching="/commit/")
-    publisher.submit(4, hours=2.0)
+    publisher.submit(4, units=2 * HOUR)
     wait_for(lambda: len(said) == 3)
     result["failed left"] = left("run")
-    set_weights(components.trained, 5)
-    publisher.submit(5, hours=2.5)
+    set_weights(task.module, 5)
+    publisher.submit(5, units=5 * HOUR // 2)
     wait_for(lambda: len(said) == 4)
     result["after failure"] = [titles(RUN), said[2:], left("run")]
     # The last one fails, and is tried once more.
     hub.fail_next(1, matching="/commit/")
-    set_weights(components.trained, 6)
-    publisher.submit(6, hours=3.0)
-    publisher.submit(6, hours=3.0)
+    set_weights(task.module, 6)
+    publisher.submit(6, units=3 * HOUR)
+    publisher.submit(6, units=3 * HOUR)
     result["closed"] = [publisher.close(), titles(RUN), said[4:], left("run")]
     result["last weights"] = weights_are(DTMPipeline.from_pretrained(RUN).backbone, 6)
     return result
@@ -135,34 +137,34 @@ def dtm():
     result = {}
     # A base on this machine: the pipeline is pushed whole. It is where the run before left it.
     DTMPipeline.from_pretrained(RUN).save_pretrained(FOLDER / "base")
-    config, components = make_run("local", "--base_model", str(FOLDER / "base"), *HEAD_SIZES)
+    folder, task = make_run("local", "--base_model", str(FOLDER / "base"), *HEAD_SIZES)
     said.clear()
-    publisher = Publisher(LOCAL, config, components, said.append)
-    publisher.submit(7, hours=1.0, results={"validation_loss": 0.5})
+    publisher = Publisher(LOCAL, folder, task, said.append)
+    publisher.submit(7, units=HOUR, results={"validation_loss": 0.5})
     result["local closed"] = publisher.close()
     pipeline = DTMPipeline.from_pretrained(LOCAL)
     result["local weights"] = [weights_are(pipeline.head, 0), weights_are(pipeline.backbone, 6)]
     result["local card"] = card(LOCAL)
 
     # A base on the Hub: a head alone. First with a Hub that is down, and with a folder that cannot be written.
-    config, components = make_run("head", "--base_model", RUN, *HEAD_SIZES)
+    folder, task = make_run("head", "--base_model", RUN, *HEAD_SIZES)
     said.clear()
-    publisher = Publisher(HEAD, config, components, said.append)
+    publisher = Publisher(HEAD, folder, task, said.append)
     hub.fail_next(1000, matching="/commit/")
-    publisher.submit(8, hours=1.0)
+    publisher.submit(8, units=HOUR)
     result["down closed"] = [publisher.close(), list(said), left("head")]
     snapshot = DTMPipeline.from_pretrained(FOLDER / "head" / "hub" / "step-00000008")
     result["down snapshot"] = weights_are(snapshot.head, 0)
     hub.fail_next(0)
 
     said.clear()
-    publisher = Publisher(HEAD, config, components, said.append)
-    set_weights(components.trained, 9)
-    publisher.submit(9, hours=1234.5, results={"validation_loss": 0.25})
+    publisher = Publisher(HEAD, folder, task, said.append)
+    set_weights(task.module, 9)
+    publisher.submit(9, units=2469 * HOUR // 2, results={"validation_loss": 0.25})
     wait_for(lambda: said)
     publisher.folder.rmdir()
     publisher.folder.write_text("in the way")
-    publisher.submit(10, hours=1235.0)
+    publisher.submit(10, units=1235 * HOUR)
     result["unwritable closed"] = [publisher.close(), list(said)]
     result["head titles"] = titles(HEAD)
     result["head files"] = HfApi().list_repo_files(HEAD)

@@ -14,7 +14,7 @@ def options(**values):
 @pytest.mark.parametrize("name", ["adamw", "adamw_8bit", "muon"])
 def test_each_optimizer_has_every_parameter_once_and_learns(make_backbone, name):
     backbone = make_backbone().unfreeze()
-    optimizers = build_optimizers(backbone, options(optimizer=name))
+    optimizers = build_optimizers(dict(backbone.named_parameters()), options(optimizer=name))
     parameters = [p for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]]
     assert len(parameters) == len({id(p) for p in parameters}) == len(list(backbone.parameters()))
     generator = torch.Generator().manual_seed(0)
@@ -33,7 +33,7 @@ def test_each_optimizer_has_every_parameter_once_and_learns(make_backbone, name)
 
 def test_moments_in_8_bits(make_backbone):
     backbone = make_backbone().unfreeze()
-    (optimizer,) = build_optimizers(backbone, options(optimizer="adamw_8bit"))
+    (optimizer,) = build_optimizers(dict(backbone.named_parameters()), options(optimizer="adamw_8bit"))
     backbone(
         torch.randn(1, 8, 100), 0.5, torch.zeros(1, 8, 100), torch.ones(1, 3, dtype=torch.long)
     ).velocity.sum().backward()
@@ -44,7 +44,7 @@ def test_moments_in_8_bits(make_backbone):
 
 def test_muon_leaves_the_modulation_to_adamw(make_backbone):
     backbone = make_backbone().unfreeze()
-    _, muon = build_optimizers(backbone, options(optimizer="muon"))
+    _, muon = build_optimizers(dict(backbone.named_parameters()), options(optimizer="muon"))
     matrices = {id(p) for group in muon.param_groups for p in group["params"]}
     names = [name for name, p in backbone.named_parameters() if id(p) in matrices]
     assert names and all("transformer_blocks" in name or "text_blocks" in name for name in names)
@@ -57,7 +57,7 @@ def test_a_stable_phase_can_be_prolonged(make_backbone):
     def rate(max_steps, step):
         settings = options(lr_scheduler="warmup_stable_decay", decay_steps=5)
         settings.max_steps = max_steps
-        schedules = build_schedules(build_optimizers(backbone, settings), settings)
+        schedules = build_schedules(build_optimizers(dict(backbone.named_parameters()), settings), settings)
         set_schedules(schedules, step)
         return schedules[0].get_last_lr()[0]
 
