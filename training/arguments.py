@@ -16,8 +16,8 @@ class ModelArguments:
 
     objective: str = _option(
         "dtm",
-        "`dtm` (a head on a frozen backbone), `flow_matching` (a backbone from scratch) or `tdm` (a student of 1-4 "
-        "steps of a frozen backbone).",
+        "`dtm` (a head on a frozen backbone), `flow_matching` (a backbone from scratch), `tdm` (a student of 1-4 "
+        "steps of a frozen backbone) or `tdm_image` (one of a text-to-image pipeline of diffusers).",
     )
     base_model: str | None = _option(None, "Pipeline folder or Hub name that gives backbone, tokenizer and vocoder.")
     base_model_revision: str | None = _option(None, "Revision of `base_model`.")
@@ -76,7 +76,8 @@ class DataArguments:
 
     dataset: str | None = _option(None, "Folder, or name on the Hub, of the one source of speech.")
     dataset_format: str | None = _option(
-        None, "`parquet`, `webdataset`, `audiofolder` or `f5`; by default what the folder holds."
+        None,
+        "`parquet`, `webdataset`, `audiofolder`, `imagefolder` (tdm_image) or `f5`; by default what the folder holds.",
     )
     dataset_config: str | None = _option(None, "Configuration of a Hub dataset.")
     dataset_revision: str | None = _option(None, "Revision of a Hub dataset.")
@@ -200,20 +201,44 @@ class LoggingArguments:
     num_validation_batches: int = _option(4, "Batches of the fixed validation set.")
     save_interval: int = _option(1000, "Steps between checkpoints.")
     save_total_limit: int = _option(
-        2, "Newest checkpoints kept; that with the best validation loss (tdm: mel distance) is kept too."
+        2, "Newest checkpoints kept; that with the best validation loss (tdm: sample metric) is kept too."
     )
     keep_every: int | None = _option(None, "Keep the checkpoints at multiples of so many steps for good.")
     sample_interval: int = _option(1000, "Steps between speech from the prompts.")
-    sample_prompts: list[str] = _option([], "What is spoken while training runs: `speaker|text` each.")
-    sample_prompts_file: str | None = _option(None, "File of `speaker|text` lines; `#` begins a comment.")
+    sample_prompts: list[str] = _option(
+        [], "What is spoken while training runs, `speaker|text` each, or drawn (tdm_image), `text` each."
+    )
+    sample_prompts_file: str | None = _option(None, "File of such lines; `#` begins a comment.")
     push_to_hub: str | None = _option(None, "Push each checkpoint to this `org/name` on the Hub.")
     report_to: str = _option("tensorboard", "Accelerate tracker: `tensorboard`, `wandb` or `none`.")
     resume: bool = _option(True, "Continue from the newest complete checkpoint in `output_dir`.")
 
 
+@dataclass
+class ImageArguments:
+    """tdm_image: the pictures. `tdm` in the help of other options means this objective too."""
+
+    resolution: int = _option(1024, "Height and width of the pictures in pixels.")
+    images_per_batch: int = _option(1, "Prompts of a batch on one device.")
+    image_column: str | None = _option(
+        None,
+        "Column with pictures of the validation split, to compare samples with; by default the teacher draws them.",
+    )
+    embedded_guidance_scale: float = _option(
+        3.5, "What a network with a guidance embedding (FLUX.1-dev) is told, here and when it is used."
+    )
+    max_sequence_length: int = _option(512, "Tokens of a T5 text encoder, here and when it is used.")
+    grid_shift: float | None = _option(
+        None, "Shift of a flow's grid of steps; by default the scheduler's at this resolution."
+    )
+    teacher_steps: int = _option(32, "Steps of the teacher's pictures.")
+    save_merged: bool = _option(False, "Save whole pipelines in place of a LoRA.")
+
+
 SECTIONS = {
     "model": ModelArguments,
     "data": DataArguments,
+    "images": ImageArguments,
     "objective": ObjectiveArguments,
     "optimization": OptimizationArguments,
     "logging": LoggingArguments,
@@ -226,6 +251,7 @@ class TrainingConfig:
 
     model: ModelArguments
     data: DataArguments
+    images: ImageArguments
     objective: ObjectiveArguments
     optimization: OptimizationArguments
     logging: LoggingArguments

@@ -11,7 +11,7 @@ import yaml
 from dtm_hf.training.arguments import SECTIONS, DataArguments, TrainingConfig
 
 _CHOICES = {
-    "objective": ("dtm", "flow_matching", "tdm"),
+    "objective": ("dtm", "flow_matching", "tdm", "tdm_image"),
     "f5_variant": ("v1_base", "v1_small", "base", "small"),
     "head_architecture": ("mlp", "conv"),
     "head_prediction": ("residual", "direct"),
@@ -26,7 +26,7 @@ _CHOICES = {
     "mixed_precision": ("no", "bf16"),
     "report_to": ("tensorboard", "wandb", "none"),
 }
-_FORMATS = ("parquet", "webdataset", "audiofolder", "f5")
+_FORMATS = ("parquet", "webdataset", "audiofolder", "imagefolder", "f5")
 # They describe the one `dataset`; `sources` has each for itself.
 _SHORT_FORM = "dataset_format dataset_config dataset_revision audio_column text_column speaker_column".split()
 _POSITIVE = (
@@ -34,10 +34,11 @@ _POSITIVE = (
     "max_seconds frames_per_batch max_samples frame_multiple bucket_size head_batch_multiplier min_loss_remainder "
     "num_inference_steps max_steps learning_rate max_grad_norm gradient_accumulation_steps log_interval "
     "eval_interval sample_interval save_interval save_total_limit lora_rank huber_scale update_estimator_every "
-    "estimator_updates"
+    "estimator_updates resolution images_per_batch max_sequence_length teacher_steps"
 ).split()
 _NOT_NEGATIVE = (
-    "backbone_conv_layers num_head_steps warmup_steps decay_steps weight_decay num_workers num_validation_batches"
+    "backbone_conv_layers num_head_steps warmup_steps decay_steps weight_decay num_workers num_validation_batches "
+    "embedded_guidance_scale"
 ).split()
 _SHARES = (
     "pair_probability max_bad_fraction pair_target_prob audio_drop_prob cond_drop_prob ema_decay backbone_dropout "
@@ -220,8 +221,10 @@ def check_values(config: TrainingConfig) -> None:
         raise ValueError(f"The {objective} objective needs exactly one of `base_model` and `f5_checkpoint`.")
     if values["objective"] == "flow_matching" and values["t_sampling"] == "grid":
         raise ValueError("`t_sampling` must be a distribution over [0, 1) for flow_matching, but got 'grid'.")
-    if objective == "tdm":
+    if objective in ("tdm", "tdm_image"):
         _check_distillation(values)
+    if objective == "tdm_image":
+        _check_images(values)
 
 
 def _check_distillation(values: dict) -> None:
@@ -249,6 +252,23 @@ def _check_distillation(values: dict) -> None:
         )
     if values["torch_compile"]:
         raise ValueError("`torch_compile` must be off for tdm, but got True: adapters are switched on and off.")
+
+
+def _check_images(values: dict) -> None:
+    if values["base_model"] is None:
+        raise ValueError("`base_model` must name a text-to-image pipeline of diffusers for tdm_image, but got none.")
+    if values["grid_shift"] is not None and not values["grid_shift"] > 0:
+        raise ValueError(f"`grid_shift` must be greater than 0, or none, but got {values['grid_shift']}.")
+    if values["teacher_guidance_end"] != 1:
+        raise ValueError(
+            f"`teacher_guidance_end` must be 1.0 for tdm_image, but got {values['teacher_guidance_end']}: what time "
+            "is late differs between schedules."
+        )
+    if values["init_from"] is not None and values["full_parameters"]:
+        raise ValueError(
+            f"`init_from` must be none with `full_parameters` for tdm_image, but got {values['init_from']!r}: a LoRA "
+            "is what it takes up. Give a whole pipeline as `base_model`."
+        )
 
 
 def _field_types() -> dict[str, object]:

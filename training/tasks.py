@@ -125,6 +125,10 @@ def build_task(config: TrainingConfig) -> Task:
         from dtm_hf.training.distillation import SpeechDistillation
 
         return SpeechDistillation(config)
+    if config.model.objective == "tdm_image":
+        from dtm_hf.training.images.task import ImageDistillation
+
+        return ImageDistillation(config)
     from dtm_hf.training.speech import SpeechTask
 
     return SpeechTask(config)

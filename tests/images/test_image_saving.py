@@ -1,6 +1,7 @@
 """What is saved is a plain LoRA, or a plain pipeline: fresh pipelines of diffusers sample with it as training does."""
 
 import json
+import re
 
 import pytest
 import torch
@@ -38,15 +39,16 @@ def plain_latents(pipeline, model, noise, num_steps):
     return pipeline._unpack_latents(output, *model.latent_shape[1:], 1) if flux else output
 
 
-def with_lora(model, base, folder):
-    """A fresh pipeline with the LoRA and the scheduler of the folder, as the card says."""
-    import diffusers
-
-    pipeline = type(model.pipeline).from_pretrained(base)
-    pipeline.load_lora_weights(folder)
-    kind = json.loads((folder / "scheduler" / "scheduler_config.json").read_text())["_class_name"]
-    pipeline.scheduler = getattr(diffusers, kind).from_pretrained(folder, subfolder="scheduler")
-    return pipeline
+def with_lora(base, folder, steps=None):
+    """A fresh pipeline with the LoRA and the scheduler of the folder, through the very code of its card."""
+    readme = (folder / "README.md").read_text()
+    code = readme.split("```python\n")[1].split("```")[0].split("pipe.to(")[0]
+    code = code.replace("BASE_MODEL", str(base)).replace("FOLDER", str(folder)).replace("bfloat16", "float32")
+    if steps is not None:
+        code = re.sub(r"steps-\d", f"steps-{steps}", code)
+    names = {}
+    exec(code, names)
+    return names["pipe"]
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -58,7 +60,7 @@ def test_a_lora_in_plain_diffusers(make_student, pipeline_folder, tmp_path, name
     teacher = networks.teacher_samples(PROMPTS, noise, steps)
     assert (ours - teacher).abs().max() > 0.1
     save_lora(tmp_path, model, networks.adapters, {})
-    plain = plain_latents(with_lora(model, pipeline_folder(name), tmp_path), model, noise, steps)
+    plain = plain_latents(with_lora(pipeline_folder(name), tmp_path), model, noise, steps)
     torch.testing.assert_close(plain, ours, rtol=1e-4, atol=1e-4)
 
 
@@ -70,12 +72,10 @@ def test_a_student_of_several_numbers_of_steps(make_student, pipeline_folder, tm
     save_lora(tmp_path, model, networks.adapters, {})
     for steps in counts:
         ours = networks.student_samples(tdm, PROMPTS, noise, steps)
-        plain = plain_latents(
-            with_lora(model, pipeline_folder(name), tmp_path / f"steps-{steps}"), model, noise, steps
-        )
+        plain = plain_latents(with_lora(pipeline_folder(name), tmp_path, steps), model, noise, steps)
         torch.testing.assert_close(plain, ours, rtol=1e-4, atol=1e-4)
     # The number of steps says something: the LoRA of another is another student.
-    other = plain_latents(with_lora(model, pipeline_folder(name), tmp_path / "steps-1"), model, noise, 4)
+    other = plain_latents(with_lora(pipeline_folder(name), tmp_path, 1), model, noise, 4)
     assert (other - ours).abs().max() > 1e-2
 
 

@@ -132,6 +132,7 @@ class ImageTextBatches(IterableDataset):
         rank, world_size (`int`): number of this process, and of all.
         endless (`bool`): read the sources again and again; if not, once and in their own order.
         max_bad_fraction (`float`): share of the rows of a source that may be bad.
+        min_size (`int`, defaults to 1): a last batch of fewer rows is left out.
 
     Raises:
         ValueError: while it is iterated, if more than `max_bad_fraction` of the rows of a source are bad, or none is
@@ -149,11 +150,12 @@ class ImageTextBatches(IterableDataset):
         world_size: int = 1,
         endless: bool = True,
         max_bad_fraction: float = 1.0,
+        min_size: int = 1,
     ):
         super().__init__()
         self.sources, self.read, self.batch_size = sources, read, batch_size
         self.seed, self.rank, self.world_size, self.endless = seed, rank, world_size, endless
-        self.max_bad_fraction = max_bad_fraction
+        self.max_bad_fraction, self.min_size = max_bad_fraction, min_size
         self._place: dict = {}
         self._loaded = False
 
@@ -186,7 +188,7 @@ class ImageTextBatches(IterableDataset):
         while True:
             batch = _Batch(self.read, random.Random(f"{self.seed}-{reader.number}-{number}"))
             batch.fill(streams, self.batch_size)
-            if not batch.samples:
+            if len(batch.samples) < self.min_size:
                 return
             number += 1
             self._place = {"number": number, "sources": [stream.state() for stream in streams]}
@@ -290,6 +292,7 @@ def build_image_loader(
     rank: int = 0,
     world_size: int = 1,
     endless: bool = True,
+    min_size: int = 1,
 ) -> BatchLoader:
     """
     Batches of a split for one of `world_size` processes; see [`ImageTextBatches`].
@@ -301,6 +304,7 @@ def build_image_loader(
         image_column (`str`, *optional*), resolution (`int`, *optional*): images are read if the column is given.
         endless (`bool`): without end, read by `num_workers` processes; if not, one pass in fixed order, read by this
             process.
+        min_size (`int`, defaults to 1): a last batch of fewer rows is left out.
 
     Raises:
         ValueError: if a source, its split or a column is not there.
@@ -314,5 +318,6 @@ def build_image_loader(
         world_size=world_size,
         endless=endless,
         max_bad_fraction=arguments.max_bad_fraction,
+        min_size=min_size,
     )
     return BatchLoader(batches, arguments.num_workers if endless else 0)

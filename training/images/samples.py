@@ -100,6 +100,30 @@ class ImageSamples:
         return pictures
 
 
+def read_image_prompts(lines: Sequence[str] = (), file: str | Path | None = None) -> list[str]:
+    """
+    Prompts of a file, one a line, then those given. Empty lines and lines that begin with `#` are ignored.
+
+    Raises:
+        ValueError: for a file that is none, is not in UTF-8, or holds no prompt.
+    """
+    prompts = []
+    if file is not None:
+        try:
+            prompts = _prompts(Path(file).read_text(encoding="utf-8-sig").splitlines())
+        except (OSError, UnicodeDecodeError) as error:
+            raise ValueError(
+                f"`sample_prompts_file` must be a file of prompts, but got {str(file)!r}: {error}"
+            ) from error
+        if not prompts:
+            raise ValueError(f"`sample_prompts_file` must hold prompts, but {str(file)!r} has none.")
+    return prompts + _prompts(lines)
+
+
+def _prompts(lines: Sequence[str]) -> list[str]:
+    return [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
+
+
 def _name(number: int, prompt: str) -> str:
     """File name that tells the prompts apart: `01-a-red-square`; the number serves any alphabet."""
     slug = re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")

@@ -56,14 +56,15 @@ def save_lora(folder: str | Path, model: ImageModel, adapters: AdapterNetworks, 
         _save_beside(folder, model, counts, adapters, about)
 
 
-def load_lora(folder: str | Path, model: ImageModel, adapters: AdapterNetworks) -> None:
+def load_lora(folder: str | Path, model: ImageModel, adapters: AdapterNetworks, revision: str | None = None) -> None:
     """
-    Take up a student that [`save_lora`] wrote. One of a single number of steps may go on with several.
+    Take up a student that [`save_lora`] wrote, in a folder or on the Hub. One of a single number of steps may go on
+    with several.
 
     Raises:
         ValueError: if there is none in the folder, or its layers, rank or shapes are others.
     """
-    folder, prefix = Path(folder), f"{model.denoiser_name}."
+    folder, prefix = _local_folder(folder, revision), f"{model.denoiser_name}."
     group = adapters.parameters("student")
     state: dict[str, torch.Tensor] = {}
     if _EMBED in group:
@@ -89,6 +90,20 @@ def load_lora(folder: str | Path, model: ImageModel, adapters: AdapterNetworks) 
         adapters.load_state(state, "student")
     except ValueError as error:
         raise ValueError(f"`init_from` {str(folder)!r} does not fit this base model. {error}") from error
+
+
+def _local_folder(name: str | Path, revision: str | None) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
+
+    if Path(name).is_dir():
+        return Path(name)
+    try:
+        return Path(
+            snapshot_download(str(name), revision=revision, allow_patterns=[f"*{LORA_FILE}", f"*{STUDENT_FILE}"])
+        )
+    except (HFValidationError, RepositoryNotFoundError, OSError) as error:
+        raise ValueError(f"`init_from` must be a folder or a Hub name, but got {str(name)!r}: {error}") from error
 
 
 def save_merged(folder: str | Path, model: ImageModel, adapters: AdapterNetworks, about: dict) -> None:
