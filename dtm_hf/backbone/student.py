@@ -139,8 +139,9 @@ class Student:
 def empty_student(backbone: F5Backbone, step_counts: Sequence[int]) -> F5Backbone:
     """A backbone of the size, dtype and device of another, with new weights, that is a student of `step_counts`."""
     config = dict(backbone.config) | {"name": f"{backbone.config.name}-student", "revision": None}
-    student = F5Backbone.from_config(config, step_counts=list(step_counts))
-    return student.to(backbone.device, backbone.dtype)
+    student = F5Backbone.from_config(config, step_counts=list(step_counts)).to(backbone.device)
+    # diffusers warns of any dtype that is named.
+    return student if backbone.dtype == torch.float32 else student.to(backbone.dtype)
 
 
 def load_student_weights(

@@ -106,7 +106,8 @@ class Prediction(ABC):
     def regression_weight(self, s: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         """
         (beta / sigma_t)^2, in [0, 1]: with it the squared error of [`~Prediction.regression_target`] has bounded
-        variance. It is 1 where x_s is clean: the loss is then that of ordinary training.
+        variance. It is 1 where x_s is clean: the loss is then that of ordinary training. The intervals of the steps
+        are disjoint, so a factor of each changes what is learned first, and not what is learned.
         """
         return self._fresh(s, t) ** 2
 
@@ -179,6 +180,14 @@ class VelocityPrediction(Prediction):
 
     def output(self, data: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
         return self._sign * (data - noise)
+
+    def regression_weight(self, s: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        """
+        (alpha_s beta / sigma_t)^2. What remains of a velocity's target has, for data of variance 1, between 1 and
+        1 / alpha_s^2 times the variance it has at clean x_s: on F5-TTS's grid of four steps, up to 170 times as much
+        in the first as in the last. Without this factor the first would be all that is learned.
+        """
+        return (self.alpha(s) * self._fresh(s, t)) ** 2
 
     def grid(self, num_steps: int) -> torch.Tensor:
         sigma = 1 - time_grid(self._grid, num_steps, self._sway_coefficient)
