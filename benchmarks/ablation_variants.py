@@ -134,7 +134,8 @@ def make_trainer(config: "TrainingConfig", variant: Variant):
     The package's trainer around the components of a variant, on which only its loop is called: it writes no
     checkpoints.
     """
-    from dtm_hf.training import trainer
+    from dtm_hf.training import speech
+    from dtm_hf.training.trainer import Trainer
 
-    with mock.patch.object(trainer, "build_components", variant.components):
-        return trainer.Trainer(config)
+    with mock.patch.object(speech, "build_components", variant.components):
+        return Trainer(config)

@@ -97,8 +97,8 @@ class Ablations:
         # One yardstick: the draws of the recipe, whatever those of the variant are.
         baked = {name: value for name, value in vars(changed.objective).items() if name.startswith("baked_")}
         yardstick = dataclasses.replace(self.recipe.objective, **baked)
-        trained_with = trainer.components.objective
-        trainer.components.objective = DTMObjective(yardstick, trained_with.backbone, trained_with.grid)
+        trained_with = trainer.task.objective
+        trainer.task.objective = DTMObjective(yardstick, trained_with.backbone, trained_with.grid)
         validated = trainer.validate()
         with trainer.averaged_weights():
             weights = {name: value.detach().clone() for name, value in trainer.module.state_dict().items()}
