@@ -144,6 +144,22 @@ def test_the_result_in_plain_diffusers(runs, pipeline_folder, name):
     assert torch.equal(averaged["0"], next(iter(adapters.parameters("student").values())))
 
 
+def test_what_is_pushed(runs, tmp_path):
+    import yaml
+
+    _, trainer = runs("flux")
+    trainer.task.save_repository(tmp_path / "hub", "org/student", 4, 12, {"validation_sample_distance": 0.25})
+    readme = (tmp_path / "hub" / "README.md").read_text()
+    header = yaml.safe_load(readme.split("---")[1])
+    # The folder of this machine that it was trained on is nobody else's affair.
+    assert header["library_name"] == "diffusers" and "base_model" not in header
+    assert str(trainer.config.model.base_model) not in readme
+    assert 'load_lora_weights("org/student", subfolder="steps-4")' in readme
+    assert "| validation sample distance | 0.25 |" in readme
+    assert (tmp_path / "hub" / "steps-1" / "pytorch_lora_weights.safetensors").is_file()
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["sdxl", "flux"])
 def test_resumed_bit_for_bit(runs, pipeline_folder, image_corpus, tmp_path, name):
     whole, _ = runs(name)
@@ -159,6 +175,7 @@ def test_resumed_bit_for_bit(runs, pipeline_folder, image_corpus, tmp_path, name
         assert one.keys() == two.keys() and all(torch.equal(one[key], two[key]) for key in one)
 
 
+@pytest.mark.slow
 def test_recomputed_activations_change_nothing(pipeline_folder, image_corpus, tmp_path):
     folders = []
     for name in ("false", "true"):
@@ -169,6 +186,7 @@ def test_recomputed_activations_change_nothing(pipeline_folder, image_corpus, tm
     assert figure(folders[0], "grad_norm") == pytest.approx(figure(folders[1], "grad_norm"), rel=1e-3)
 
 
+@pytest.mark.slow
 def test_full_parameters_make_a_whole_pipeline(pipeline_folder, image_corpus, tmp_path):
     from diffusers import StableDiffusionXLPipeline
 
@@ -182,6 +200,7 @@ def test_full_parameters_make_a_whole_pipeline(pipeline_folder, image_corpus, tm
     assert any(not torch.equal(loaded[name], value) for name, value in untouched.items())
 
 
+@pytest.mark.slow
 def test_bfloat16_with_a_start_from_an_earlier_student(runs, pipeline_folder, image_corpus, tmp_path, request):
     earlier, _ = runs("sdxl")
     request.getfixturevalue("another_precision")

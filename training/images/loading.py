@@ -36,9 +36,11 @@ def load_image_model(
     _check_scheduler(name, revision, index, family)
     import diffusers
 
+    # Not by a conversion afterwards, which would keep what rounding has lost.
+    dtypes = {"default": dtype, "vae": torch.float32}
     try:
         pipeline = getattr(diffusers, family.pipeline_class).from_pretrained(
-            name, revision=revision, dtype=dtype, use_safetensors=True
+            name, revision=revision, dtype=dtypes, use_safetensors=True
         )
     except OSError as error:
         raise ValueError(f"`base_model` {name!r} cannot be loaded: {error}") from error

@@ -56,6 +56,10 @@ class ImageModel(ABC):
     parts: tuple[str, ...]
     """Components of the pipeline without which there is nothing to train on."""
     prediction_class: type[Prediction]
+    time_layer: str
+    """The layer of the denoiser whose output is the embedding of t: a constant added there is a bias of it."""
+    _tokens_per_side = 1
+    """Latent pixels that a token spans."""
 
     def __init__(
         self,
@@ -91,9 +95,6 @@ class ImageModel(ABC):
     def _latent_channels(self) -> int:
         """Channels of a state."""
 
-    _tokens_per_side = 1
-    """Latent pixels that a token spans."""
-
     def _prediction(self, grid_shift: float | None) -> Prediction:
         return prediction_for(self.pipeline.scheduler)
 
@@ -121,9 +122,6 @@ class ImageModel(ABC):
     @abstractmethod
     def call_arguments(self, num_steps: int) -> dict:
         """What a call of the plain pipeline needs beside prompt, size and number of steps."""
-
-    time_layer: str
-    """The layer of the denoiser whose output is the embedding of t: a constant added there is a bias of it."""
 
     # What does not
 
