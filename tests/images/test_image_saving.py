@@ -10,7 +10,7 @@ from tiny import randomise
 
 from dtm_hf.training.images.loading import load_image_model
 from dtm_hf.training.images.networks import LatentNetworks
-from dtm_hf.training.images.saving import LORA_FILE, load_lora, save_lora, save_merged
+from dtm_hf.training.images.saving import LORA_FILE, STUDENT_FILE, load_lora, save_lora, save_merged
 from dtm_hf.training.objectives.tdm import TDM
 
 PROMPTS = ["a red square", "a blue cat"]
@@ -176,8 +176,14 @@ def test_a_student_of_another_shape(make_student, tmp_path, name, options, messa
 
 def test_a_folder_without_a_student(make_student, tmp_path):
     model, networks, _ = make_student("sdxl")
-    with pytest.raises(ValueError, match=f"`init_from` must be a folder with {LORA_FILE} for 4 steps"):
+    with pytest.raises(
+        ValueError, match=f"`init_from` must be a folder with {LORA_FILE} and {STUDENT_FILE} for 4 steps"
+    ):
         load_lora(tmp_path, model, networks.adapters)
+    save_lora(tmp_path / "foreign", model, networks.adapters, {})
+    (tmp_path / "foreign" / STUDENT_FILE).unlink()
+    with pytest.raises(ValueError, match=f"`init_from` must be a folder with {LORA_FILE} and {STUDENT_FILE}"):
+        load_lora(tmp_path / "foreign", model, networks.adapters)
     several, conditioned, _ = make_student("sdxl", (2, 4))
     save_lora(tmp_path, several, conditioned.adapters, {})
     with pytest.raises(ValueError, match="`step_counts` must be several, as those of `init_from`"):

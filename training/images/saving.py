@@ -71,9 +71,10 @@ def load_lora(folder: str | Path, model: ImageModel, adapters: AdapterNetworks, 
         state[_EMBED] = torch.zeros_like(group[_EMBED])
     for count in adapters.step_counts:
         place = next((path for path in (folder / f"steps-{count}", folder) if (path / LORA_FILE).is_file()), None)
-        if place is None:
+        if place is None or not (place / STUDENT_FILE).is_file():
             raise ValueError(
-                f"`init_from` must be a folder with {LORA_FILE} for {count} steps, but got {str(folder)!r}."
+                f"`init_from` must be a folder with {LORA_FILE} and {STUDENT_FILE} for {count} steps, but got "
+                f"{str(folder)!r}."
             )
         factors = {name.removeprefix(prefix): value for name, value in load_file(place / LORA_FILE).items()}
         bias = factors.get(f"{model.time_layer}.{LORA_B}.bias")
