@@ -52,9 +52,9 @@ class SpeechDistillation(SpeechTask):
         figures, seed = {}, generator.initial_seed()
         for count in self.networks.step_counts:
             # The same noise for each, so that only the number of steps differs.
-            total, size = self.objective.mel_distance(batch, count, generator.manual_seed(seed))
-            figures[f"mel_distance_{count}_steps"] = total / max(size, 1)
-        return figures | {"mel_distance": figures[f"mel_distance_{self.networks.step_counts[-1]}_steps"]}
+            judged = self.objective.judge(batch, count, generator.manual_seed(seed))
+            figures |= {f"{name}_{count}_steps": figure for name, figure in judged.items()}
+        return figures | {"mel_distance": judged["mel_distance"]}
 
     # Results
 

@@ -67,7 +67,9 @@ def _facts(pipeline: "DTMPipeline", voices: dict) -> Table:
     add("backbone", backbone.config.name, backbone.config.revision and f"revision {backbone.config.revision}")
     add("", f"fingerprint {backbone.fingerprint}")
     add("", f"{backbone.config.depth} blocks of width {backbone.config.dim}, {backbone.config.mel_dim} mel bins")
-    if head is None:
+    if backbone.config.step_counts is not None:
+        add("student", f"of {', '.join(map(str, backbone.config.step_counts))} steps", "no guidance pass")
+    elif head is None:
         add("head", "none: F5-TTS's own sampling")
     else:
         config = head.config

@@ -109,22 +109,30 @@ class TDMSpeechObjective:
         inputs = self._inputs(batch, conditions.cond)
         return self.tdm.rollout(self._student, noise, num_steps, inputs).samples, conditions
 
-    def mel_distance(
-        self, batch: MelBatch, num_steps: int, generator: torch.Generator | None = None
-    ) -> tuple[float, int]:
+    def judge(self, batch: MelBatch, num_steps: int, generator: torch.Generator | None = None) -> dict[str, float]:
         """
-        Sum over the batch of the distance of the student's mels to those of the recordings along their warping path,
-        as the benchmark has it ([`~dtm_hf.evaluation.metrics.sound.MelDistance`]), and the number of utterances.
+        The student's samples against the recordings, as the benchmark has it
+        ([`~dtm_hf.evaluation.metrics.sound.MelDistance`], [`~dtm_hf.evaluation.metrics.sound.FrameDifference`]).
+
+        Returns:
+            `dict`: `mel_distance`, lower is better, which alone would favour the mean of all that could be said; so
+            beside it `frame_difference`, the movement from frame to frame over that of the recordings, whose best is
+            1. Means over the utterances, and over all frames.
         """
         from dtm_hf.evaluation.metrics.sound import warped_distance
 
         mel, conditions = self.sample(batch, num_steps, generator)
-        total, count = 0.0, 0
+        distances, spoken_energy, recorded_energy = [], 0.0, 0.0
         for spoken, recorded, span in zip(mel.cpu(), batch.mel.cpu(), conditions.span.cpu(), strict=True):
-            if span.any():
-                total += warped_distance(spoken[span].numpy(), recorded[span].numpy())
-                count += 1
-        return total, count
+            spoken, recorded = spoken[span], recorded[span]
+            if len(spoken) > 1:
+                distances.append(warped_distance(spoken.numpy(), recorded.numpy()))
+                spoken_energy += float(spoken.diff(dim=0).square().sum())
+                recorded_energy += float(recorded.diff(dim=0).square().sum())
+        return {
+            "mel_distance": sum(distances) / max(len(distances), 1),
+            "frame_difference": spoken_energy / recorded_energy if recorded_energy else 0.0,
+        }
 
     # The networks, as `TDM` calls them
 
