@@ -29,6 +29,7 @@ class Request:
     """Options of the command, as documented there."""
 
     model: str | None
+    student: str | None
     items: str
     split: str
     limit: int
@@ -65,7 +66,8 @@ def benchmark(request: Request) -> None:
         local_files_only=request.local_files_only,
     )
     pipe.set_progress_bar_config(disable=True)
-    _check_head(pipe, arms)
+    student = _student(request, pipe)
+    _check_arms(pipe, arms, student)
 
     from dtm_hf.evaluation.benchmark import Benchmark
     from dtm_hf.evaluation.metrics import make_metrics
@@ -74,14 +76,14 @@ def benchmark(request: Request) -> None:
     from dtm_hf.evaluation.summary import Summary
     from dtm_hf.files import written_aside
 
-    settings = _settings(request, model, pipe, arms, items)
+    settings = _settings(request, pipe, student, arms, items)
     records = Records(request.output, settings)
     metrics = make_metrics(metric_names, items, pipe.feature_extractor, request.speaker_checkpoint)
     with _progress("Judging") as advance:
-        run = Benchmark(pipe, items, arms, seeds, metrics, records, request.batch_size)
+        run = Benchmark(pipe, items, arms, seeds, metrics, records, request.batch_size, student)
         advance.total(run.total)
         run.run(advance)
-    timings = _timings(request, pipe, arms, items)
+    timings = _timings(request, pipe, student, arms, items)
     baked = pipe.head is not None and pipe.head.config.guidance_scale is not None
     results = {
         "settings": settings
@@ -97,7 +99,7 @@ def benchmark(request: Request) -> None:
         aside.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     write_table(results, metrics, request.output / "results.md")
     draw_fronts(results, metrics, request.output / "fronts.png")
-    _illustrate(request.output, pipe, arms, items, metrics, records, seeds[0])
+    _illustrate(request.output, pipe, student, arms, items, metrics, records, seeds[0])
     typer.echo(table(results, metrics))
     typer.echo(request.output / "results.md")
 
@@ -129,17 +131,31 @@ def _check(request: Request) -> tuple[list[Arm], list[int], list[str], str]:
     return arms, seeds, names, reference
 
 
-def _check_head(pipe: "DTMPipeline", arms: list[Arm]) -> None:
+def _student(request: Request, pipe: "DTMPipeline") -> "DTMPipeline | None":
+    """The pipeline with the student of the request in the place of its backbone; the other parts are shared."""
+    if request.student is None:
+        return None
+    from dtm_hf import DTMPipeline
+
+    student = DTMPipeline(**pipe.components | {"head": None})
+    student.load_student(request.student, local_files_only=request.local_files_only)
+    student.set_progress_bar_config(disable=True)
+    return student
+
+
+def _check_arms(pipe: "DTMPipeline", arms: list[Arm], student: "DTMPipeline | None") -> None:
     """Whether the pipeline can run all arms, before hours are spent on some."""
     from dtm_hf.evaluation.samplers import mounted
 
     for arm in arms:
-        with mounted(pipe, arm, draw=lambda: None):
+        with mounted(pipe, arm, lambda: None, student):
             pass
 
 
-def _settings(request: Request, model: str, pipe: "DTMPipeline", arms: list[Arm], items: "BenchmarkSet") -> dict:
-    """What a figure depends on, besides the arm and the seed; the head is `None` while no arm has used it."""
+def _settings(
+    request: Request, pipe: "DTMPipeline", student: "DTMPipeline | None", arms: list[Arm], items: "BenchmarkSet"
+) -> dict:
+    """What a figure depends on, besides the arm and the seed; what no arm has used yet is `None`."""
     import torch
 
     from dtm_hf.backbone.backbone_f5 import weights_fingerprint
@@ -148,6 +164,7 @@ def _settings(request: Request, model: str, pipe: "DTMPipeline", arms: list[Arm]
     return {
         "backbone": pipe.backbone.fingerprint,
         "head": weights_fingerprint(pipe.head) if any(arm.needs_head for arm in arms) else None,
+        "student": student.backbone.fingerprint if any(arm.needs_student for arm in arms) else None,
         # What these arms take from the pipeline's scheduler.
         "head_solver": pipe.scheduler.config.head_solver if any(arm.num_head_steps for arm in arms) else None,
         "head_time_grid": pipe.scheduler.config.time_grid if any(arm.num_head_steps for arm in arms) else None,
@@ -158,7 +175,9 @@ def _settings(request: Request, model: str, pipe: "DTMPipeline", arms: list[Arm]
     }
 
 
-def _timings(request: Request, pipe: "DTMPipeline", arms: list[Arm], items: "BenchmarkSet") -> dict:
+def _timings(
+    request: Request, pipe: "DTMPipeline", student: "DTMPipeline | None", arms: list[Arm], items: "BenchmarkSet"
+) -> dict:
     """Seconds of each arm: those of the folder if all its arms were timed together, else new ones."""
     from dtm_hf.evaluation.timing import time_arms
     from dtm_hf.files import written_aside
@@ -170,7 +189,7 @@ def _timings(request: Request, pipe: "DTMPipeline", arms: list[Arm], items: "Ben
     sizes = (1, 8)
     with _progress("Timing") as advance:
         advance.total(len(arms) * len(sizes) * (request.repeats + 1))
-        timings = time_arms(pipe, arms, items.items, items.sampling_rate, sizes, request.repeats, advance)
+        timings = time_arms(pipe, arms, items.items, items.sampling_rate, sizes, request.repeats, advance, student)
     with written_aside(path) as aside:
         aside.write_text(json.dumps(timings, indent=2) + "\n", encoding="utf-8")
     return timings
@@ -179,6 +198,7 @@ def _timings(request: Request, pipe: "DTMPipeline", arms: list[Arm], items: "Ben
 def _illustrate(
     folder: Path,
     pipe: "DTMPipeline",
+    student: "DTMPipeline | None",
     arms: list[Arm],
     items: "BenchmarkSet",
     metrics: list["Metric"],
@@ -207,7 +227,7 @@ def _illustrate(
     recorded = [item for item in items.items if item.recording is not None][:8]
     if distance is not None and recorded:
         with stderr.status("Following each step"):
-            errors = step_errors(pipe, arms, recorded, items.sampling_rate, distance)
+            errors = step_errors(pipe, arms, recorded, items.sampling_rate, distance, student)
         if errors:
             draw_steps(errors, f"{distance.title} of where the step points", folder / "steps.png")
     elif distance is None:

@@ -206,11 +206,14 @@ def benchmark(
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the results; goes on where it stopped.")],
     model: Model = None,
+    student: Annotated[
+        str | None, typer.Option(help="Folder or Hub name of a student's adapters, for the arms student-N.")
+    ] = None,
     arms: Annotated[
         str,
         typer.Option(
             help="Ways to sample, with commas between: euler-N, uniform-N, epss-N, midpoint-N, dtm-TxS, oracle-TxS, "
-            "renoise-N:C, noise-N:STD; @SCALE behind one sets its guidance."
+            "renoise-N:C, noise-N:STD, student-N; @SCALE behind one sets its guidance."
         ),
     ] = "euler-32,epss-7,euler-8,euler-4,euler-4@1,dtm-8x2,dtm-4x2",
     seeds: Annotated[str, typer.Option(help="Seeds of the noise, with commas between.")] = "0",
@@ -240,6 +243,7 @@ def benchmark(
     run(
         Request(
             model=model,
+            student=student,
             items=items,
             split=split,
             limit=limit,

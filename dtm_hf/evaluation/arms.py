@@ -10,12 +10,12 @@ DEFAULT_GUIDANCE_SCALE = 3.0
 # What stands behind the colon of a control when its name has none.
 DEFAULT_PARAMETERS = {"renoise": 0.25, "noise": 0.1}
 
-_KINDS = ("euler", "uniform", "epss", "midpoint", "dtm", "oracle", "renoise", "noise")
+_KINDS = ("euler", "uniform", "epss", "midpoint", "dtm", "oracle", "renoise", "noise", "student")
 _NUMBER = r"\d+(?:\.\d+)?"
 _FORM = re.compile(rf"([a-z]+)-(\d+)(?:x(\d+))?(?::({_NUMBER}))?(?:@({_NUMBER})(?::({_NUMBER}))?)?")
 _FORMS = (
     "euler-N (or sway-N), uniform-N, epss-N, midpoint-N, dtm-TxS, oracle-TxS, renoise-N:C or noise-N:STD, each with "
-    "@GUIDANCE_SCALE or @GUIDANCE_SCALE:GUIDANCE_END behind it where wanted"
+    "@GUIDANCE_SCALE or @GUIDANCE_SCALE:GUIDANCE_END behind it where wanted, or student-N"
 )
 
 
@@ -29,8 +29,9 @@ class Arm:
         kind (`str`):
             `"euler"` (Euler on the sway grid, coefficient -1), `"uniform"` (Euler on even steps), `"epss"` (Euler on
             F5-TTS's pruned grid), `"midpoint"` (on the sway grid), `"dtm"` (the flow head), `"oracle"` (the best flow
-            head there could be, computed from the backbone), or a control: `"renoise"` (Euler with the noise put back
-            after each step) and `"noise"` (Euler with white noise added to its mel).
+            head there could be, computed from the backbone), `"student"` (a distilled network), or a control:
+            `"renoise"` (Euler with the noise put back after each step) and `"noise"` (Euler with white noise added to
+            its mel).
         num_inference_steps (`int`): Global steps.
         num_head_steps (`int`, defaults to 0): Head calls a global step.
         guidance_scale (`float`, defaults to 3.0): F5-TTS's `cfg_strength` + 1; 1 is off.
@@ -52,6 +53,11 @@ class Arm:
     def needs_head(self) -> bool:
         """Whether the pipeline must have a trained head."""
         return self.kind == "dtm"
+
+    @property
+    def needs_student(self) -> bool:
+        """Whether a distilled student must take the place of the pipeline."""
+        return self.kind == "student"
 
     @property
     def sets_guidance(self) -> bool:
@@ -76,6 +82,7 @@ class Arm:
 
     def _branches(self, time: float, baked: bool) -> int:
         alone = self.guidance_scale <= 1 or time >= self.guidance_end or (baked and self.needs_head)
+        alone = alone or self.needs_student
         return 1 if alone else 2
 
     def _times(self) -> list[float]:
@@ -96,9 +103,10 @@ class Arm:
 def parse_arm(name: str) -> Arm:
     """
     `euler-32` (32 steps as F5-TTS takes them; `sway-32` is the same), `uniform-8`, `epss-7`, `midpoint-4` (8 passes),
-    `dtm-4x2` (4 global steps of 2 head calls), `oracle-4x4`, and the controls `renoise-8:0.25` and `noise-7:0.1`
-    (parameters as in [`Arm`]; without one that of `DEFAULT_PARAMETERS`). `euler-8@1` is without guidance,
-    `euler-8@1.5` with less, `euler-8@2:0.25` with guidance in the steps that start before t = 0.25 alone.
+    `dtm-4x2` (4 global steps of 2 head calls), `oracle-4x4`, `student-4` (4 steps of a distilled network), and the
+    controls `renoise-8:0.25` and `noise-7:0.1` (parameters as in [`Arm`]; without one that of `DEFAULT_PARAMETERS`).
+    `euler-8@1` is without guidance, `euler-8@1.5` with less, `euler-8@2:0.25` with guidance in the steps that start
+    before t = 0.25 alone.
 
     F5-TTS itself goes over to its pruned grid at 5, 6, 7, 10, 12 and 16 steps: there, what it does is `epss-N`.
 
@@ -118,6 +126,8 @@ def parse_arm(name: str) -> Arm:
         raise ValueError(f"`arms` must take at least 1 step and, with a head, 1 head call a step, but got {name!r}.")
     if kind == "epss" and int(steps) not in EPSS_INDICES:
         raise ValueError(f"`arms` may be epss-N for N in {sorted(EPSS_INDICES)}, but got {name!r}.")
+    if guidance is not None and kind == "student":
+        raise ValueError(f"`arms` may be student-N without guidance, which it has learnt, but got {name!r}.")
     if guidance is not None and float(guidance) < 1:
         raise ValueError(f"`arms` must have a guidance scale of at least 1, which is none, but got {name!r}.")
     if end is not None and not 0 < float(end) <= 1:

@@ -30,6 +30,7 @@ class Benchmark:
         metrics (`list[Metric]`): Judges.
         records ([`Records`]): What is known, and where new figures go.
         batch_size (`int`, defaults to 4): Items sampled at once.
+        student ([`DTMPipeline`], *optional*): Speaks for the arms of a student.
     """
 
     pipe: "DTMPipeline"
@@ -39,6 +40,7 @@ class Benchmark:
     metrics: list[Metric]
     records: Records
     batch_size: int = 4
+    student: "DTMPipeline | None" = None
 
     @property
     def total(self) -> int:
@@ -122,7 +124,8 @@ class Benchmark:
         from dtm_hf.evaluation.samplers import run_arm
 
         seeds = [item_seed(seed, index) for index, _ in batch]
-        output = run_arm(self.pipe, arm, [item for _, item in batch], self.items.sampling_rate, seeds, "mel")
+        items = [item for _, item in batch]
+        output = run_arm(self.pipe, arm, items, self.items.sampling_rate, seeds, "mel", student=self.student)
         return [mel.float().cpu().numpy() for mel in output.audios]
 
     def _mel(self, waveform: np.ndarray) -> np.ndarray:

@@ -23,6 +23,7 @@ def run_arm(
     seeds: list[int],
     output_type: str = "np",
     callback: Callable[[DTMPipeline, int, torch.Tensor, dict], dict] | None = None,
+    student: DTMPipeline | None = None,
 ) -> DTMPipelineOutput:
     """
     Speak the items as one batch; the pipeline is afterwards as it was.
@@ -38,6 +39,7 @@ def run_arm(
         seeds (`list[int]`): Of the noise of each item; not negative.
         output_type (`str`, defaults to `"np"`): `"np"`, `"pt"` or `"mel"`, as in [`DTMPipeline`].
         callback (`Callable`, *optional*): The pipeline's `callback_on_step_end`.
+        student ([`DTMPipeline`], *optional*): Runs the arms of a student.
 
     Raises:
         ValueError: if there is not one seed an item, or the pipeline cannot run the arm ([`mounted`]).
@@ -56,8 +58,8 @@ def run_arm(
         references = [pipe.encode_reference(*pair) for pair in zip(recordings, reference_texts, strict=True)]
         rows, _ = pipe.prepare_items(texts, references, speed=1.0, duration_s=None)
         own = [_generator(int(np.random.SeedSequence((seed, 1)).generate_state(1, np.uint64)[0])) for seed in seeds]
-    with mounted(pipe, arm, draw):
-        return pipe(
+    with mounted(pipe, arm, draw, student) as mounted_pipe:
+        return mounted_pipe(
             texts,
             recordings,
             reference_texts,
@@ -72,21 +74,31 @@ def run_arm(
 
 
 @contextmanager
-def mounted(pipe: DTMPipeline, arm: Arm, draw: Callable[[], torch.Tensor] | None = None) -> Iterator[DTMPipeline]:
+def mounted(
+    pipe: DTMPipeline,
+    arm: Arm,
+    draw: Callable[[], torch.Tensor] | None = None,
+    student: DTMPipeline | None = None,
+) -> Iterator[DTMPipeline]:
     """
     The pipeline with the scheduler and the head of an arm; the former ones come back when the block ends.
 
-    `"dtm"` and `"oracle"` keep the grid and the solver of the pipeline's scheduler: a head is trained for them.
+    `"dtm"`, `"oracle"` and `"student"` keep the grid and the solver of the pipeline's scheduler: a head and a student
+    are trained for them.
 
     Args:
         pipe ([`DTMPipeline`]): Changed while the block lasts.
         arm ([`Arm`]): How to sample.
         draw (`Callable[[], torch.Tensor]`, *optional*): Noise `(B, N, M)` of a control.
+        student ([`DTMPipeline`], *optional*): With a distilled student; what a `"student"` arm gets.
 
     Raises:
         ValueError: for a `"dtm"` arm without a head, or with another guidance scale than the one baked into it; for
-            head calls that the scheduler's solver cannot take; for a control without `draw`.
+            head calls that the scheduler's solver cannot take; for a control without `draw`; for a `"student"` arm
+            without a student that serves its number of steps.
     """
+    if arm.needs_student:
+        pipe = _student_for(arm, student)
     _guidance_scale(pipe, arm)
     if arm.parameter is not None and draw is None:
         raise ValueError(f"`draw` must be given for {arm.name!r}: its noise comes from there.")
@@ -106,7 +118,7 @@ def mounted(pipe: DTMPipeline, arm: Arm, draw: Callable[[], torch.Tensor] | None
 
 def _scheduler(present: DTMScheduler, arm: Arm, draw: Callable[[], torch.Tensor] | None) -> DTMScheduler:
     steps = {"num_inference_steps": arm.num_inference_steps, "num_head_steps": arm.num_head_steps}
-    if arm.kind in ("dtm", "oracle"):
+    if arm.kind in ("dtm", "oracle", "student"):
         return DTMScheduler.from_config(present.config, **steps)
     if arm.kind == "midpoint":
         return MidpointScheduler(**steps)
@@ -118,12 +130,23 @@ def _scheduler(present: DTMScheduler, arm: Arm, draw: Callable[[], torch.Tensor]
     return DTMScheduler(time_grid={"euler": "sway"}.get(arm.kind, arm.kind), **steps)
 
 
-def _guidance_scale(pipe: DTMPipeline, arm: Arm) -> float:
+def _student_for(arm: Arm, student: DTMPipeline | None) -> DTMPipeline:
+    if student is None:
+        raise ValueError(f"`arms` holds {arm.name!r}, but there is no student; name one, or leave it out.")
+    served = student.backbone.config.step_counts
+    if served is None or arm.num_inference_steps not in served:
+        raise ValueError(f"`arms` holds {arm.name!r}, but the student serves {served} steps.")
+    return student
+
+
+def _guidance_scale(pipe: DTMPipeline, arm: Arm) -> float | None:
     """
     The guidance scale that an arm runs at in a pipeline, refused where the two do not go together.
 
     A head with guidance baked in follows its own scale unless the arm names one that it can follow.
     """
+    if arm.needs_student:
+        return None
     if not arm.needs_head:
         return arm.guidance_scale
     if pipe.head is None:

@@ -11,11 +11,16 @@ if TYPE_CHECKING:
     from dtm_hf.pipelines.pipeline_dtm import DTMPipeline
 
 # Arms whose displacement of a step is the difference of two states.
-KINDS = ("euler", "uniform", "epss", "dtm", "oracle")
+KINDS = ("euler", "uniform", "epss", "dtm", "oracle", "student")
 
 
 def step_errors(
-    pipe: "DTMPipeline", arms: list[Arm], items: list[BenchmarkItem], sampling_rate: int, distance: Metric
+    pipe: "DTMPipeline",
+    arms: list[Arm],
+    items: list[BenchmarkItem],
+    sampling_rate: int,
+    distance: Metric,
+    student: "DTMPipeline | None" = None,
 ) -> dict[str, dict[str, list[float]]]:
     """
     Mel distance to the recording of where each step points: X_t + (1 - t) Y, which is X_1 if nothing changes any more.
@@ -23,6 +28,7 @@ def step_errors(
     Args:
         items (`list[BenchmarkItem]`): With recordings; one at a time, seed 0.
         distance (`Metric`): Judges the log-mel.
+        student ([`DTMPipeline`], *optional*): Runs the arms of a student.
 
     Returns:
         `{arm: {"times": [...], "distances": [...]}}`, one entry a step; arms of other kinds than `KINDS` are left out.
@@ -31,14 +37,20 @@ def step_errors(
     for arm in arms:
         if arm.kind not in KINDS:
             continue
-        rows = [_distances(pipe, arm, item, sampling_rate, distance) for item in items if item.recording is not None]
+        recorded = [item for item in items if item.recording is not None]
+        rows = [_distances(pipe, arm, item, sampling_rate, distance, student) for item in recorded]
         if rows:
             results[arm.name] = {"times": rows[0][0], "distances": np.mean([row[1] for row in rows], axis=0).tolist()}
     return results
 
 
 def _distances(
-    pipe: "DTMPipeline", arm: Arm, item: BenchmarkItem, sampling_rate: int, distance: Metric
+    pipe: "DTMPipeline",
+    arm: Arm,
+    item: BenchmarkItem,
+    sampling_rate: int,
+    distance: Metric,
+    student: "DTMPipeline | None",
 ) -> tuple[list[float], list[float]]:
     import torch
 
@@ -51,7 +63,7 @@ def _distances(
         states.append(tensors["latents"][0].float().cpu())
         return tensors
 
-    mel = run_arm(pipe, arm, [item], sampling_rate, [0], "mel", callback=keep).audios[0]
+    mel = run_arm(pipe, arm, [item], sampling_rate, [0], "mel", callback=keep, student=student).audios[0]
     # X_0, which the loop does not hand out, is the first draw of the seed.
     states = [torch.randn(states[0].shape, generator=torch.Generator().manual_seed(0)), *states]
     ends, found = [*times[1:], 1.0], []

@@ -21,6 +21,7 @@ def time_arms(
     batch_sizes: tuple[int, ...] = (1, 8),
     repeats: int = 5,
     advance: Callable[[int], None] = lambda count: None,
+    student: "DTMPipeline | None" = None,
 ) -> dict[str, dict[str, dict[str, float]]]:
     """
     Seconds of sampling a batch, from the text and the recording to the log-mel, and of the vocoder behind it.
@@ -29,6 +30,7 @@ def time_arms(
         items (`list[BenchmarkItem]`): A batch is the first of them, repeated where there are too few.
         repeats (`int`, defaults to 5): Counted runs of each arm, one of all arms after the other; one run of each
             before them is not counted.
+        student ([`DTMPipeline`], *optional*): Runs the arms of a student.
 
     Returns:
         `{arm: {batch size: {"seconds", "fastest", "slowest", "audio_seconds", "real_time_factor"}}}`, the batch size
@@ -45,7 +47,7 @@ def time_arms(
         for repeat in range(repeats + 1):
             for arm in arms:
                 began = _now(pipe)
-                mels = run_arm(pipe, arm, batch, sampling_rate, seeds, "mel").audios
+                mels = run_arm(pipe, arm, batch, sampling_rate, seeds, "mel", student=student).audios
                 seconds = _now(pipe) - began
                 advance(1)
                 if repeat:

@@ -23,6 +23,7 @@ from dtm_hf.evaluation.arms import DEFAULT_PARAMETERS, parse_arm, parse_arms
         ("renoise-8:0.5@2", "renoise", 8, 0, 2.0, 0.5),
         ("noise-7", "noise", 7, 0, 3.0, DEFAULT_PARAMETERS["noise"]),
         ("noise-7:0", "noise", 7, 0, 3.0, 0.0),
+        ("student-4", "student", 4, 0, 3.0, None),
     ],
 )
 def test_names(name, kind, steps, calls, guidance, parameter):
@@ -50,6 +51,8 @@ def test_names(name, kind, steps, calls, guidance, parameter):
         ("renoise-8:1.5", r"\[0, 1\]"),
         ("euler-8@2:1.5", r"\(0, 1\]"),
         ("euler-8@2:0", r"\(0, 1\]"),
+        ("student-4x2", "student-N"),
+        ("student-4@2", "without guidance"),
     ],
 )
 def test_bad_names_are_refused_with_what_would_do(name, told):
@@ -81,6 +84,7 @@ def test_bad_names_are_refused_with_what_would_do(name, told):
         # Sway times of the pruned grid: 0, 0.005, 0.019, 0.043, 0.076, 0.293, 0.617.
         ("epss-7@2:0.25", 12, 12, 0, 0),
         ("noise-7@2:0.25", 12, 12, 0, 0),
+        ("student-4", 4, 4, 0, 0),
     ],
 )
 def test_costs(name, passes, passes_baked, calls, calls_baked):
