@@ -248,7 +248,7 @@ def _start_from(networks: "AdapterNetworks", config: StudentConfig, name: str, r
     """Give the student the weights of an earlier one: adapters on the same backbone, or a whole backbone."""
     if networks.full_parameters:
         earlier = F5Backbone.from_pretrained(name, revision=revision, subfolder="backbone", dtype=torch.float32)
-        state = dict(earlier.state_dict())
+        state = dict(earlier.named_parameters())
     else:
         earlier = Student.from_pretrained(name, revision=revision)
         if config.backbone_fingerprint != earlier.config.backbone_fingerprint:

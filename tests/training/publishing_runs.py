@@ -28,9 +28,10 @@ from training_runs import LOOP, QUIET, SIZES, VOCABULARY  # noqa: E402
 from dtm_hf import DTMPipeline  # noqa: E402
 from dtm_hf.training.parsing import parse_config  # noqa: E402
 from dtm_hf.training.publishing import Publisher  # noqa: E402
-from dtm_hf.training.speech import SpeechTask  # noqa: E402
+from dtm_hf.training.tasks import build_task  # noqa: E402
 
 RUN, LOCAL, HEAD = "org/run", "org/run-dtm", "org/run-head"
+STUDENT, MERGED = "org/run-student", "org/run-merged"
 # Frames.
 HOUR = 3600 * 24000 // 256
 HEAD_SIZES = "--head_hidden_size 32 --head_num_layers 1 --head_architecture conv".split()
@@ -41,7 +42,7 @@ def make_run(name, *argv):
     (FOLDER / "vocab.txt").write_text("".join(f"{character}\n" for character in VOCABULARY))
     argv = [*argv, "--dataset", "data/read-aloud", "--output_dir", str(FOLDER / name), *LOOP, *QUIET]
     config = parse_config(argv)
-    task = SpeechTask(config)
+    task = build_task(config)
     set_weights(task.module, 0)
     return FOLDER / name, task
 
@@ -175,10 +176,30 @@ def dtm():
     return result
 
 
+def tdm():
+    """Adapters on a base of the Hub are pushed alone, on one of this machine merged into it."""
+    result = {}
+    student = "--objective tdm --lora_rank 2 --step_counts 1 2".split()
+    for repo_id, base in ((STUDENT, RUN), (MERGED, str(FOLDER / "base"))):
+        folder, task = make_run(repo_id.split("/")[1], *student, "--base_model", base)
+        publisher = Publisher(repo_id, folder, task, said.append)
+        publisher.submit(11, units=HOUR, results={"validation_mel_distance": 0.5})
+        pipeline = DTMPipeline.from_pretrained(repo_id) if publisher.close() else None
+        expected = task.components.pipeline().backbone.state_dict()
+        weights = pipeline.backbone.state_dict()
+        same = all(torch.equal(weights[name], expected[name]) for name in expected)
+        config = pipeline.backbone.config
+        result[repo_id] = [same, pipeline.head is None, config.step_counts, config.training_data]
+        result[f"{repo_id} files"] = HfApi().list_repo_files(repo_id)
+        result[f"{repo_id} card"] = card(repo_id)
+    return result
+
+
 said: list[str] = []
 with hub:
     result = {}
     with contextlib.redirect_stdout(io.StringIO()):
         result["flow_matching"] = flow_matching()
         result["dtm"] = dtm()
+        result["tdm"] = tdm()
     (FOLDER / "result.json").write_text(json.dumps(result))

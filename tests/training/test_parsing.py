@@ -117,7 +117,10 @@ def test_what_the_command_line_may_not_say(argv, message):
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["--objective", "dmt"], r"`objective`.*'dtm', 'flow_matching'.*'dmt'; did you mean 'dtm'"),
+        (
+            ["--objective", "flow_match"],
+            r"`objective`.*'dtm', 'flow_matching'.*'flow_match'; did you mean 'flow_matching'",
+        ),
         (["--head_solver", "rk4"], "`head_solver`.*'rk4'"),
         (["--max_steps", "0"], "`max_steps` must be greater than 0, but got 0"),
         (["--learning_rate", "nan"], "`learning_rate`.*nan"),
@@ -143,6 +146,36 @@ def test_what_the_command_line_may_not_say(argv, message):
 def test_impossible_values(argv, message):
     with pytest.raises(ValueError, match=message):
         parse_config(["--dataset", "corpus", "--base_model", "b", *argv])
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--step_counts", "5"], r"`step_counts` must be different numbers of steps from 1 to 4, but got \[5\]"),
+        (["--step_counts", "0", "4"], r"`step_counts`.*\[0, 4\]"),
+        (["--step_counts", "4", "4"], r"`step_counts`.*\[4, 4\]"),
+        # Half-precision parameters are never optimised, be it by a scaler or without.
+        (["--mixed_precision", "fp16"], "`mixed_precision` must be 'no' or 'bf16', but got 'fp16'"),
+        (["--full_parameters", "true", "--backbone_dtype", "bfloat16"], "`backbone_dtype` must be 'float32' with"),
+        (["--weight_type", "linear"], r"`weight_type` must be one of \('constant', 'snr', 'min_snr'\).*'linear'"),
+        (["--weight_type", "min-snr"], "`weight_type`.*did you mean 'min_snr'"),
+        (["--huber_scale", "0"], "`huber_scale` must be greater than 0"),
+        (["--update_estimator_every", "0"], "`update_estimator_every` must be greater than 0"),
+        (["--estimator_updates", "0"], "`estimator_updates` must be greater than 0"),
+        (["--teacher_guidance_scale", "0.5"], "`teacher_guidance_scale` must be at least 1.*0.5"),
+        (["--teacher_guidance_end", "2"], r"`teacher_guidance_end` must lie in \[0, 1\]"),
+        (["--lora_rank", "0"], "`lora_rank` must be greater than 0"),
+        (["--lora_alpha", "-1"], "`lora_alpha` must be greater than 0, or none"),
+        (["--estimator_learning_rate", "0"], "`estimator_learning_rate` must be greater than 0, or none"),
+        (["--optimizer", "muon"], "`optimizer` must be one of AdamW for adapters, but got 'muon'"),
+        (["--torch_compile", "true"], "`torch_compile` must be off"),
+        (["--time_grid", "epss"], "`time_grid` must be 'sway' or 'uniform' for a student"),
+        (["--f5_checkpoint", "model.pt"], "The tdm objective needs exactly one of `base_model` and `f5_checkpoint`"),
+    ],
+)
+def test_impossible_distillations(argv, message):
+    with pytest.raises(ValueError, match=message):
+        parse_config(["--objective", "tdm", "--dataset", "corpus", "--base_model", "b", *argv])
 
 
 def test_pairs_need_to_know_the_speaker(write):

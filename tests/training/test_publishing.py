@@ -112,3 +112,19 @@ def test_a_snapshot_that_cannot_be_written_stops_nothing(head_run):
     assert said[0] == "Pushed step 9 to org/run-head." and "step 10 was not written" in said[1]
     assert "weights of step 10 are NOT" in said[2]
     assert head_run["head titles"] == ["initial commit", "Training step 9"]
+
+
+def test_a_student_is_pushed_as_adapters_or_merged(result):
+    run = result["tdm"]
+    for repo_id in ("org/run-student", "org/run-merged"):
+        same, headless, step_counts, training_data = run[repo_id]
+        assert same and headless and step_counts == [1, 2]
+        assert training_data == "read-aloud; 11 steps, 1.0 hours of speech with repeats"
+        card = run[f"{repo_id} card"]
+        assert "A few-step student" in card and "| | validation mel distance |" in card
+        assert check_card(card) == ([], [])
+    assert set(run["org/run-student files"]) == {".gitattributes", "README.md", "config.json", "student.safetensors"}
+    assert (
+        "base_model: org/run" in run["org/run-student card"] and "| Adapters | rank 2, " in run["org/run-student card"]
+    )
+    assert "model_index.json" in run["org/run-merged files"] and "Adapters" not in run["org/run-merged card"]
