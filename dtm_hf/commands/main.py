@@ -35,6 +35,9 @@ Model = Annotated[
     str | None,
     typer.Option(help="Folder of a pipeline or name of a Hub repository.", show_default="the embedded dtm-f5-tiny"),
 ]
+StudentAdapters = Annotated[
+    str | None, typer.Option(help="Folder or Hub name of a distilled student's adapters.", show_default=False)
+]
 Output = Annotated[Path, typer.Option("--output", "-o", help="WAV file to write; an existing one is replaced.")]
 Voice = Annotated[
     str | None, typer.Option(help="Which of the recordings packaged with the pipeline to speak like.", metavar="NAME")
@@ -110,6 +113,7 @@ def speak_text(
     reference_text: Annotated[str | None, typer.Option(help="What is said in the recording.")] = None,
     voice: Voice = None,
     model: Model = None,
+    student: StudentAdapters = None,
     steps: Steps = None,
     head_steps: HeadSteps = None,
     guidance: Annotated[
@@ -136,6 +140,7 @@ def speak_text(
             text=text,
             output=output,
             model=model,
+            student=student,
             voice=voice,
             reference_audio=reference_audio,
             reference_text=reference_text,
@@ -206,9 +211,7 @@ def benchmark(
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the results; goes on where it stopped.")],
     model: Model = None,
-    student: Annotated[
-        str | None, typer.Option(help="Folder or Hub name of a student's adapters, for the arms student-N.")
-    ] = None,
+    student: StudentAdapters = None,
     arms: Annotated[
         str,
         typer.Option(

@@ -104,6 +104,7 @@ def load_pipeline(
     device: str | None = None,
     revision: str | None = None,
     local_files_only: bool = False,
+    student: str | None = None,
     **kwargs,
 ) -> "DTMPipeline":
     """
@@ -113,6 +114,7 @@ def load_pipeline(
         model (`str`): Result of [`choose_model`].
         dtype (`str`): Name of a floating-point type of torch.
         device (`str`, *optional*): As torch names them; the first GPU if there is one, else the CPU.
+        student (`str`, *optional*): Folder or Hub name of a student's adapters, which take the backbone's place.
         revision, local_files_only, kwargs: As in `DTMPipeline.from_pretrained`.
 
     Raises:
@@ -142,12 +144,16 @@ def load_pipeline(
             status.update(f"Loading {Path(model).name}")
         else:
             stderr.print(f"Loading {model} from the Hub", markup=False, highlight=False)
+        loaded = f"`--model` {model!r}"
         try:
             pipeline = DTMPipeline.from_pretrained(
                 model, dtype=getattr(torch, dtype), revision=revision, local_files_only=local_files_only, **kwargs
             )
+            if student is not None:
+                loaded = f"`--student` {student!r}"
+                pipeline.load_student(student, local_files_only=local_files_only)
         except SafetensorError as error:
-            raise ValueError(f"`--model` {model!r} holds a damaged safetensors file ({error}).") from error
+            raise ValueError(f"{loaded} holds a damaged safetensors file ({error}).") from error
         except StrictDataclassError as error:
-            raise ValueError(f"`--model` {model!r} holds a configuration that is not valid: {error}") from error
+            raise ValueError(f"{loaded} holds a configuration that is not valid: {error}") from error
         return pipeline.to(device)

@@ -28,6 +28,7 @@ class Request:
     text: str
     output: Path
     model: str | None = None
+    student: str | None = None
     voice: str | None = None
     reference_audio: Path | None = None
     reference_text: str | None = None
@@ -66,6 +67,7 @@ def speak(request: Request) -> None:
             device=request.device,
             revision=request.revision,
             local_files_only=request.local_files_only,
+            student=request.student,
         )
         unknown = pipeline.tokenizer.unknown_characters(request.text)
         if unknown:

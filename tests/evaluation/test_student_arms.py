@@ -66,6 +66,22 @@ def test_a_student_that_is_absent_or_serves_other_steps_is_refused(tiny_pipeline
         pass
 
 
+def test_the_student_speaks_from_the_command_line(tiny_pipeline, student, tmp_path):
+    import soundfile
+
+    tiny_pipeline.save_pretrained(tmp_path / "model")
+    student.save_pretrained(tmp_path / "student")
+    soundfile.write(tmp_path / "prompt.wav", voice(1.0), SAMPLING_RATE)
+    arguments = ["speak", "more", "--model", tmp_path / "model", "--reference-audio", tmp_path / "prompt.wav"]
+    arguments += ["--reference-text", "said", "-o", tmp_path / "out.wav", "--student", tmp_path / "student"]
+    result = CliRunner().invoke(app, list(map(str, arguments)))
+    assert result.exit_code == 0, result.stderr
+    assert "4 backbone passes, 0 head calls" in result.stdout and (tmp_path / "out.wav").exists()
+    (tmp_path / "student" / "student.safetensors").write_bytes(b"torn")
+    result = CliRunner().invoke(app, list(map(str, arguments)))
+    assert result.exit_code == 1 and "`--student`" in result.stderr and "damaged" in result.stderr
+
+
 def test_student_and_head_in_one_run(tiny_pipeline, student, tmp_path):
     import soundfile
 
