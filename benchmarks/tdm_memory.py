@@ -36,8 +36,7 @@ def build(model: str, full_parameters: bool, rank: int, dtype: torch.dtype, devi
 
 def counted(networks) -> dict[str, float]:
     """MiB of all networks' parameters, and of the gradients and the two moments of those that are trained."""
-    modules = {id(network): network for network in networks._networks.values()}.values()
-    parameters = {id(p): p for module in (*modules, networks.trained) for p in module.parameters()}.values()
+    parameters = {id(p): p for module in (*networks.modules, networks.trained) for p in module.parameters()}.values()
     trained = list(networks.trained.parameters())
 
     def size(tensors) -> float:

@@ -24,6 +24,8 @@ _MODULES = {
     "F5FeatureExtractor": "dtm_hf.frontend.feature_extraction_f5",
     "F5Tokenizer": "dtm_hf.frontend.tokenization_f5",
     "GriffinLimVocoder": "dtm_hf.vocoder.vocoder_griffin_lim",
+    "Student": "dtm_hf.backbone.student",
+    "StudentConfig": "dtm_hf.backbone.student",
     "VocosVocoder": "dtm_hf.vocoder.vocoder_vocos",
 }
 __all__ = ["__version__", *_MODULES]

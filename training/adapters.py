@@ -98,7 +98,7 @@ class AdapterNetworks:
             self._inject(target_modules)
         self._networks["teacher"] = base
         if self._embeds:
-            for network in set(self._networks.values()):
+            for network in self.modules:
                 network.get_submodule(time_module).register_forward_hook(self._tell_num_steps)
         self._groups = {role: dict(self._named_parameters(role)) for role in ROLES}
         #: Holds what is trained and nothing else, under readable names: what a checkpoint is made of.
@@ -151,9 +151,14 @@ class AdapterNetworks:
         """Parameters of `"student"` or `"estimator"` by name: those of the base, with `lora_A` or `lora_B` in it."""
         return self._groups[role]
 
+    @property
+    def modules(self) -> list[nn.Module]:
+        """The networks in memory, each once: the base, or with `full_parameters` three."""
+        return list({id(network): network for network in self._networks.values()}.values())
+
     def to(self, device: torch.device | str) -> "AdapterNetworks":
         """Move all of it."""
-        for network in set(self._networks.values()):
+        for network in self.modules:
             network.to(device)
         for embed in self._embeds.values():
             embed.to(device)
@@ -161,7 +166,7 @@ class AdapterNetworks:
 
     def enable_gradient_checkpointing(self) -> None:
         """Recompute activations in the backward pass, where the base can."""
-        for network in set(self._networks.values()):
+        for network in self.modules:
             network.enable_gradient_checkpointing()
 
     def state(self, role: str = "student") -> dict[str, torch.Tensor]:
