@@ -90,3 +90,14 @@ def test_model_index_is_clean():
     index = json.loads((ASSET / "model_index.json").read_text())
     libraries = {value[0] for value in index.values() if isinstance(value, list)}
     assert libraries == {"dtm_hf"}
+
+
+def test_the_embedded_student_speaks_in_its_steps(pipeline):
+    student = dtm_hf.DTMPipeline(**pipeline.components | {"head": None}).load_student(ASSET / "student")
+    student.set_progress_bar_config(disable=True)
+    said = (ASSET / "reference-slt.txt").read_text(encoding="utf-8").strip()
+    passes = []
+    student.backbone.register_forward_hook(lambda _module, _inputs, output: passes.append(len(output.velocity)))
+    audio = student("Please call two five eight.", ASSET / "reference-slt.wav", said).audios[0]
+    assert passes == [1] * 4
+    assert np.isfinite(audio).all() and np.sqrt(np.mean(audio**2)) > 0.01
