@@ -7,7 +7,13 @@ from pathlib import Path
 from dtm_hf.evaluation.metric import Metric
 from dtm_hf.files import written_aside
 
-_COLOURS = {"dtm": "tab:red", "oracle": "tab:purple", "renoise": "tab:gray", "noise": "tab:gray"}
+_COLOURS = {
+    "dtm": "tab:red",
+    "student": "tab:orange",
+    "oracle": "tab:purple",
+    "renoise": "tab:gray",
+    "noise": "tab:gray",
+}
 _OTHER_COLOUR = "tab:blue"
 
 
