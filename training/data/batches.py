@@ -1,20 +1,20 @@
 """From utterances to padded batches under a budget of frames, in an order that can be taken up again anywhere."""
 
-import copy
 import random
 from collections import Counter
 from collections.abc import Iterator
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
-from torch.utils.data import IterableDataset, get_worker_info
 
-from dtm_hf.training.data.rows import BadRow, RowReader, Utterance, WrongLength
+from dtm_hf.training.data.formats import Row
+from dtm_hf.training.data.resumable import ResumableBatches, RowCollector
+from dtm_hf.training.data.rows import RowReader, Utterance
 from dtm_hf.training.data.sources import Source
-from dtm_hf.training.data.stream import UNREADABLE, Item, Reader, SourceStream
+from dtm_hf.training.data.stream import SourceStream
 
 
-class Window:
+class Window(RowCollector):
     """
     The utterances that are sorted by length together, and what befell the rows between them.
 
@@ -29,51 +29,18 @@ class Window:
     """
 
     def __init__(self, streams: list[SourceStream], read: RowReader, number: int, rng: random.Random):
-        self.streams = streams
-        self.read = read
-        self.number = number
-        self.rng = rng
+        super().__init__(streams, rng)
+        self.read, self.number = read, number
         self.start = [stream.state() for stream in streams]
-        self.utterances: list[Utterance] = []
         self.previous: dict[tuple[int, str], Utterance] = {}
-        self.counts = {"rows": 0, "bad_rows": Counter(), "dropped": Counter(), "bad_row_details": []}
 
-    def fill(self, size: int) -> None:
-        """Read on until there are `size` utterances, or no more rows."""
-        while len(self.utterances) < size:
-            live = [stream for stream in self.streams if not stream.exhausted]
-            if not live:
-                return
-            if len(live) > 1:
-                live = self.rng.choices(live, [stream.source.arguments.weight for stream in live])
-            item = next(live[0], None)
-            if item is not None:
-                self._add(live[0], item)
+    def make(self, stream: SourceStream, row: Row) -> tuple[Utterance, str | None]:
+        """An utterance and its speaker."""
+        return self.read(stream.source, row), stream.source.speaker(row)
 
-    def _add(self, stream: SourceStream, item: Item) -> None:
-        if item.row is None:
-            self._note_bad(stream, item, UNREADABLE)
-            return
-        self.counts["rows"] += 1
-        try:
-            utterance = self.read(stream.source, item.row)
-            speaker = stream.source.speaker(item.row)
-        except WrongLength as reason:
-            self.counts["dropped"][str(reason)] += 1
-            stream.count_dropped(str(reason))
-            return
-        except Exception as error:
-            # One odd row among millions must not end a run, whatever it sets off.
-            reason = str(error) if isinstance(error, BadRow) else f"unexpected {type(error).__name__}"
-            self._note_bad(stream, item, reason)
-            stream.count_bad(reason, item)
-            return
-        self.utterances.append(self._paired(utterance, (stream.number, speaker)))
-
-    def _note_bad(self, stream: SourceStream, item: Item, reason: str) -> None:
-        place = {"source": stream.source.arguments.dataset, "shard": item.shard, "row": item.index}
-        self.counts["bad_rows"][reason] += 1
-        self.counts["bad_row_details"].append({"reason": reason} | place)
+    def keep(self, stream: SourceStream, made: tuple[Utterance, str | None]) -> None:
+        utterance, speaker = made
+        self.samples.append(self._paired(utterance, (stream.number, speaker)))
 
     def _paired(self, utterance: Utterance, speaker: tuple[int, str | None]) -> Utterance:
         """The utterance, or a pair with the one before it of the same speaker if the draw and the budget allow it."""
@@ -90,7 +57,7 @@ class Window:
         """All utterances in batches of like length, none above the budget; the batches are shuffled."""
         arguments = self.read.arguments
         batches: list[list[Utterance]] = []
-        for utterance in sorted(self.utterances, key=lambda item: len(item.waveform)):
+        for utterance in sorted(self.samples, key=lambda item: len(item.waveform)):
             # Sorted, so the newest utterance is the longest: it sets the padded size.
             frames = self.read.frames(utterance)
             full = batches and (
@@ -100,12 +67,12 @@ class Window:
             if not batches or full:
                 batches.append([])
             batches[-1].append(utterance)
-        self.utterances, self.previous = [], {}
+        self.samples, self.previous = [], {}
         self.rng.shuffle(batches)
         return batches
 
 
-class FrameBatches(IterableDataset):
+class FrameBatches(ResumableBatches):
     """
     Batches of about equal size in frames, of the share that one worker of one rank has in the data.
 
@@ -147,46 +114,21 @@ class FrameBatches(IterableDataset):
         world_size: int = 1,
         endless: bool = True,
     ):
-        super().__init__()
-        self.sources = sources
+        super().__init__(
+            sources,
+            seed=seed,
+            rank=rank,
+            world_size=world_size,
+            endless=endless,
+            max_bad_fraction=arguments.max_bad_fraction,
+        )
         self.arguments = arguments
         self.read = RowReader(arguments, tokenizer, feature_extractor)
         self.ids = tokenizer.get_vocab()
         self.unknown_id, self.padding_value = tokenizer.unknown_id, tokenizer.padding_value
-        self.seed = seed
-        self.rank = rank
-        self.world_size = world_size
-        self.endless = endless
-        self._place: dict = {}
-        self._loaded = False
-
-    def state_dict(self) -> dict:
-        """The place of the next batch; JSON can hold it. Empty for the beginning."""
-        return copy.deepcopy(self._place)
-
-    def load_state_dict(self, state: dict) -> None:
-        """Go on, with the next `iter`, where the stream stood whose `state_dict` this is."""
-        self._place, self._loaded = copy.deepcopy(state), True
-
-    def __iter__(self) -> Iterator[dict]:
-        if not self._loaded:
-            self._place = {}
-        self._loaded = False
-        return self._iterate(**self._place)
 
     def _iterate(self, window: int = 0, yielded: int = 0, sources: list[dict] | None = None) -> Iterator[dict]:
-        worker = get_worker_info()
-        workers = worker.num_workers if worker else 1
-        # Numbered so that a step of N ranks reads what one rank with N times the workers reads in N batches.
-        reader = Reader((worker.id if worker else 0) * self.world_size + self.rank, self.world_size * workers)
-        limit = self.arguments.max_bad_fraction
-        streams = [
-            SourceStream(source, number, self.seed, reader, self.endless, limit)
-            for number, source in enumerate(self.sources)
-        ]
-        if sources is not None:
-            for stream, state in zip(streams, sources, strict=True):
-                stream.load_state(state)
+        reader, streams = self._open(sources)
 
         def begin(number: int) -> Window:
             return Window(streams, self.read, number, random.Random(f"{self.seed}-{reader.number}-{number}"))
@@ -204,7 +146,7 @@ class FrameBatches(IterableDataset):
                 if last:
                     self._place = {"window": following.number, "yielded": 0, "sources": following.start}
                 counts = [current.counts] if count == 0 else []
-                if last and not following.utterances:
+                if last and not following.samples:
                     counts.append(following.counts)
                 yield self._collate(batches[count], counts)
                 batches[count].clear()

@@ -1,11 +1,13 @@
 """The loader of a training run: batches from worker processes, with a state that JSON can hold."""
 
 import dataclasses
+from collections.abc import Callable
 
 from torchdata.stateful_dataloader import StatefulDataLoader
 
-from dtm_hf.training.arguments import DataArguments
+from dtm_hf.training.arguments import DataArguments, SourceArguments
 from dtm_hf.training.data.batches import FrameBatches
+from dtm_hf.training.data.resumable import ResumableBatches
 from dtm_hf.training.data.sources import NoSuchSplit, Source, open_source
 
 # Batches that a worker prepares ahead.
@@ -14,12 +16,12 @@ _PREFETCH = 4
 
 class BatchLoader(StatefulDataLoader):
     """
-    Loads [`FrameBatches`]; `state_dict` gives the place of the next batch, and `load_state_dict` goes there.
+    Loads [`ResumableBatches`]; `state_dict` gives the place of the next batch, and `load_state_dict` goes there.
 
     The state is a tree of dictionaries, lists, numbers and strings. It is that of one rank.
     """
 
-    def __init__(self, batches: FrameBatches, num_workers: int):
+    def __init__(self, batches: ResumableBatches, num_workers: int):
         super().__init__(
             batches,
             batch_size=None,
@@ -114,12 +116,24 @@ def open_sources(arguments: DataArguments, split: str, speakers: bool = True) ->
     Raises:
         ValueError: if a source lacks `train_split`, or none has another split; or as [`open_source`] does.
     """
+
+    def open_one(source: SourceArguments) -> Source:
+        return open_source(source if speakers else dataclasses.replace(source, speaker_column=None), split)
+
+    return open_each(arguments, split, open_one)
+
+
+def open_each(arguments: DataArguments, split: str, open_one: Callable[[SourceArguments], Source]) -> list[Source]:
+    """
+    What `open_one` makes of the sources of a configuration, without those that lack the split.
+
+    Raises:
+        NoSuchSplit: if a source lacks `train_split`, or none has another split. And what `open_one` raises.
+    """
     sources, failure = [], None
     for source in arguments.all_sources():
-        if not speakers:
-            source = dataclasses.replace(source, speaker_column=None)
         try:
-            sources.append(open_source(source, split))
+            sources.append(open_one(source))
         except NoSuchSplit as error:
             if split == arguments.train_split:
                 raise

@@ -5,25 +5,23 @@ The sources are those of speech, with an image in the place of the audio: parque
 table of texts (`imagefolder`), or any of these on the Hub.
 """
 
-import copy
 import dataclasses
 import io
 import random
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch.utils.data import IterableDataset, get_worker_info
 
 from dtm_hf.training.arguments import DataArguments, SourceArguments
 from dtm_hf.training.data.formats import Row
-from dtm_hf.training.data.loader import BatchLoader
+from dtm_hf.training.data.loader import BatchLoader, open_each
+from dtm_hf.training.data.resumable import ResumableBatches, RowCollector
 from dtm_hf.training.data.rows import BadRow
 from dtm_hf.training.data.sources import NoSuchSplit, Source, local_format, open_source
-from dtm_hf.training.data.stream import UNREADABLE, Item, Reader, SourceStream
+from dtm_hf.training.data.stream import SourceStream
 
 
 @dataclass
@@ -112,7 +110,7 @@ def decode_image(content: bytes, resolution: int) -> torch.Tensor:
     return torch.from_numpy(np.asarray(image, dtype=np.float32) / 127.5 - 1).permute(2, 0, 1).contiguous()
 
 
-class ImageTextBatches(IterableDataset):
+class ImageTextBatches(ResumableBatches):
     """
     Batches of `batch_size` rows, of the share that one worker of one rank has in the data. Of a pass that ends, the
     last batch may be smaller.
@@ -152,42 +150,21 @@ class ImageTextBatches(IterableDataset):
         max_bad_fraction: float = 1.0,
         min_size: int = 1,
     ):
-        super().__init__()
-        self.sources, self.read, self.batch_size = sources, read, batch_size
-        self.seed, self.rank, self.world_size, self.endless = seed, rank, world_size, endless
-        self.max_bad_fraction, self.min_size = max_bad_fraction, min_size
-        self._place: dict = {}
-        self._loaded = False
-
-    def state_dict(self) -> dict:
-        """The place of the next batch; JSON can hold it. Empty for the beginning."""
-        return copy.deepcopy(self._place)
-
-    def load_state_dict(self, state: dict) -> None:
-        """Go on, with the next `iter`, where the stream stood whose `state_dict` this is."""
-        self._place, self._loaded = copy.deepcopy(state), True
-
-    def __iter__(self) -> Iterator[dict]:
-        if not self._loaded:
-            self._place = {}
-        self._loaded = False
-        return self._iterate(**self._place)
+        super().__init__(
+            sources,
+            seed=seed,
+            rank=rank,
+            world_size=world_size,
+            endless=endless,
+            max_bad_fraction=max_bad_fraction,
+        )
+        self.read, self.batch_size, self.min_size = read, batch_size, min_size
 
     def _iterate(self, number: int = 0, sources: list[dict] | None = None) -> Iterator[dict]:
-        worker = get_worker_info()
-        workers = worker.num_workers if worker else 1
-        # Numbered so that a step of N ranks reads what one rank with N times the workers reads in N batches.
-        reader = Reader((worker.id if worker else 0) * self.world_size + self.rank, self.world_size * workers)
-        streams = [
-            SourceStream(source, place, self.seed, reader, self.endless, self.max_bad_fraction)
-            for place, source in enumerate(self.sources)
-        ]
-        if sources is not None:
-            for stream, state in zip(streams, sources, strict=True):
-                stream.load_state(state)
+        reader, streams = self._open(sources)
         while True:
-            batch = _Batch(self.read, random.Random(f"{self.seed}-{reader.number}-{number}"))
-            batch.fill(streams, self.batch_size)
+            batch = _Batch(streams, self.read, random.Random(f"{self.seed}-{reader.number}-{number}"))
+            batch.fill(self.batch_size)
             if len(batch.samples) < self.min_size:
                 return
             number += 1
@@ -195,52 +172,25 @@ class ImageTextBatches(IterableDataset):
             yield batch.collated()
 
 
-class _Batch:
-    """Samples as they are read, and what befell the rows between them."""
+class _Batch(RowCollector):
+    """The [`ImageText`]s of one batch."""
 
-    def __init__(self, read: ImageTextReader, rng: random.Random):
-        self.read, self.rng = read, rng
-        self.samples: list[ImageText] = []
-        self.rows, self.bad_rows, self.bad_row_details = 0, Counter(), []
+    def __init__(self, streams: list[SourceStream], read: ImageTextReader, rng: random.Random):
+        super().__init__(streams, rng)
+        self.read = read
 
-    def fill(self, streams: list[SourceStream], size: int) -> None:
-        while len(self.samples) < size:
-            live = [stream for stream in streams if not stream.exhausted]
-            if not live:
-                return
-            if len(live) > 1:
-                live = self.rng.choices(live, [stream.source.arguments.weight for stream in live])
-            item = next(live[0], None)
-            if item is not None:
-                self._add(live[0], item)
-
-    def _add(self, stream: SourceStream, item: Item) -> None:
-        if item.row is None:
-            self._note_bad(stream, item, UNREADABLE)
-            return
-        self.rows += 1
-        try:
-            self.samples.append(self.read(stream.source, item.row))
-        except Exception as error:
-            # One odd row among millions must not end a run, whatever it sets off.
-            reason = str(error) if isinstance(error, BadRow) else f"unexpected {type(error).__name__}"
-            self._note_bad(stream, item, reason)
-            stream.count_bad(reason, item)
-
-    def _note_bad(self, stream: SourceStream, item: Item, reason: str) -> None:
-        self.bad_rows[reason] += 1
-        place = {"source": stream.source.arguments.dataset, "shard": item.shard, "row": item.index}
-        self.bad_row_details.append({"reason": reason} | place)
+    def make(self, stream: SourceStream, row: Row) -> ImageText:
+        return self.read(stream.source, row)
 
     def collated(self) -> dict:
-        pixels = [sample.pixels for sample in self.samples]
+        pixels, counts = [sample.pixels for sample in self.samples], self.counts
         return {
             "prompts": [sample.prompt for sample in self.samples],
             "pixels": None if pixels[0] is None else torch.stack(pixels),
-            "rows": self.rows,
-            "bad_rows": dict(self.bad_rows),
-            "dropped": {},
-            "bad_row_details": self.bad_row_details,
+            "rows": counts["rows"],
+            "bad_rows": dict(counts["bad_rows"]),
+            "dropped": dict(counts["dropped"]),
+            "bad_row_details": counts["bad_row_details"],
         }
 
 
@@ -254,17 +204,7 @@ def open_image_sources(arguments: DataArguments, split: str, image_column: str |
     Raises:
         ValueError: if a source lacks `train_split`, or none has another split; or as [`open_source`] does.
     """
-    sources, failure = [], None
-    for source in arguments.all_sources():
-        try:
-            sources.append(_open(source, split, image_column))
-        except NoSuchSplit as error:
-            if split == arguments.train_split:
-                raise
-            failure = error
-    if not sources:
-        raise failure
-    return sources
+    return open_each(arguments, split, lambda source: _open(source, split, image_column))
 
 
 def _open(arguments: SourceArguments, split: str, image_column: str | None) -> ImageTextSource:
