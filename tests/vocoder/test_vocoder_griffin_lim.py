@@ -1,6 +1,6 @@
 import pytest
 import torch
-from torchaudio.functional import melscale_fbanks
+from torchaudio.functional import griffinlim, melscale_fbanks
 
 from dtm_hf.frontend.feature_extraction_f5 import F5FeatureExtractor
 from dtm_hf.vocoder.vocoder_griffin_lim import GriffinLimVocoder, invert_mel
@@ -46,6 +46,25 @@ def test_waveform_has_the_mel_it_was_made_from(extractor, vocoder):
     assert (again - mel).abs().mean() < 0.15
     rough = GriffinLimVocoder(num_iters=1)(mel)
     assert (again - mel).norm() < (extractor.log_mel(rough) - mel).norm()
+
+
+def test_zero_phase_is_the_griffin_lim_of_torchaudio(extractor):
+    mel = extractor.log_mel(vowel(40))
+    magnitude = invert_mel(mel.exp().transpose(1, 2), melscale_fbanks(513, 0.0, 12000.0, 100, 24000))
+    theirs = griffinlim(magnitude, torch.hann_window(1024), 1024, 256, 1024, 1.0, 8, 0.99, None, rand_init=False)
+    ours = GriffinLimVocoder(num_iters=8, phase_init="zero")(mel)
+    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
+
+
+def test_the_start_of_a_source_and_a_filter_keeps_the_pulses_of_a_voice(extractor):
+    def peaks(waveform: torch.Tensor) -> float:
+        """How far the peaks of a period stand out: the mean over frames of maximum over root mean square."""
+        frames = waveform[0, 1024:-1024].unfold(0, 512, 256)
+        return float((frames.abs().amax(1) / frames.square().mean(1).sqrt()).mean())
+
+    mel = extractor.log_mel(vowel(100))
+    true, zero = peaks(vowel(100)), peaks(GriffinLimVocoder(num_iters=32, phase_init="zero")(mel))
+    assert abs(peaks(GriffinLimVocoder()(mel)) - true) < 0.5 * abs(zero - true)
 
 
 def test_deterministic_and_leaves_the_global_generator_alone(extractor, vocoder):
@@ -100,6 +119,8 @@ def test_bad_input(vocoder):
         GriffinLimVocoder(num_iters=0)
     with pytest.raises(ValueError, match="`momentum`.*1.0"):
         GriffinLimVocoder(momentum=1.0)
+    with pytest.raises(ValueError, match="`phase_init`.*source_filter, zero.*random"):
+        GriffinLimVocoder(phase_init="random")
     with pytest.raises(ValueError, match=r"`mel`.*100\].*\[1, 100, 20\]"):
         vocoder(torch.zeros(1, 100, 20))
     with pytest.raises(ValueError, match="`lengths` must be between 4 and the 3 frames"):
