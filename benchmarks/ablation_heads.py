@@ -13,9 +13,8 @@ from dtm_hf.backbone.backbone_f5 import F5Backbone, F5BackboneOutput, F5TextEmbe
 from dtm_hf.evaluation.oracle import joint_inner_velocity
 from dtm_hf.head.configuration_dtm import DTMHeadConfig
 from dtm_hf.head.modeling_dtm import DTMHeadOutput, DTMTimeEmbedding
-from dtm_hf.training.objectives.conditioning import MelBatch, draw_conditions, draw_times, masked_mean
+from dtm_hf.training.objectives.conditioning import MelBatch
 from dtm_hf.training.objectives.dtm import DTMObjective
-from dtm_hf.training.objectives.losses import LossOutput, row_means
 
 # Features
 
@@ -199,50 +198,9 @@ class OracleTargetObjective(DTMObjective):
     target is E[Y' | X_t, Y'_s] = E[Y | X_t, Y_s] + w d, and the extra pass runs the conditional branch alone.
     """
 
-    def loss(self, head: nn.Module, batch: MelBatch, generator: torch.Generator | None = None) -> LossOutput:
-        """Loss and figures of a batch; draws and names are those of [`DTMObjective.loss`]."""
-        arguments, x_1 = self.arguments, batch.mel
-        k, device = arguments.head_batch_multiplier, x_1.device
-        conditions = draw_conditions(batch, arguments, generator)
-        if self.guided:
-            conditions.drop_text[:] = False
-            conditions.cond = x_1.masked_fill(conditions.span[..., None], 0.0)
-        t = draw_times(
-            arguments.t_sampling,
-            len(x_1),
-            device,
-            grid=self.grid,
-            logit_mean=arguments.t_logit_mean,
-            generator=generator,
-        )
-        x_0 = torch.randn(x_1.shape, generator=generator, device=device)
-        x_t = (1 - t[:, None, None]) * x_0 + t[:, None, None] * x_1
-        h_t, v, direction = self._backbone_pass(x_t, t, conditions, batch)
-
-        y = (x_1 - x_0).repeat(k, 1, 1)
-        scales = self._draw_scales(len(y), device, generator)
-        shift = torch.zeros_like(y)
-        if scales is not None:
-            w = (scales - 1) * (t < arguments.baked_guidance_end).repeat(k)
-            shift = w[:, None, None] * direction.repeat(k, 1, 1)
-        s = draw_times(arguments.s_sampling, k * len(x_1), device, generator=generator)
-        y_0 = torch.randn(y.shape, generator=generator, device=device)
-        y_s = (1 - s[:, None, None]) * y_0 + s[:, None, None] * y
-        target = self.posterior_mean(x_t, y_s, t, s, conditions, batch) + shift
-        output = head(
-            h_t,
-            y_s + s[:, None, None] * shift,
-            s,
-            timestep=t.repeat(k),
-            velocity=v.repeat(k, 1, 1),
-            attention_mask=batch.attention_mask.repeat(k, 1),
-            guidance_scale=scales,
-        )
-        remainder = (1 - s).clamp(min=arguments.min_loss_remainder)[:, None, None]
-        error = ((output.displacement - target) / remainder) ** 2
-        frames = conditions.loss_frames.repeat(k, 1)
-        figures = {"mean_displacement_error": self._relative_error(output.displacement, y + shift, v, frames)}
-        return LossOutput(masked_mean(error, frames), figures, *row_means(error, frames), t.repeat(k), s)
+    def _target(self, y, y_s, s, shift, x_t, t, conditions, batch) -> torch.Tensor:
+        unshifted = y_s - s[:, None, None] * shift
+        return self.posterior_mean(x_t, unshifted, t, s, conditions, batch) + shift
 
     @torch.no_grad()
     def posterior_mean(self, x_t, y_s, t, s, conditions, batch: MelBatch) -> torch.Tensor:

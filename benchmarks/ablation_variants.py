@@ -5,7 +5,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
-from unittest import mock
 
 if TYPE_CHECKING:
     from dtm_hf.training.arguments import TrainingConfig
@@ -134,8 +133,7 @@ def make_trainer(config: "TrainingConfig", variant: Variant):
     The package's trainer around the components of a variant, on which only its loop is called: it writes no
     checkpoints.
     """
-    from dtm_hf.training import speech
+    from dtm_hf.training.speech import SpeechTask
     from dtm_hf.training.trainer import Trainer
 
-    with mock.patch.object(speech, "build_components", variant.components):
-        return Trainer(config)
+    return Trainer(config, lambda run: SpeechTask(run, variant.components(run)))

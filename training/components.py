@@ -139,7 +139,7 @@ def _dtm_components(config: TrainingConfig) -> Components:
         "backbone_name": backbone.config.name,
         "backbone_revision": backbone.config.revision,
         "backbone_fingerprint": backbone.fingerprint,
-        "base_model": _hub_name(model.base_model),
+        "base_model": hub_name(model.base_model),
         "base_model_revision": model.base_model_revision,
         "license": backbone.config.license,
         "training_data": data_description(config),
@@ -223,7 +223,7 @@ def _tdm_components(config: TrainingConfig) -> Components:
         backbone_name=backbone.config.name,
         backbone_revision=backbone.config.revision,
         backbone_fingerprint=fingerprint,
-        base_model=_hub_name(model.base_model),
+        base_model=hub_name(model.base_model),
         base_model_revision=model.base_model_revision,
         license=backbone.config.license,
         training_data=data_description(config),
@@ -291,7 +291,7 @@ def _frozen_parts(config: TrainingConfig) -> tuple[F5Backbone, F5Tokenizer, F5Fe
     return backbone, tokenizer, feature_extractor, vocoder
 
 
-def _hub_name(name: str | None) -> str | None:
+def hub_name(name: str | None) -> str | None:
     """A folder of this machine means nothing where what was trained is pulled."""
     return None if name is None or Path(name).exists() else name
 

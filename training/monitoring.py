@@ -4,8 +4,9 @@ from collections.abc import Callable
 
 import torch
 
+from dtm_hf.backbone.low_rank import MAX_STEPS
 from dtm_hf.training.objectives.losses import LossOutput
-from dtm_hf.training.objectives.tdm import MAX_STEPS, TDMLossOutput
+from dtm_hf.training.objectives.tdm import TDMLossOutput
 
 
 class LossWindow:

@@ -1,5 +1,7 @@
 """Mixed precision on CPUs, where bfloat16 is not always the fast choice."""
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
@@ -20,3 +22,12 @@ class FasterFloat32(TorchFunctionMode):
         )
         with torch.autocast("cpu", enabled=False):
             return func(*args, **(kwargs or {}))
+
+
+def computing(model) -> AbstractContextManager:
+    """
+    Around the calls of a network with `dtype` and `device`: one that is in bfloat16 on a CPU computes in it, for
+    autocast would leave a norm there with two dtypes.
+    """
+    whole = model.dtype != torch.float32 and model.device.type == "cpu"
+    return torch.autocast("cpu", enabled=False) if whole else nullcontext()

@@ -10,7 +10,7 @@ from torch import nn
 from dtm_hf.pipelines.repositories import save_with_card
 from dtm_hf.training.arguments import TrainingConfig
 from dtm_hf.training.compilation import compile_parts
-from dtm_hf.training.components import build_components, training_record
+from dtm_hf.training.components import Components, build_components, training_record
 from dtm_hf.training.data.loader import build_loader
 from dtm_hf.training.objectives.conditioning import MelBatch
 from dtm_hf.training.precision import FasterFloat32
@@ -25,11 +25,12 @@ class SpeechTask(Task):
 
     Args:
         config ([`TrainingConfig`]): the run.
+        components ([`Components`], *optional*): others than [`build_components`] makes of it.
     """
 
-    def __init__(self, config: TrainingConfig):
+    def __init__(self, config: TrainingConfig, components: Components | None = None):
         self.config = config
-        self.components = build_components(config)
+        self.components = components or build_components(config)
         self.module = self.components.trained
         self.objective = self.components.objective
         self._samples: SpeechSamples | None = None

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from dtm_hf.training.arguments import TrainingConfig
+from dtm_hf.training.arguments import ObjectiveArguments, TrainingConfig
 from dtm_hf.training.objectives.losses import LossOutput
 
 
@@ -33,6 +33,17 @@ class Phase:
 
     group: str
     loss: Callable[[nn.Module, Any], LossOutput]
+
+
+def alternating_phases(
+    arguments: ObjectiveArguments, step: int, *, estimator: Callable, student: Callable
+) -> list[Phase]:
+    """
+    The phases of distillation after `step` steps, made of both losses: in every `update_estimator_every`-th step the
+    estimator is updated `estimator_updates` times, and in each step the student once, after it.
+    """
+    updates = 0 if step % arguments.update_estimator_every else arguments.estimator_updates
+    return [Phase("estimator", estimator)] * updates + [Phase("student", student)]
 
 
 class Task(ABC):

@@ -4,7 +4,7 @@ import dataclasses
 import json
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -28,7 +28,7 @@ from dtm_hf.training.groups import ParameterGroup, average_gradients
 from dtm_hf.training.optimization import set_schedules
 from dtm_hf.training.publishing import Publisher
 from dtm_hf.training.sharding import check_sharding, is_sharded, sharded_like, whole
-from dtm_hf.training.tasks import Phase, build_task
+from dtm_hf.training.tasks import Phase, Task, build_task
 
 
 class Trainer:
@@ -42,12 +42,13 @@ class Trainer:
     Args:
         config ([`TrainingConfig`]): The run. Components are built, and the newest complete checkpoint is resumed, on
             construction.
+        build (`Callable`): makes the task of the configuration; called with the run's seed set.
 
     Raises:
         ValueError: if `output_dir` holds checkpoints and `resume` is off.
     """
 
-    def __init__(self, config: TrainingConfig):
+    def __init__(self, config: TrainingConfig, build: Callable[[TrainingConfig], Task] = build_task):
         self.config = config
         options = config.optimization
         self.output_dir = Path(options.output_dir)
@@ -66,7 +67,7 @@ class Trainer:
             )
         check_sharding(self.accelerator, config)
         set_seed(options.seed)
-        self._build_model()
+        self._build_model(build)
         self.step, self.units = 0, 0
         self.window = Window()
         self.bad_rows: Counter = Counter()
@@ -95,9 +96,9 @@ class Trainer:
             )
         self.accelerator.wait_for_everyone()
 
-    def _build_model(self) -> None:
+    def _build_model(self, build: Callable[[TrainingConfig], Task]) -> None:
         options = self.config.optimization
-        self.task = build_task(self.config)
+        self.task = build(self.config)
         self.task.place(self.accelerator.device)
         self.module = self.task.module
         self.module.train()

@@ -1,7 +1,6 @@
 """Trajectory distribution matching on text-to-image models."""
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -10,7 +9,8 @@ from dtm_hf.training.arguments import ObjectiveArguments
 from dtm_hf.training.images.models import Conditions
 from dtm_hf.training.images.networks import LatentNetworks
 from dtm_hf.training.objectives.tdm import TDM, Rollout, TDMLossOutput
-from dtm_hf.training.tasks import Phase
+from dtm_hf.training.precision import computing
+from dtm_hf.training.tasks import Phase, alternating_phases
 
 
 @dataclass
@@ -53,13 +53,12 @@ class TDMImageObjective:
 
     def phases(self, step: int) -> Sequence[Phase]:
         """Of the step after `step` steps."""
-        updates = 0 if step % self.arguments.update_estimator_every else self.arguments.estimator_updates
-        return [Phase("estimator", self.estimator_loss)] * updates + [Phase("student", self.student_loss)]
+        return alternating_phases(self.arguments, step, estimator=self.estimator_loss, student=self.student_loss)
 
     def prepare(self, batch: PromptBatch, generator: torch.Generator | None = None) -> PromptBatch:
         """Draw noise, and let the student walk."""
         noise = self.networks.model.noise(len(batch.prompts), generator)
-        with self._computing():
+        with computing(self.networks.model):
             rollout = self.tdm.rollout(self.networks.student, noise, None, batch.conditions, generator)
         return PromptBatch(batch.prompts, batch.conditions, batch.pixels, rollout)
 
@@ -68,7 +67,7 @@ class TDMImageObjective:
     ) -> TDMLossOutput:
         """See [`TDM.student_loss`]; has a gradient to the student alone."""
         networks = self.networks
-        with self._computing():
+        with computing(self.networks.model):
             return self.tdm.student_loss(
                 networks.student,
                 networks.estimator,
@@ -82,13 +81,7 @@ class TDMImageObjective:
         self, _module: torch.nn.Module, batch: PromptBatch, generator: torch.Generator | None = None
     ) -> TDMLossOutput:
         """See [`TDM.estimator_loss`]; has a gradient to the estimator alone."""
-        with self._computing():
+        with computing(self.networks.model):
             return self.tdm.estimator_loss(
                 self.networks.estimator, batch.rollout, batch.conditions, generator=generator
             )
-
-    def _computing(self):
-        """A network in bfloat16 computes in it: on a CPU, autocast leaves a norm with two dtypes."""
-        model = self.networks.model
-        whole = model.dtype != torch.float32 and model.device.type == "cpu"
-        return torch.autocast("cpu", enabled=False) if whole else nullcontext()

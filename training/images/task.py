@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from dtm_hf.training.arguments import TrainingConfig
+from dtm_hf.training.components import hub_name
 from dtm_hf.training.data.loader import BatchLoader
 from dtm_hf.training.images.data import build_image_loader
 from dtm_hf.training.images.loading import load_image_model
@@ -149,7 +150,7 @@ class ImageDistillation(Task):
         model, draws = self.config.model, self.config.objective
         about = {
             # A folder of this machine means nothing where the student is pulled.
-            "base_model": None if Path(model.base_model).exists() else model.base_model,
+            "base_model": hub_name(model.base_model),
             "base_model_revision": model.base_model_revision,
             "teacher_guidance_scale": draws.teacher_guidance_scale,
             "steps_trained": step,

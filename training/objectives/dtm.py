@@ -77,13 +77,15 @@ class DTMObjective:
 
         # k draws of (s, Y_0) share one backbone pass: the pass is the cost.
         y = (x_1 - x_0).repeat(k, 1, 1)
-        scales = self._draw_scales(len(y), device, generator)
+        scales, shift = self._draw_scales(len(y), device, generator), torch.zeros_like(y)
         if scales is not None:
             w = (scales - 1) * (t < arguments.baked_guidance_end).repeat(k)
-            y = y + w[:, None, None] * direction.repeat(k, 1, 1)
+            shift = w[:, None, None] * direction.repeat(k, 1, 1)
+        y = y + shift
         s = draw_times(arguments.s_sampling, k * len(x_1), device, generator=generator)
         y_0 = torch.randn(y.shape, generator=generator, device=device)
         y_s = (1 - s[:, None, None]) * y_0 + s[:, None, None] * y
+        target = self._target(y, y_s, s, shift, x_t, t, conditions, batch)
         output = head(
             h_t,
             y_s,
@@ -95,10 +97,17 @@ class DTMObjective:
         )
         # The velocity error is the displacement error over 1 - s, which is bounded here: near s=1 it is all weight.
         remainder = (1 - s).clamp(min=arguments.min_loss_remainder)[:, None, None]
-        error = ((output.displacement - y) / remainder) ** 2
+        error = ((output.displacement - target) / remainder) ** 2
         frames = conditions.loss_frames.repeat(k, 1)
         figures = {"mean_displacement_error": self._relative_error(output.displacement, y, v, frames)}
         return LossOutput(masked_mean(error, frames), figures, *row_means(error, frames), t.repeat(k), s)
+
+    def _target(self, y, y_s, s, shift, x_t, t, conditions, batch) -> torch.Tensor:
+        """
+        What the head is to say `(k B, N, M)`: the displacement Y itself. `shift` is the part of it that guidance put
+        there; `x_t` and `t` are of the B rows, which the k draws share.
+        """
+        return y
 
     @staticmethod
     @torch.no_grad()

@@ -13,11 +13,11 @@ from typing import Any
 
 import torch
 
+from dtm_hf.backbone.low_rank import MAX_STEPS
 from dtm_hf.training.objectives.losses import LossOutput
 from dtm_hf.training.objectives.prediction import WEIGHTS, Prediction
 
 Network = Callable[..., torch.Tensor]
-MAX_STEPS = 4
 
 # In units of the data, whose scale is about 1: bounds the gradient of a student that is right already.
 _MIN_ERROR = 1e-3

@@ -1,8 +1,7 @@
 """Trajectory distribution matching on F5-TTS's infilling task."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +12,8 @@ from dtm_hf.training.arguments import ObjectiveArguments
 from dtm_hf.training.objectives.conditioning import Conditions, MelBatch, draw_conditions
 from dtm_hf.training.objectives.prediction import prediction_for
 from dtm_hf.training.objectives.tdm import TDM, Rollout, TDMLossOutput
-from dtm_hf.training.tasks import Phase
+from dtm_hf.training.precision import computing
+from dtm_hf.training.tasks import Phase, alternating_phases
 
 # Of an utterance that is no pair, the share that a validation sample continues from.
 _VALIDATION_PROMPT = 0.3
@@ -60,15 +60,10 @@ class TDMSpeechObjective:
             weight=arguments.weight_type,
             huber_scale=arguments.huber_scale,
         )
-        self._phases = {role: Phase(role, loss) for role, loss in self._losses().items()}
-
-    def _losses(self) -> dict[str, Callable]:
-        return {"student": self.student_loss, "estimator": self.estimator_loss}
 
     def phases(self, step: int) -> Sequence[Phase]:
         """Of the step after `step` steps."""
-        updates = 0 if step % self.arguments.update_estimator_every else self.arguments.estimator_updates
-        return [self._phases["estimator"]] * updates + [self._phases["student"]]
+        return alternating_phases(self.arguments, step, estimator=self.estimator_loss, student=self.student_loss)
 
     def prepare(self, batch: MelBatch, generator: torch.Generator | None = None) -> WalkedBatch:
         """Draw spans and noise, and let the student walk."""
@@ -142,30 +137,24 @@ class TDMSpeechObjective:
             return inputs | {"text_ids": batch.text_ids}
         # No adapter changes the text encoder: all networks share what it says.
         frames, guided = batch.mel.shape[1], self.arguments.teacher_guidance_scale > 1
-        with torch.no_grad(), self._computing():
+        with torch.no_grad(), computing(self.networks.base):
             embeds = self.networks.base.encode_text(batch.text_ids, batch.attention_mask, frames, guided)
         return inputs | {"text_embeds": embeds}
 
     def _student(self, x: torch.Tensor, t: torch.Tensor, **inputs) -> torch.Tensor:
-        with self._computing():
+        with computing(self.networks.base):
             return self.networks.student(x, t, **inputs).velocity.float()
 
     def _estimator(self, x: torch.Tensor, t: torch.Tensor, **inputs) -> torch.Tensor:
-        with self._computing():
+        with computing(self.networks.base):
             return self.networks.estimator(x, t, **inputs).velocity.float()
 
     def _teacher(self, x: torch.Tensor, t: torch.Tensor, **inputs) -> torch.Tensor:
         scale, end = self.arguments.teacher_guidance_scale, self.arguments.teacher_guidance_end
-        with self._computing():
+        with computing(self.networks.base):
             if scale <= 1:
                 return self.networks.teacher(x, t, **inputs).velocity.float()
             both = self.networks.teacher(x, t, **inputs, branch="both").velocity.float()
         cond, null = both.chunk(2)
         w = (scale - 1) * (t < end)
         return cond + w[:, None, None] * (cond - null)
-
-    def _computing(self):
-        """A backbone in bfloat16 computes in it: on a CPU, autocast leaves a norm with two dtypes."""
-        base = self.networks.base
-        whole = base.dtype != torch.float32 and base.device.type == "cpu"
-        return torch.autocast("cpu", enabled=False) if whole else nullcontext()
