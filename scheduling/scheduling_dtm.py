@@ -37,14 +37,16 @@ class DTMScheduler(SchedulerMixin, ConfigMixin):
     Matching](https://huggingface.co/papers/2506.23589).
 
     One Euler head call gives Y = v (the inner flow's velocity at s=0 is v - Y_0), so it cannot differ from plain
-    Euler; few Euler calls draw too little spread (standard deviation 0.50 of the true one with two), midpoint calls
-    draw nearly all of it (1.00 with two). Hence the default.
+    Euler, but for guidance that is baked into the head: then it is guided Euler at half the passes. Few Euler calls
+    draw too little spread (standard deviation 0.50 of the true one with two), midpoint calls draw nearly all of it
+    (1.00 with two). Hence the default.
 
     Args:
         num_inference_steps (`int`, defaults to 8):
             Global steps T, one backbone pass each.
         num_head_steps (`int`, defaults to 2):
-            Head *calls* a global step; even for `"midpoint"` and `"heun"`, which take two an interval. 0: no head.
+            Head *calls* a global step; even for `"midpoint"` and `"heun"`, which take two an interval. 1: Euler's one
+            step, whatever the solver: the mean that the head predicts, with nothing drawn. 0: no head.
         head_solver (`str`, defaults to `"midpoint"`):
             `"midpoint"`, `"euler"` or `"heun"`. Heun's last interval takes its second slope at two thirds (Ralston's
             node): at s=1 the velocity of a residual head is 0/0.
@@ -106,8 +108,8 @@ class DTMScheduler(SchedulerMixin, ConfigMixin):
             device (`str` or `torch.device`, *optional*): Where the times live.
 
         Raises:
-            ValueError: for fewer than one global step, negative head calls, or an odd number of them with a two-call
-            solver.
+            ValueError: for fewer than one global step, negative head calls, or an odd number of them above 1 with a
+            two-call solver.
         """
         config = self.config
         steps = config.num_inference_steps if num_inference_steps is None else num_inference_steps
@@ -116,10 +118,10 @@ class DTMScheduler(SchedulerMixin, ConfigMixin):
             raise ValueError(f"`num_inference_steps` must be an integer of at least 1, but got {steps!r}.")
         if isinstance(calls, bool) or not isinstance(calls, int) or calls < 0:
             raise ValueError(f"`num_head_steps` must be an integer of at least 0, but got {calls!r}.")
-        if config.head_solver != "euler" and calls % 2:
+        if config.head_solver != "euler" and calls % 2 and calls != 1:
             raise ValueError(
                 f"`num_head_steps` counts head calls and must be even for `head_solver` {config.head_solver!r}, which "
-                f"takes two an interval, but got {calls}."
+                f"takes two an interval, or 1, but got {calls}."
             )
         self.num_inference_steps, self.num_head_steps = steps, calls
         self._grid = time_grid(config.time_grid, steps, config.sway_coefficient).to(device)
@@ -130,11 +132,15 @@ class DTMScheduler(SchedulerMixin, ConfigMixin):
         self._step_index = None
         self._reset_head()
 
+    @property
+    def _head_solver(self) -> str:
+        return "euler" if self.num_head_steps == 1 else self.config.head_solver
+
     def _head_nodes(self) -> torch.Tensor:
         calls = self.num_head_steps
         if calls == 0:
             return torch.zeros(0)
-        if self.config.head_solver == "euler":
+        if self._head_solver == "euler":
             return torch.arange(calls, dtype=torch.float32) / calls
         intervals = calls // 2
         starts = torch.arange(intervals, dtype=torch.float32) / intervals
@@ -189,7 +195,7 @@ class DTMScheduler(SchedulerMixin, ConfigMixin):
             raise ValueError(f"The inner flow of {self.num_head_steps} head calls is complete: `step` comes next.")
         index = self._head_index
         self._head_index += 1
-        if self.config.head_solver == "euler":
+        if self._head_solver == "euler":
             sample = sample + model_output / self.num_head_steps
         else:
             intervals = self.num_head_steps // 2

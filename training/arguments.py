@@ -132,6 +132,9 @@ class ObjectiveArguments:
     t_logit_mean: float = _option(0.0, "Mean of the logit of t, for `logit_normal`.")
     s_sampling: str = _option("uniform", "dtm: `uniform` or `logit_normal`.")
     head_batch_multiplier: int = _option(4, "dtm: draws of (s, Y_0) per backbone pass.")
+    mean_draw_prob: float = _option(
+        0.0, "dtm: share of the draws at s = 0, whose target is the backbone's guided mean: what one head call gives."
+    )
     min_loss_remainder: float = _option(0.1, "dtm: lower bound of 1 - s in the loss weight.")
     baked_guidance_scale: float | None = _option(
         None, "dtm: guidance scale built into the targets; none for a head that is guided."

@@ -42,7 +42,7 @@ _NOT_NEGATIVE = (
 ).split()
 _SHARES = (
     "pair_probability max_bad_fraction pair_target_prob audio_drop_prob cond_drop_prob ema_decay backbone_dropout "
-    "adam_beta2 baked_guidance_end teacher_guidance_end"
+    "adam_beta2 mean_draw_prob baked_guidance_end teacher_guidance_end"
 ).split()
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -299,6 +300,24 @@ def test_baked_guidance_ends_where_it_is_told_to(backbone, make_head, mel_batch)
         guided = draws.inputs[0]["timestep"] < end
         assert torch.equal(moved, guided & (draws.inputs[0]["flow_time"] > 1e-3))
     assert guided.all() and 0 < (draws.inputs[0]["timestep"] < 0.3).float().mean() < 1
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_draws_at_s_0_are_told_the_guided_mean(backbone, mel_batch, share):
+    objective = dtm_objective(backbone, baked_guidance_scale=3.0, mean_draw_prob=share, head_batch_multiplier=8)
+    times = []
+    with Calls(backbone) as passes, torch.no_grad():
+
+        def guided_mean(_, state, flow_time, *, velocity, **__):
+            times.append(flow_time)
+            v_c, v_u = passes.outputs[0].velocity.chunk(2)
+            assert torch.equal(velocity, v_c.repeat(8, 1, 1))
+            return SimpleNamespace(displacement=velocity + 2 * (v_c - v_u).repeat(8, 1, 1))
+
+        losses = objective.loss(guided_mean, mel_batch, seeded()).row_losses
+    at_mean = times[0] == 0
+    assert at_mean.float().mean() == pytest.approx(share, abs=0.3) and at_mean.any() == (share > 0)
+    assert (losses[at_mean] < 1e-10).all() and (losses[~at_mean] > 0.1).all()
 
 
 def test_baked_guidance_never_drops_conditions(backbone, head, mel_batch):

@@ -18,6 +18,10 @@ class DTMObjective:
     `baked_guidance_range` w is drawn anew for each draw of (s, Y_0), and the head is told. From
     `baked_guidance_end` on, w is 0.
 
+    Of the draws, the share `mean_draw_prob` is made at s = 0, where nothing of Y is seen yet: there the head's best
+    answer is E[Y | X_t], which the backbone has said already, v + w (v_c - v_u). It is the target in the place of Y,
+    and has no spread that must be averaged away.
+
     Args:
         arguments ([`ObjectiveArguments`]): how times and conditions are drawn.
         backbone ([`F5Backbone`]): frozen.
@@ -83,9 +87,14 @@ class DTMObjective:
             shift = w[:, None, None] * direction.repeat(k, 1, 1)
         y = y + shift
         s = draw_times(arguments.s_sampling, k * len(x_1), device, generator=generator)
+        if arguments.mean_draw_prob > 0:
+            at_mean = torch.rand(len(s), generator=generator, device=device) < arguments.mean_draw_prob
+            s = s.masked_fill(at_mean, 0.0)
         y_0 = torch.randn(y.shape, generator=generator, device=device)
         y_s = (1 - s[:, None, None]) * y_0 + s[:, None, None] * y
         target = self._target(y, y_s, s, shift, x_t, t, conditions, batch)
+        if arguments.mean_draw_prob > 0:
+            target = torch.where(at_mean[:, None, None], v.repeat(k, 1, 1) + shift, target)
         output = head(
             h_t,
             y_s,
