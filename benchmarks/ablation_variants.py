@@ -116,6 +116,7 @@ VARIANTS = {
         ),
         Variant("baked-2", "one guidance scale baked in, 2", {"baked_guidance_range": None}),
         Variant("k-1", "1 draw of (s, Y_0) a pass", {"head_batch_multiplier": 1}),
+        Variant("no-mean-draws", "no draw at s=0 with the guided mean as its target", {"mean_draw_prob": 0.0}),
         Variant("k-4", "4 draws", {"head_batch_multiplier": 4}),
         Variant("k-16", "16 draws", {"head_batch_multiplier": 16}),
         Variant("s-logit-normal", "s drawn logit-normal", {"s_sampling": "logit_normal"}),
