@@ -88,7 +88,9 @@ def _facts(pipeline: "DTMPipeline", voices: dict) -> Table:
         add("guidance", _guidance(config))
     add("T", f"{sampling.num_inference_steps} global steps", f"{sampling.time_grid} grid", _sway(sampling))
     if head is not None:
-        add("head steps", f"{sampling.num_head_steps} calls a global step", sampling.head_solver)
+        calls = sampling.num_head_steps
+        single = calls == 1
+        add("head steps", f"{calls} call{'' if single else 's'} a global step", "" if single else sampling.head_solver)
     add("audio", f"{pipeline.vocoder.sampling_rate} Hz", type(pipeline.vocoder).__name__)
     add("vocabulary", f"{pipeline.tokenizer.vocab_size} tokens")
     if voices:
