@@ -37,6 +37,7 @@ class Request:
     seeds: str
     metrics: str
     reference: str | None
+    durations: str
     batch_size: int
     repeats: int
     dtype: str
@@ -58,6 +59,8 @@ def benchmark(request: Request) -> None:
         items = load_set(request.items, request.limit, request.split)
     except (ValueError, OSError) as error:
         raise ArgumentError(str(error)) from error
+    if request.durations == "recording":
+        _take_durations(items)
     pipe = load_pipeline(
         model,
         dtype=request.dtype,
@@ -102,6 +105,15 @@ def benchmark(request: Request) -> None:
     _illustrate(request.output, pipe, student, arms, items, metrics, records, seeds[0])
     typer.echo(table(results, metrics))
     typer.echo(request.output / "results.md")
+
+
+def _take_durations(items: "BenchmarkSet") -> None:
+    """Give each sentence the length of its recording."""
+    silent = [item.id for item in items.items if item.recording is None]
+    if silent:
+        raise ArgumentError(f"`--durations recording` needs a recording of each sentence, but {silent[0]!r} has none.")
+    for item in items.items:
+        item.duration_s = len(item.recording) / items.sampling_rate
 
 
 def _check(request: Request) -> tuple[list[Arm], list[int], list[str], str]:
@@ -170,6 +182,7 @@ def _settings(
         "head_time_grid": pipe.scheduler.config.time_grid if any(arm.num_head_steps for arm in arms) else None,
         "vocoder": type(pipe.vocoder).__name__,
         "set": items.name,
+        "durations": request.durations,
         "dtype": request.dtype,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
     }

@@ -31,6 +31,13 @@ class Precision(StrEnum):
     float16 = "float16"
 
 
+class Durations(StrEnum):
+    """Where a benchmark has the lengths of its speech from."""
+
+    rule = "rule"
+    recording = "recording"
+
+
 Model = Annotated[
     str | None,
     typer.Option(help="Folder of a pipeline or name of a Hub repository.", show_default="the embedded dtm-f5-tiny"),
@@ -228,6 +235,10 @@ def benchmark(
     reference: Annotated[
         str | None, typer.Option(help="Arm to compare with.", show_default="euler-32, else the first")
     ] = None,
+    durations: Annotated[
+        Durations,
+        typer.Option(help="Of the speech: by F5-TTS's rule, from bytes and the prompt's pace, or the recordings'."),
+    ] = Durations.rule,
     batch_size: Annotated[int, typer.Option(min=1, help="Sentences sampled at once.")] = 4,
     speaker_checkpoint: Annotated[
         Path | None,
@@ -254,6 +265,7 @@ def benchmark(
             seeds=seeds,
             metrics=metrics,
             reference=reference,
+            durations=durations.value,
             batch_size=batch_size,
             repeats=repeats,
             dtype=dtype.value,

@@ -18,6 +18,7 @@ class BenchmarkItem:
         reference_text (`str`): What the prompt says.
         recording (`np.ndarray` of shape `(T,)`, *optional*): The text as its speaker says it, at the same rate.
         language (`str`, defaults to `"en"`): Language of the text.
+        duration_s (`float`, *optional*): Seconds of the speech; F5-TTS's estimate by default.
     """
 
     id: str
@@ -26,6 +27,7 @@ class BenchmarkItem:
     reference_text: str
     recording: np.ndarray | None = None
     language: str = "en"
+    duration_s: float | None = None
 
 
 @dataclass

@@ -49,6 +49,7 @@ def run_arm(
     texts = [item.text for item in items]
     recordings = [(item.reference_audio, sampling_rate) for item in items]
     reference_texts = [item.reference_text for item in items]
+    durations = [item.duration_s for item in items]
 
     def draw() -> torch.Tensor:
         return pipe.prepare_noise(rows, own)
@@ -56,7 +57,7 @@ def run_arm(
     if arm.kind in ("renoise", "noise"):
         # What the loop is about to cut and measure: its noise has the rows' own lengths, as X_0 has.
         references = [pipe.encode_reference(*pair) for pair in zip(recordings, reference_texts, strict=True)]
-        rows, _ = pipe.prepare_items(texts, references, speed=1.0, duration_s=None)
+        rows, _ = pipe.prepare_items(texts, references, speed=1.0, duration_s=durations)
         own = [_generator(int(np.random.SeedSequence((seed, 1)).generate_state(1, np.uint64)[0])) for seed in seeds]
     with mounted(pipe, arm, draw, student) as mounted_pipe:
         return mounted_pipe(
@@ -67,6 +68,7 @@ def run_arm(
             num_head_steps=arm.num_head_steps,
             guidance_scale=_guidance_scale(pipe, arm),
             guidance_end=arm.guidance_end,
+            duration_s=durations,
             generator=[_generator(seed) for seed in seeds],
             output_type=output_type,
             callback_on_step_end=callback,

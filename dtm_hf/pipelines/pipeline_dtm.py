@@ -238,13 +238,14 @@ class DTMPipeline(DiffusionPipeline):
         )
 
     def prepare_items(
-        self, texts: list[str], references: list[_Reference], speed: float, duration_s: float | None
+        self, texts: list[str], references: list[_Reference], speed: float, duration_s: float | list[float] | None
     ) -> tuple[list[_Item], torch.Tensor]:
         """Chunks of all texts with their durations in frames, and their token ids `(B, N_text)`."""
         chunks = []
-        for index, (text, reference) in enumerate(zip(texts, references, strict=True)):
+        durations = duration_s if isinstance(duration_s, list) else [duration_s] * len(texts)
+        for index, (text, reference, duration) in enumerate(zip(texts, references, durations, strict=True)):
             pieces = chunk_text(text, max_chunk_bytes(reference.text, reference.seconds, speed))
-            seconds = [None] * len(pieces) if duration_s is None else share_seconds(duration_s, pieces)
+            seconds = [None] * len(pieces) if duration is None else share_seconds(duration, pieces)
             chunks += [(index, piece, reference, wanted) for piece, wanted in zip(pieces, seconds, strict=True)]
         text_ids = self.tokenizer([reference.text + piece for _, piece, reference, _ in chunks])
         rate = self.feature_extractor.sampling_rate / self.feature_extractor.hop_length
@@ -307,8 +308,12 @@ class DTMPipeline(DiffusionPipeline):
             raise ValueError(f"`guidance_end` must lie in [0, 1], but got {guidance_end!r}.")
         if not (isinstance(speed, int | float) and math.isfinite(speed) and speed > 0):
             raise ValueError(f"`speed` must be a positive number, but got {speed!r}.")
-        if duration_s is not None and not (math.isfinite(duration_s) and duration_s > 0):
-            raise ValueError(f"`duration_s` must be a positive number of seconds, but got {duration_s!r}.")
+        durations = duration_s if isinstance(duration_s, list) else [duration_s] * len(texts)
+        if len(durations) != len(texts) or any(d is not None and not (math.isfinite(d) and d > 0) for d in durations):
+            raise ValueError(
+                f"`duration_s` must be a positive number of seconds, or a list with one for each of {len(texts)} texts, "
+                f"but got {duration_s!r}."
+            )
         if isinstance(generator, list) and len(generator) != len(texts):
             raise ValueError(
                 f"`generator` must have one entry for each of {len(texts)} texts, but got {len(generator)}."
@@ -401,7 +406,7 @@ class DTMPipeline(DiffusionPipeline):
         guidance_scale: float | None = None,
         guidance_end: float = 1.0,
         speed: float = 1.0,
-        duration_s: float | None = None,
+        duration_s: float | list[float] | None = None,
         generator: torch.Generator | list[torch.Generator] | None = None,
         latents: torch.Tensor | None = None,
         output_type: str = "np",
@@ -434,8 +439,9 @@ class DTMPipeline(DiffusionPipeline):
                 a step, the less guidance has to say. Spares those steps the second branch.
             speed (`float`, defaults to 1.0):
                 Above 1 is faster than the recording.
-            duration_s (`float`, *optional*):
-                Seconds of the generated speech, in place of the estimate from the recording's pace.
+            duration_s (`float` or a list with one a text, *optional*):
+                Seconds of the generated speech, in place of the estimate from the recording's pace. F5-TTS's estimate
+                counts bytes, and is the rougher the shorter the texts are.
             generator (`torch.Generator` or a list with one a text, *optional*):
                 Source of the noise.
             latents (`torch.Tensor` of shape `(B, N, M)`, *optional*):
