@@ -311,8 +311,8 @@ class DTMPipeline(DiffusionPipeline):
         durations = duration_s if isinstance(duration_s, list) else [duration_s] * len(texts)
         if len(durations) != len(texts) or any(d is not None and not (math.isfinite(d) and d > 0) for d in durations):
             raise ValueError(
-                f"`duration_s` must be a positive number of seconds, or a list with one for each of {len(texts)} texts, "
-                f"but got {duration_s!r}."
+                f"`duration_s` must be a positive number of seconds, or a list of one for each of {len(texts)} "
+                f"texts, but got {duration_s!r}."
             )
         if isinstance(generator, list) and len(generator) != len(texts):
             raise ValueError(

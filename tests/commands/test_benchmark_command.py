@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 import soundfile
 from tiny import SAMPLING_RATE, voice
@@ -122,6 +123,20 @@ def test_an_arm_that_the_pipeline_cannot_run_is_refused_before_hours_are_spent(m
     result = run("--model", model, "--set", sentences, "-o", tmp_path / "run", "--arms", "euler-32,dtm-4x3")
     assert result.exit_code == 1 and "num_head_steps" in result.stderr
     assert not (tmp_path / "run").exists()
+
+
+def test_the_lengths_of_the_recordings(model, sentences, tmp_path):
+    common = ["--model", model, "--arms", "euler-1", "--metrics", "difference", "--repeats", 0]
+    common += ["--durations", "recording"]
+    assert run("--set", sentences, "-o", tmp_path / "run", *common).exit_code == 0
+    lengths = [len(np.load(path)) for path in sorted((tmp_path / "run" / "mels").rglob("*.npy"))]
+    assert lengths == pytest.approx([93.75 * (0.4 + 0.1 * i) for i in range(4)], abs=2)
+    assert json.loads((tmp_path / "run" / "results.json").read_text())["settings"]["durations"] == "recording"
+    rows = list(csv.reader(sentences.open()))
+    with sentences.with_name("unsaid.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([row[:3] for row in rows])
+    refused = run("--set", sentences.with_name("unsaid.csv"), "-o", tmp_path / "other", *common)
+    assert refused.exit_code == 2 and "`--durations recording` needs a recording" in refused.stderr
 
 
 def test_a_folder_of_another_benchmark_is_refused(model, sentences, tmp_path):

@@ -117,6 +117,8 @@ def test_duration_and_speed(tiny_pipeline, reference_audio):
 
     assert frames(duration_s=2.0) == pytest.approx(2.0 * 24000 / 256, abs=2)
     assert frames(speed=0.5) == pytest.approx(2 * frames(), abs=3)
+    each = speak(tiny_pipeline, reference_audio, [TEXT] * 3, duration_s=[1.0, None, 2.0])
+    assert [len(mel) for mel in each] == pytest.approx([93.75, frames(), 187.5], abs=2)
 
 
 def test_seed_and_latents(tiny_pipeline, reference_audio):
@@ -211,6 +213,7 @@ def test_bad_arguments(tiny_pipeline, reference_audio):
         ({"speed": 0}, ValueError, "`speed`"),
         ({"guidance_end": 1.5}, ValueError, "`guidance_end`"),
         ({"duration_s": -1.0}, ValueError, "`duration_s`"),
+        ({"duration_s": [1.0, 2.0]}, ValueError, "`duration_s`.*each of 1 texts"),
         ({"output_type": "wav"}, ValueError, "`output_type`"),
         ({"generator": [generator(0), generator(1)]}, ValueError, "`generator`"),
         ({"latents": torch.zeros(1, 3, 100)}, ValueError, "`latents` must have shape"),
