@@ -194,9 +194,9 @@ def check_values(config: TrainingConfig) -> None:
             f"`t_min` must lie in [0, num_inference_steps), but got {values['t_min']} "
             f"of {values['num_inference_steps']}."
         )
-    if values["num_head_steps"] % 2 and values["head_solver"] != "euler":
+    if values["num_head_steps"] % 2 and values["head_solver"] != "euler" and values["num_head_steps"] != 1:
         raise ValueError(
-            f"`num_head_steps` must be even for `head_solver` {values['head_solver']!r}, but got "
+            f"`num_head_steps` must be even or 1 for `head_solver` {values['head_solver']!r}, but got "
             f"{values['num_head_steps']}."
         )
     # The spectrogram reflects 512 samples at both ends.
