@@ -19,6 +19,7 @@ _MODULES = {
     "DTMPipelineOutput": "dtm_hf.pipelines.pipeline_dtm",
     "DTMScheduler": "dtm_hf.scheduling.scheduling_dtm",
     "DTMSchedulerOutput": "dtm_hf.scheduling.scheduling_dtm",
+    "DurationPredictor": "dtm_hf.frontend.duration_prediction",
     "F5Backbone": "dtm_hf.backbone.backbone_f5",
     "F5BackboneOutput": "dtm_hf.backbone.backbone_f5",
     "F5FeatureExtractor": "dtm_hf.frontend.feature_extraction_f5",

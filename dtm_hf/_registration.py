@@ -21,6 +21,7 @@ _COMPONENTS = (
     "F5FeatureExtractor",
     "GriffinLimVocoder",
     "VocosVocoder",
+    "DurationPredictor",
 )
 
 

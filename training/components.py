@@ -2,13 +2,14 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from dtm_hf.backbone.backbone_f5 import F5Backbone
 from dtm_hf.backbone.low_rank import NUM_STEPS_EMBED
 from dtm_hf.backbone.student import Student, StudentConfig, empty_student, load_student_weights
+from dtm_hf.frontend.duration_prediction import DurationPredictor
 from dtm_hf.frontend.feature_extraction_f5 import F5FeatureExtractor
 from dtm_hf.frontend.tokenization_f5 import F5Tokenizer
 from dtm_hf.scheduling.scheduling_dtm import DTMScheduler
@@ -41,6 +42,7 @@ class Components:
     objective: "FlowMatchingObjective | DTMObjective | TDMSpeechObjective"
     networks: "AdapterNetworks | None" = None
     student_config: StudentConfig | None = None
+    duration_predictor: DurationPredictor | None = None
     _speaking: F5Backbone | None = None
 
     def pipeline(self):
@@ -54,6 +56,7 @@ class Components:
             feature_extractor=self.feature_extractor,
             vocoder=self.vocoder,
             scheduler=self.scheduler,
+            duration_predictor=self.duration_predictor,
         )
 
     def student(self) -> Student:
@@ -124,7 +127,8 @@ def _dtm_components(config: TrainingConfig) -> Components:
     from dtm_hf.head.modeling_dtm import DTMHead
 
     model, draws = config.model, config.objective
-    backbone, tokenizer, feature_extractor, vocoder = _frozen_parts(config)
+    parts = _frozen_parts(config)
+    backbone = parts["backbone"]
     scheduler = DTMScheduler(
         num_inference_steps=draws.num_inference_steps,
         num_head_steps=draws.num_head_steps,
@@ -178,11 +182,8 @@ def _dtm_components(config: TrainingConfig) -> Components:
             )
         )
     return Components(
-        backbone=backbone,
+        **parts,
         head=head,
-        tokenizer=tokenizer,
-        feature_extractor=feature_extractor,
-        vocoder=vocoder,
         scheduler=scheduler,
         trained=head,
         objective=DTMObjective(draws, backbone, scheduler.timesteps),
@@ -194,7 +195,8 @@ def _tdm_components(config: TrainingConfig) -> Components:
     from dtm_hf.training.objectives.tdm_speech import TDMSpeechObjective
 
     model, draws = config.model, config.objective
-    backbone, tokenizer, feature_extractor, vocoder = _frozen_parts(config)
+    parts = _frozen_parts(config)
+    backbone = parts["backbone"]
     if backbone.config.step_counts is not None:
         raise ValueError(
             f"`base_model` must have a backbone of many steps, but {model.base_model!r} is a student of "
@@ -231,11 +233,8 @@ def _tdm_components(config: TrainingConfig) -> Components:
     if model.init_from is not None:
         _start_from(networks, student_config, model.init_from, model.init_from_revision)
     return Components(
-        backbone=backbone,
+        **parts,
         head=None,
-        tokenizer=tokenizer,
-        feature_extractor=feature_extractor,
-        vocoder=vocoder,
         scheduler=scheduler,
         trained=networks.trained,
         objective=TDMSpeechObjective(draws, networks, scheduler),
@@ -272,23 +271,27 @@ def _start_from(networks: "AdapterNetworks", config: StudentConfig, name: str, r
         raise ValueError(f"`init_from` {name!r} does not fit this run: {error}") from error
 
 
-def _frozen_parts(config: TrainingConfig) -> tuple[F5Backbone, F5Tokenizer, F5FeatureExtractor, torch.nn.Module]:
-    """Backbone, tokenizer, feature extractor and vocoder of `base_model` or `f5_checkpoint`."""
+def _frozen_parts(config: TrainingConfig) -> dict[str, Any]:
+    """What [`Components`] has from `base_model` or `f5_checkpoint`: all but scheduler, head and what trains."""
     model = config.model
     if model.base_model is not None:
         from dtm_hf.pipelines.pipeline_dtm import DTMPipeline
 
         # In float32 also where another dtype follows: the backbone's own conversion keeps its positions exact.
         base = DTMPipeline.from_pretrained(model.base_model, revision=model.base_model_revision, dtype=torch.float32)
-        backbone, tokenizer, feature_extractor = base.backbone, base.tokenizer, base.feature_extractor
-        vocoder = base.vocoder
+        names = ("backbone", "tokenizer", "feature_extractor", "vocoder", "duration_predictor")
+        parts = {name: getattr(base, name) for name in names}
     else:
         tokenizer = F5Tokenizer(_vocab_file(config))
-        backbone = F5Backbone.from_f5_checkpoint(model.f5_checkpoint, vocab=tokenizer, variant=model.f5_variant)
-        feature_extractor, vocoder = F5FeatureExtractor(), _default_vocoder()
+        parts = {
+            "backbone": F5Backbone.from_f5_checkpoint(model.f5_checkpoint, vocab=tokenizer, variant=model.f5_variant),
+            "tokenizer": tokenizer,
+            "feature_extractor": F5FeatureExtractor(),
+            "vocoder": _default_vocoder(),
+        }
     if model.backbone_dtype != "float32":
-        backbone.to(getattr(torch, model.backbone_dtype))
-    return backbone, tokenizer, feature_extractor, vocoder
+        parts["backbone"].to(getattr(torch, model.backbone_dtype))
+    return parts
 
 
 def hub_name(name: str | None) -> str | None:

@@ -69,6 +69,8 @@ def benchmark(request: Request) -> None:
         local_files_only=request.local_files_only,
     )
     pipe.set_progress_bar_config(disable=True)
+    if request.durations == "bytes":
+        pipe.duration_predictor = None
     student = _student(request, pipe)
     _check_arms(pipe, arms, student)
 
@@ -182,10 +184,15 @@ def _settings(
         "head_time_grid": pipe.scheduler.config.time_grid if any(arm.num_head_steps for arm in arms) else None,
         "vocoder": type(pipe.vocoder).__name__,
         "set": items.name,
-        "durations": request.durations,
+        "durations": _durations(request, pipe),
         "dtype": request.dtype,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
     }
+
+
+def _durations(request: Request, pipe: "DTMPipeline") -> str:
+    """Where the lengths are from; without a predictor it is bytes that they are predicted from."""
+    return "bytes" if request.durations == "predicted" and pipe.duration_predictor is None else request.durations
 
 
 def _timings(

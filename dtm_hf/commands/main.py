@@ -34,7 +34,8 @@ class Precision(StrEnum):
 class Durations(StrEnum):
     """Where a benchmark has the lengths of its speech from."""
 
-    rule = "rule"
+    predicted = "predicted"
+    bytes = "bytes"
     recording = "recording"
 
 
@@ -237,8 +238,11 @@ def benchmark(
     ] = None,
     durations: Annotated[
         Durations,
-        typer.Option(help="Of the speech: by F5-TTS's rule, from bytes and the prompt's pace, or the recordings'."),
-    ] = Durations.rule,
+        typer.Option(
+            help="Of the speech: by the model's duration predictor if it has one, by F5-TTS's count of bytes, or the "
+            "recordings'."
+        ),
+    ] = Durations.predicted,
     batch_size: Annotated[int, typer.Option(min=1, help="Sentences sampled at once.")] = 4,
     speaker_checkpoint: Annotated[
         Path | None,

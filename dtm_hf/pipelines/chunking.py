@@ -1,6 +1,7 @@
-"""Long text: cut into chunks as F5-TTS cuts it, timed by bytes, and joined by a cross-fade."""
+"""Long text: cut into chunks as F5-TTS cuts it, timed by bytes or a predictor, and joined by a cross-fade."""
 
 import re
+from collections.abc import Callable
 
 import numpy as np
 
@@ -47,16 +48,30 @@ def max_chunk_bytes(reference_text: str, reference_seconds: float, speed: float)
     return int(pace * (MAX_TOTAL_SECONDS - reference_seconds) * speed)
 
 
-def target_frames(text: str, reference_text: str, reference_frames: int, speed: float) -> int:
-    """Frames that `text` takes at the pace of the prompt, divided by `speed`."""
+def target_frames(
+    text: str,
+    reference_text: str,
+    reference_frames: int,
+    speed: float,
+    predictor: Callable[[str], float] | None = None,
+) -> int:
+    """
+    Frames that `text` takes at the pace of the prompt, divided by `speed`: in proportion to bytes as in F5-TTS, or to
+    what a predictor says.
+    """
+    if predictor is not None:
+        return int(reference_frames * predictor(text) / predictor(reference_text) / speed)
     local_speed = _SHORT_TEXT_SPEED if num_bytes(text) < _SHORT_TEXT_BYTES else speed
     return int(reference_frames / num_bytes(reference_text) * num_bytes(text) / local_speed)
 
 
-def share_seconds(total: float, chunks: list[str]) -> list[float]:
-    """Divide a wanted duration in seconds among chunks by their bytes; the cross-fades between them are added back."""
+def share_seconds(total: float, chunks: list[str], predictor: Callable[[str], float] | None = None) -> list[float]:
+    """
+    Divide a wanted duration in seconds among chunks, in proportion to bytes or to what a predictor says; the
+    cross-fades between them are added back.
+    """
     total += CROSS_FADE_SECONDS * (len(chunks) - 1)
-    weights = [num_bytes(chunk) for chunk in chunks]
+    weights = [(predictor or num_bytes)(chunk) for chunk in chunks]
     return [total * weight / sum(weights) for weight in weights]
 
 

@@ -17,6 +17,7 @@ from torch.nn.utils.rnn import pad_sequence
 from dtm_hf.backbone.backbone_f5 import F5Backbone
 from dtm_hf.backbone.student import Student, StudentConfig
 from dtm_hf.frontend.audio import TARGET_RMS, load_reference
+from dtm_hf.frontend.duration_prediction import DurationPredictor
 from dtm_hf.frontend.feature_extraction_f5 import F5FeatureExtractor
 from dtm_hf.frontend.tokenization_f5 import F5Tokenizer
 from dtm_hf.head.modeling_dtm import DTMHead
@@ -108,6 +109,8 @@ class DTMPipeline(DiffusionPipeline):
         scheduler ([`DTMScheduler`]): Two-level scheduler.
         head ([`DTMHead`], *optional*): Flow head. Without one the pipeline is the F5-TTS baseline, or with a student
             in the place of the backbone, that student in its 1-4 steps.
+        duration_predictor ([`DurationPredictor`], *optional*): How long a text takes beside the prompt's, where
+            `duration_s` says nothing. Without one, F5-TTS's rule: in proportion to their bytes.
         force_head (`bool`, defaults to `False`): Mount a head although it was trained on another backbone.
 
     Raises:
@@ -116,7 +119,7 @@ class DTMPipeline(DiffusionPipeline):
     """
 
     model_cpu_offload_seq = "backbone->vocoder"
-    _optional_components = ["head"]
+    _optional_components = ["head", "duration_predictor"]
     # Offload hooks would move the two in turn at every head call.
     _exclude_from_cpu_offload = ["head"]
     _callback_tensor_inputs = ["latents"]
@@ -129,6 +132,7 @@ class DTMPipeline(DiffusionPipeline):
         vocoder: torch.nn.Module,
         scheduler: DTMScheduler,
         head: DTMHead | None = None,
+        duration_predictor: DurationPredictor | None = None,
         force_head: bool = False,
     ):
         super().__init__()
@@ -146,6 +150,7 @@ class DTMPipeline(DiffusionPipeline):
             vocoder=vocoder,
             scheduler=scheduler,
             head=head,
+            duration_predictor=duration_predictor,
         )
         self.register_to_config(force_head=force_head)
 
@@ -241,18 +246,18 @@ class DTMPipeline(DiffusionPipeline):
         self, texts: list[str], references: list[_Reference], speed: float, duration_s: float | list[float] | None
     ) -> tuple[list[_Item], torch.Tensor]:
         """Chunks of all texts with their durations in frames, and their token ids `(B, N_text)`."""
-        chunks = []
+        chunks, predictor = [], self.duration_predictor
         durations = duration_s if isinstance(duration_s, list) else [duration_s] * len(texts)
         for index, (text, reference, duration) in enumerate(zip(texts, references, durations, strict=True)):
             pieces = chunk_text(text, max_chunk_bytes(reference.text, reference.seconds, speed))
-            seconds = [None] * len(pieces) if duration is None else share_seconds(duration, pieces)
+            seconds = [None] * len(pieces) if duration is None else share_seconds(duration, pieces, predictor)
             chunks += [(index, piece, reference, wanted) for piece, wanted in zip(pieces, seconds, strict=True)]
         text_ids = self.tokenizer([reference.text + piece for _, piece, reference, _ in chunks])
         rate = self.feature_extractor.sampling_rate / self.feature_extractor.hop_length
         items = []
         for (index, piece, reference, wanted), ids in zip(chunks, text_ids, strict=True):
             if wanted is None:
-                frames = target_frames(piece, reference.text, reference.num_frames, speed)
+                frames = target_frames(piece, reference.text, reference.num_frames, speed, predictor)
             else:
                 frames = int(wanted * rate)
             # `CFM.sample`: room for every token, and for one frame after the prompt.
@@ -440,8 +445,8 @@ class DTMPipeline(DiffusionPipeline):
             speed (`float`, defaults to 1.0):
                 Above 1 is faster than the recording.
             duration_s (`float` or a list with one a text, *optional*):
-                Seconds of the generated speech, in place of the estimate from the recording's pace. F5-TTS's estimate
-                counts bytes, and is the rougher the shorter the texts are.
+                Seconds of the generated speech, in place of the estimate from the recording's pace: by the
+                `duration_predictor`, or by F5-TTS's count of bytes, which is the rougher the shorter the texts are.
             generator (`torch.Generator` or a list with one a text, *optional*):
                 Source of the noise.
             latents (`torch.Tensor` of shape `(B, N, M)`, *optional*):
