@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 
 import dtm_hf
@@ -38,6 +39,19 @@ def test_head_was_trained_on_this_backbone(pipeline):
 def test_it_has_the_mel_format_of_f5(pipeline):
     extractor = pipeline.feature_extractor
     assert (extractor.sampling_rate, extractor.hop_length, extractor.feature_size) == (24000, 256, 100)
+
+
+def test_it_knows_how_long_its_words_take(pipeline):
+    """Within a fifth of what the two packaged recordings last, one in proportion to the other."""
+    said, seconds = {}, {}
+    for voice in ("slt", "rms"):
+        said[voice] = (ASSET / f"reference-{voice}.txt").read_text(encoding="utf-8").strip()
+        seconds[voice] = soundfile.info(ASSET / f"reference-{voice}.wav").duration
+    predictor = pipeline.duration_predictor
+    # "six" has as many letters as "two" and takes longer; bytes cannot tell.
+    assert predictor("six six six") > 1.1 * predictor("two two two")
+    for voice, text in said.items():
+        assert predictor(text) == pytest.approx(seconds[voice], rel=0.25)
 
 
 @pytest.mark.parametrize("voice", ["slt", "rms"])

@@ -139,6 +139,27 @@ def test_the_lengths_of_the_recordings(model, sentences, tmp_path):
     assert refused.exit_code == 2 and "`--durations recording` needs a recording" in refused.stderr
 
 
+def test_a_predictor_is_the_default_and_bytes_can_be_asked_for(model, sentences, tmp_path):
+    from dtm_hf import DTMPipeline, DurationPredictor
+
+    # Whatever the text, as long as the prompt.
+    alike = DTMPipeline.from_pretrained(model, duration_predictor=DurationPredictor(1.0, 0.0, {}, 1e-9))
+    alike.save_pretrained(tmp_path / "alike")
+    common = ["--model", tmp_path / "alike", "--arms", "euler-1", "--metrics", "difference", "--repeats", 0]
+    lengths, settings = {}, {}
+    for durations in ("predicted", "bytes"):
+        folder = tmp_path / durations
+        result = run("--set", sentences, "-o", folder, *common, "--durations", durations)
+        assert result.exit_code == 0, result.stderr
+        lengths[durations] = [len(np.load(path)) for path in sorted((folder / "mels").rglob("*.npy"))]
+        settings[durations] = json.loads((folder / "results.json").read_text())["settings"]["durations"]
+    assert settings == {"predicted": "predicted", "bytes": "bytes"}
+    assert len(set(lengths["predicted"])) == 1 and lengths["predicted"] != lengths["bytes"]
+    # Without a predictor it is bytes that lengths are predicted from, and the record says so.
+    assert run("--set", sentences, "-o", tmp_path / "none", "--model", model, *common[2:]).exit_code == 0
+    assert json.loads((tmp_path / "none" / "results.json").read_text())["settings"]["durations"] == "bytes"
+
+
 def test_a_folder_of_another_benchmark_is_refused(model, sentences, tmp_path):
     common = ["--model", model, "-o", tmp_path / "run", "--arms", "euler-1", "--metrics", "difference", "--repeats", 0]
     assert run("--set", sentences, *common).exit_code == 0

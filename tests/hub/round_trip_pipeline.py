@@ -39,6 +39,7 @@ def build(folder: pathlib.Path) -> "dtm_hf.DTMPipeline":
         torch.nn.init.normal_(parameter, std=0.1)
     vocoder, scheduler = dtm_hf.GriffinLimVocoder(), dtm_hf.DTMScheduler(num_inference_steps=2, num_head_steps=2)
     parts = {"backbone": backbone, "tokenizer": tokenizer, "vocoder": vocoder, "scheduler": scheduler}
+    parts["duration_predictor"] = dtm_hf.DurationPredictor(0.2, 0.05, {"a": 0.1, "o": 0.02}, 0.05)
     return dtm_hf.DTMPipeline(**parts, feature_extractor=dtm_hf.F5FeatureExtractor(), head=make_head(backbone, 1))
 
 

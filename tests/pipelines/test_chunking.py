@@ -46,6 +46,14 @@ def test_the_pace_is_that_of_the_recording_in_bytes():
     assert target_frames("x" * 9, "y" * 20, 200, speed=1.0) == int(90 / 0.3)
 
 
+def test_a_predictor_takes_the_place_of_bytes():
+    # One second for each x: three times the prompt, and no rule of its own for few bytes.
+    assert target_frames("xxx yyyyy", "xyyy", 200, 1.0, predictor=lambda text: text.count("x")) == 600
+    assert target_frames("xxx yyyyy", "xyyy", 200, 2.0, predictor=lambda text: text.count("x")) == 300
+    seconds = share_seconds(4.0, ["x" * 30, "x" * 10 + "y" * 90], predictor=lambda text: text.count("x"))
+    assert seconds == pytest.approx([4.15 * 0.75, 4.15 * 0.25])
+
+
 def test_a_chunk_and_its_prompt_fit_into_22_seconds():
     # 5 bytes a second beside a prompt of 12 s.
     assert max_chunk_bytes("y" * 60, 12.0, speed=1.0) == 50

@@ -121,6 +121,24 @@ def test_duration_and_speed(tiny_pipeline, reference_audio):
     assert [len(mel) for mel in each] == pytest.approx([93.75, frames(), 187.5], abs=2)
 
 
+def test_a_predictor_of_durations(tiny_pipeline, reference_audio, tmp_path):
+    """In proportion to the prompt it says how long a text takes; a wanted duration is still what was wanted."""
+    from dtm_hf import DTMPipeline, DurationPredictor
+
+    predictor = DurationPredictor(0.1, 0.05, {"a": 0.2, "e": 0.01}, 0.05)
+    DTMPipeline(**tiny_pipeline.components | {"duration_predictor": predictor}).save_pretrained(tmp_path)
+    pipeline = DTMPipeline.from_pretrained(tmp_path)
+    by_bytes = len(speak(tiny_pipeline, reference_audio)[0])
+    frames = len(speak(pipeline, reference_audio)[0])
+    assert frames == pytest.approx(1.2 * 93.75 * predictor(TEXT) / predictor(SAID + " "), abs=2)
+    assert abs(frames - by_bytes) > 5
+    assert len(speak(pipeline, reference_audio, speed=2.0)[0]) == pytest.approx(frames / 2, abs=2)
+    assert len(speak(pipeline, reference_audio, duration_s=2.0)[0]) == pytest.approx(187.5, abs=2)
+    # Taken out again, the rule is F5-TTS's.
+    pipeline.duration_predictor = None
+    assert len(speak(pipeline, reference_audio)[0]) == by_bytes
+
+
 def test_seed_and_latents(tiny_pipeline, reference_audio):
     first, again, other = (speak(tiny_pipeline, reference_audio, seed=seed)[0] for seed in (0, 0, 1))
     assert torch.equal(first, again)

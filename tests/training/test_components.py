@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from dtm_hf import DTMHead, DTMPipeline, DTMScheduler
+from dtm_hf import DTMHead, DTMPipeline, DTMScheduler, DurationPredictor
 from dtm_hf.training.components import build_components
 from dtm_hf.training.parsing import parse_config
 
@@ -45,6 +45,15 @@ def test_a_head_on_a_base_pipeline(base, backbone, form):
     assert torch.equal(parts.objective.grid, parts.scheduler.timesteps)
     pipeline = parts.pipeline()
     assert pipeline.head is parts.head
+
+
+def test_the_predictor_of_the_base_goes_along(base, tmp_path):
+    predictor = DurationPredictor(0.1, 0.0, {"a": 0.1}, 0.1)
+    DTMPipeline.from_pretrained(base / "fp32", duration_predictor=predictor).save_pretrained(tmp_path)
+    for objective in ("dtm", "tdm"):
+        parts = components("--base_model", str(tmp_path), "--objective", objective, *HEAD)
+        assert parts.pipeline().duration_predictor("aa") == predictor("aa")
+    assert components("--base_model", str(base / "fp32"), *HEAD).pipeline().duration_predictor is None
 
 
 def test_a_head_goes_on_from_another(base, make_head, backbone, tmp_path):
