@@ -7,9 +7,8 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from diffusers.utils import BaseOutput
 
+from .solvers import HEAD_SOLVERS, effective_solver
 from .time_grids import TIME_GRIDS, time_grid
-
-HEAD_SOLVERS = ("midpoint", "euler", "heun")
 
 
 @dataclass
@@ -118,11 +117,7 @@ class DTMScheduler(SchedulerMixin, ConfigMixin):
             raise ValueError(f"`num_inference_steps` must be an integer of at least 1, but got {steps!r}.")
         if isinstance(calls, bool) or not isinstance(calls, int) or calls < 0:
             raise ValueError(f"`num_head_steps` must be an integer of at least 0, but got {calls!r}.")
-        if config.head_solver != "euler" and calls % 2 and calls != 1:
-            raise ValueError(
-                f"`num_head_steps` counts head calls and must be even for `head_solver` {config.head_solver!r}, which "
-                f"takes two an interval, or 1, but got {calls}."
-            )
+        self._head_solver = effective_solver(config.head_solver, calls)
         self.num_inference_steps, self.num_head_steps = steps, calls
         self._grid = time_grid(config.time_grid, steps, config.sway_coefficient).to(device)
         self.timesteps = self._grid[:-1]
@@ -131,10 +126,6 @@ class DTMScheduler(SchedulerMixin, ConfigMixin):
         self._deltas = self._grid.diff().tolist()
         self._step_index = None
         self._reset_head()
-
-    @property
-    def _head_solver(self) -> str:
-        return "euler" if self.num_head_steps == 1 else self.config.head_solver
 
     def _head_nodes(self) -> torch.Tensor:
         calls = self.num_head_steps
@@ -149,7 +140,7 @@ class DTMScheduler(SchedulerMixin, ConfigMixin):
 
     def _second_node(self, interval: int) -> float:
         """Where in an interval, in (0, 1], a two-call solver takes its second slope."""
-        if self.config.head_solver == "midpoint":
+        if self._head_solver == "midpoint":
             return 0.5
         return 1.0 if interval < self.num_head_steps // 2 - 1 else 2 / 3
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import yaml
 
+from dtm_hf.scheduling.solvers import HEAD_SOLVERS, effective_solver
 from dtm_hf.training.arguments import SECTIONS, DataArguments, TrainingConfig
 
 _CHOICES = {
@@ -17,7 +18,7 @@ _CHOICES = {
     "head_prediction": ("residual", "direct"),
     "t_sampling": ("grid", "uniform", "sway", "sway_twice", "logit_normal"),
     "s_sampling": ("uniform", "logit_normal"),
-    "head_solver": ("midpoint", "euler", "heun"),
+    "head_solver": HEAD_SOLVERS,
     "time_grid": ("sway", "uniform", "epss"),
     "weight_type": ("constant", "snr", "min_snr"),
     "lr_scheduler": ("cosine", "linear", "constant_with_warmup", "warmup_stable_decay"),
@@ -194,11 +195,7 @@ def check_values(config: TrainingConfig) -> None:
             f"`t_min` must lie in [0, num_inference_steps), but got {values['t_min']} "
             f"of {values['num_inference_steps']}."
         )
-    if values["num_head_steps"] % 2 and values["head_solver"] != "euler" and values["num_head_steps"] != 1:
-        raise ValueError(
-            f"`num_head_steps` must be even or 1 for `head_solver` {values['head_solver']!r}, but got "
-            f"{values['num_head_steps']}."
-        )
+    effective_solver(values["head_solver"], values["num_head_steps"])
     # The spectrogram reflects 512 samples at both ends.
     if not 0.03 <= values["min_seconds"] < values["max_seconds"]:
         raise ValueError(

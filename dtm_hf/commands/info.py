@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
+from dtm_hf.scheduling.solvers import effective_solver
+
 from .models import load_pipeline, packaged_voices
 
 if TYPE_CHECKING:
@@ -89,8 +91,8 @@ def _facts(pipeline: "DTMPipeline", voices: dict) -> Table:
     add("T", f"{sampling.num_inference_steps} global steps", f"{sampling.time_grid} grid", _sway(sampling))
     if head is not None:
         calls = sampling.num_head_steps
-        single = calls == 1
-        add("head steps", f"{calls} call{'' if single else 's'} a global step", "" if single else sampling.head_solver)
+        solver = effective_solver(sampling.head_solver, calls)
+        add("head steps", f"{calls} call{'' if calls == 1 else 's'} a global step", solver)
     add("audio", f"{pipeline.vocoder.sampling_rate} Hz", type(pipeline.vocoder).__name__)
     add("vocabulary", f"{pipeline.tokenizer.vocab_size} tokens")
     if voices:

@@ -57,7 +57,7 @@ def run_arm(
     if arm.kind in ("renoise", "noise"):
         # What the loop is about to cut and measure: its noise has the rows' own lengths, as X_0 has.
         references = [pipe.encode_reference(*pair) for pair in zip(recordings, reference_texts, strict=True)]
-        rows, _ = pipe.prepare_items(texts, references, speed=1.0, duration_s=durations)
+        rows, _ = pipe.prepare_items(texts, references, speed=1.0, durations=durations)
         own = [_generator(int(np.random.SeedSequence((seed, 1)).generate_state(1, np.uint64)[0])) for seed in seeds]
     with mounted(pipe, arm, draw, student) as mounted_pipe:
         return mounted_pipe(

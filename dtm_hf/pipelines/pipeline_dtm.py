@@ -243,11 +243,13 @@ class DTMPipeline(DiffusionPipeline):
         )
 
     def prepare_items(
-        self, texts: list[str], references: list[_Reference], speed: float, duration_s: float | list[float] | None
+        self, texts: list[str], references: list[_Reference], speed: float, durations: list[float | None]
     ) -> tuple[list[_Item], torch.Tensor]:
-        """Chunks of all texts with their durations in frames, and their token ids `(B, N_text)`."""
+        """
+        Chunks of all texts with their lengths in frames, and their token ids `(B, N_text)`. `durations` are the wanted
+        seconds of each text, `None` where they are to be guessed.
+        """
         chunks, predictor = [], self.duration_predictor
-        durations = duration_s if isinstance(duration_s, list) else [duration_s] * len(texts)
         for index, (text, reference, duration) in enumerate(zip(texts, references, durations, strict=True)):
             pieces = chunk_text(text, max_chunk_bytes(reference.text, reference.seconds, speed))
             seconds = [None] * len(pieces) if duration is None else share_seconds(duration, pieces, predictor)
@@ -285,8 +287,8 @@ class DTMPipeline(DiffusionPipeline):
         generator,
         output_type,
         callback_on_step_end_tensor_inputs,
-    ) -> tuple[list[str], list[Any], list[str]]:
-        """Refuse what cannot be spoken; returns texts, recordings and their texts as lists of one length."""
+    ) -> tuple[list[str], list[Any], list[str], list[float | None]]:
+        """Refuse what cannot be spoken; returns texts, recordings, their texts and durations as lists of one size."""
         texts = [text] if isinstance(text, str) else text
         if not isinstance(texts, list) or not texts or not all(isinstance(item, str) for item in texts):
             raise TypeError(f"`text` must be a string or a non-empty list of strings, but got {text!r}.")
@@ -330,7 +332,7 @@ class DTMPipeline(DiffusionPipeline):
             raise ValueError(
                 f"`callback_on_step_end_tensor_inputs` must be in {self._callback_tensor_inputs}, but got {foreign}."
             )
-        return texts, references, reference_texts
+        return texts, references, reference_texts, durations
 
     def _check_student(self, num_inference_steps: int | None, guidance_scale: float | None) -> None:
         """Refuse what a student was not distilled for."""
@@ -464,7 +466,7 @@ class DTMPipeline(DiffusionPipeline):
         Examples:
         """
         # 1. Refuse what cannot be spoken
-        texts, recordings, reference_texts = self.check_inputs(
+        texts, recordings, reference_texts, durations = self.check_inputs(
             text,
             reference_audio,
             reference_text,
@@ -494,7 +496,7 @@ class DTMPipeline(DiffusionPipeline):
             if (id(recording), said) not in encoded:
                 encoded[id(recording), said] = self.encode_reference(recording, said)
         references = [encoded[id(r), said] for r, said in zip(recordings, reference_texts, strict=True)]
-        items, text_ids = self.prepare_items(texts, references, speed, duration_s)
+        items, text_ids = self.prepare_items(texts, references, speed, durations)
         lengths = torch.tensor([item.num_frames for item in items], device=device)
         num_frames = max(item.num_frames for item in items)
         attention_mask = None

@@ -12,6 +12,7 @@ from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntr
 from dtm_hf.backbone.student import MODEL_TYPE as STUDENT_TYPE
 from dtm_hf.backbone.student import Student, StudentConfig
 from dtm_hf.head.configuration_dtm import DTMHeadConfig
+from dtm_hf.scheduling.solvers import effective_solver
 
 if TYPE_CHECKING:
     from dtm_hf.head.modeling_dtm import DTMHead
@@ -77,6 +78,9 @@ def fill_card(values: dict[str, Any], repo_id: str | None) -> ModelCard:
     [`student_values`] collect.
     """
     name = (repo_id or "dtm-f5").split("/")[-1]
+    sampler = values["sampler"]
+    # A student's has no head, and no solver.
+    solver = effective_solver(sampler["head_solver"], sampler["num_head_steps"]) if "head_solver" in sampler else None
     data = ModelCardData(
         license=values["license"],
         library_name="dtm-hf",
@@ -85,7 +89,7 @@ def fill_card(values: dict[str, Any], repo_id: str | None) -> ModelCard:
         base_model=values["base_model"],
     )
     return ModelCard.from_template(
-        data, template_path=str(_TEMPLATE), model_name=name, repo_id=repo_id or "PATH", **values
+        data, template_path=str(_TEMPLATE), model_name=name, repo_id=repo_id or "PATH", head_solver=solver, **values
     )
 
 

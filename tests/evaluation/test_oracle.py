@@ -161,7 +161,7 @@ def test_from_pure_noise_the_inner_flow_is_the_backbones_own(tiny_pipeline, refe
     prompts, backbone = [reference_audio, (voice(0.9, pitch=200), SAMPLING_RATE)], tiny_pipeline.backbone
     ours = speak(tiny_pipeline, prompts, num_inference_steps=1, num_head_steps=6, guidance_scale=guidance_scale)
     references = [tiny_pipeline.encode_reference(prompt, SAID) for prompt in prompts]
-    items, ids = tiny_pipeline.prepare_items(TEXTS, references, 1.0, None)
+    items, ids = tiny_pipeline.prepare_items(TEXTS, references, 1.0, [None] * len(TEXTS))
     drawing = generators()
     x_0, y_0 = (tiny_pipeline.prepare_noise(items, drawing) for _ in range(2))
     for row, (item, mel) in enumerate(zip(items, ours, strict=True)):

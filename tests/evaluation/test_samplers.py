@@ -72,7 +72,7 @@ def test_the_head_keeps_the_grid_and_solver_of_the_pipeline(tiny_pipeline):
 def test_midpoint_is_the_midpoint_rule(tiny_pipeline, guidance_scale):
     ours = mels(tiny_pipeline, f"midpoint-2@{guidance_scale}", ITEMS[:1], SEEDS[:1])[0]
     reference = tiny_pipeline.encode_reference((PROMPT, SAMPLING_RATE), SAID)
-    (item,), ids = tiny_pipeline.prepare_items([ITEMS[0].text], [reference], 1.0, None)
+    (item,), ids = tiny_pipeline.prepare_items([ITEMS[0].text], [reference], 1.0, [None])
     x = tiny_pipeline.prepare_noise([item], [torch.Generator().manual_seed(SEEDS[0])])
     prompt = len(reference.mel)
     cond = torch.nn.functional.pad(reference.mel, (0, 0, 0, item.num_frames - prompt))[None]
@@ -98,7 +98,7 @@ def test_midpoint_is_that_of_f5(tiny_pipeline):
         odeint_kwargs={"method": "midpoint"},
     )
     reference = tiny_pipeline.encode_reference((PROMPT, SAMPLING_RATE), SAID)
-    (item,), ids = tiny_pipeline.prepare_items([ITEMS[0].text], [reference], 1.0, None)
+    (item,), ids = tiny_pipeline.prepare_items([ITEMS[0].text], [reference], 1.0, [None])
     theirs, _ = cfm.sample(
         cond=reference.mel[None],
         text=ids,

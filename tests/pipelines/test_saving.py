@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from dtm_hf import DTMPipeline, VocosVocoder
+from dtm_hf import DTMPipeline, DTMScheduler, VocosVocoder
 
 TEXT, SAID = "what else is there to say", "some words."
 
@@ -55,3 +55,11 @@ def test_in_bfloat16(make_backbone, make_head, tiny_pipeline, reference_audio, t
         p.set_progress_bar_config(disable=True)
         mels.append(p(TEXT, reference_audio, SAID, generator=torch.Generator().manual_seed(0), **kwargs).audios[0])
     assert (mels[0] - mels[1]).abs().max() <= 1e-4
+
+
+def test_the_card_says_what_one_call_is(tiny_pipeline, tmp_path):
+    """A single head call is Euler's with any solver."""
+    for calls, said in ((1, "1 (euler)"), (2, "2 (midpoint)")):
+        parts = dict(tiny_pipeline.components) | {"scheduler": DTMScheduler(4, calls, head_solver="midpoint")}
+        DTMPipeline(**parts).save_pretrained(tmp_path / str(calls))
+        assert f"| Head calls a step | {said} |" in (tmp_path / str(calls) / "README.md").read_text()

@@ -93,9 +93,7 @@ class FrameBatches(ResumableBatches):
         arguments ([`DataArguments`]): Budget, bounds and shares.
         tokenizer ([`F5Tokenizer`]): Gives the ids.
         feature_extractor ([`F5FeatureExtractor`]): Gives rate and hop of the frames.
-        seed (`int`): Decides all that is random.
-        rank, world_size (`int`): Number of this process, and of all.
-        endless (`bool`): Read the sources again and again, in new orders; if not, once and in their own order.
+        share: `seed`, `rank`, `world_size` and `endless` as in [`ResumableBatches`].
 
     Raises:
         ValueError: while it is iterated, if more than `max_bad_fraction` of the rows of a source are bad, or none is
@@ -108,20 +106,9 @@ class FrameBatches(ResumableBatches):
         arguments,
         tokenizer,
         feature_extractor,
-        *,
-        seed: int,
-        rank: int = 0,
-        world_size: int = 1,
-        endless: bool = True,
+        **share,
     ):
-        super().__init__(
-            sources,
-            seed=seed,
-            rank=rank,
-            world_size=world_size,
-            endless=endless,
-            max_bad_fraction=arguments.max_bad_fraction,
-        )
+        super().__init__(sources, max_bad_fraction=arguments.max_bad_fraction, **share)
         self.arguments = arguments
         self.read = RowReader(arguments, tokenizer, feature_extractor)
         self.ids = tokenizer.get_vocab()

@@ -126,11 +126,8 @@ class ImageTextBatches(ResumableBatches):
         sources (`list[ImageTextSource]`): where rows are from, each by its weight.
         read ([`ImageTextReader`]): makes samples of rows.
         batch_size (`int`): rows of a batch.
-        seed (`int`): decides the order of shards and the choice among sources.
-        rank, world_size (`int`): number of this process, and of all.
-        endless (`bool`): read the sources again and again; if not, once and in their own order.
-        max_bad_fraction (`float`): share of the rows of a source that may be bad.
         min_size (`int`, defaults to 1): a last batch of fewer rows is left out.
+        share: `seed`, `rank`, `world_size`, `endless` and `max_bad_fraction` as in [`ResumableBatches`].
 
     Raises:
         ValueError: while it is iterated, if more than `max_bad_fraction` of the rows of a source are bad, or none is
@@ -142,22 +139,10 @@ class ImageTextBatches(ResumableBatches):
         sources: list[ImageTextSource],
         read: ImageTextReader,
         batch_size: int,
-        *,
-        seed: int,
-        rank: int = 0,
-        world_size: int = 1,
-        endless: bool = True,
-        max_bad_fraction: float = 1.0,
         min_size: int = 1,
+        **share,
     ):
-        super().__init__(
-            sources,
-            seed=seed,
-            rank=rank,
-            world_size=world_size,
-            endless=endless,
-            max_bad_fraction=max_bad_fraction,
-        )
+        super().__init__(sources, **share)
         self.read, self.batch_size, self.min_size = read, batch_size, min_size
 
     def _iterate(self, number: int = 0, sources: list[dict] | None = None) -> Iterator[dict]:

@@ -80,7 +80,7 @@ class DTMObjective:
         h_t, v, direction = self._backbone_pass(x_t, t, conditions, batch)
 
         # k draws of (s, Y_0) share one backbone pass: the pass is the cost.
-        y = (x_1 - x_0).repeat(k, 1, 1)
+        y, mean = (x_1 - x_0).repeat(k, 1, 1), v.repeat(k, 1, 1)
         scales, shift = self._draw_scales(len(y), device, generator), torch.zeros_like(y)
         if scales is not None:
             w = (scales - 1) * (t < arguments.baked_guidance_end).repeat(k)
@@ -94,13 +94,13 @@ class DTMObjective:
         y_s = (1 - s[:, None, None]) * y_0 + s[:, None, None] * y
         target = self._target(y, y_s, s, shift, x_t, t, conditions, batch)
         if arguments.mean_draw_prob > 0:
-            target = torch.where(at_mean[:, None, None], v.repeat(k, 1, 1) + shift, target)
+            target = torch.where(at_mean[:, None, None], mean + shift, target)
         output = head(
             h_t,
             y_s,
             s,
             timestep=t.repeat(k),
-            velocity=v.repeat(k, 1, 1),
+            velocity=mean,
             attention_mask=batch.attention_mask.repeat(k, 1),
             guidance_scale=scales,
         )
@@ -108,7 +108,7 @@ class DTMObjective:
         remainder = (1 - s).clamp(min=arguments.min_loss_remainder)[:, None, None]
         error = ((output.displacement - target) / remainder) ** 2
         frames = conditions.loss_frames.repeat(k, 1)
-        figures = {"mean_displacement_error": self._relative_error(output.displacement, y, v, frames)}
+        figures = {"mean_displacement_error": self._relative_error(output.displacement, y, mean, frames)}
         return LossOutput(masked_mean(error, frames), figures, *row_means(error, frames), t.repeat(k), s)
 
     def _target(self, y, y_s, s, shift, x_t, t, conditions, batch) -> torch.Tensor:
@@ -120,9 +120,8 @@ class DTMObjective:
 
     @staticmethod
     @torch.no_grad()
-    def _relative_error(displacement, y, v, frames) -> torch.Tensor:
+    def _relative_error(displacement, y, mean, frames) -> torch.Tensor:
         """Error of y_hat over the error of the backbone's mean v: below 1 where the head knows more than the mean."""
-        mean = v.repeat(len(y) // len(v), 1, 1)
         return masked_mean((displacement - y) ** 2, frames) / masked_mean((mean - y) ** 2, frames)
 
     def probe(self, head, batch, generator=None) -> dict[str, torch.Tensor]:
