@@ -167,7 +167,7 @@ def main(
 
     typer.echo(f"{place}: fitted on {len(fitted)} recordings, {len(predictor.config.character_seconds)} characters")
     typer.echo(
-        f"off by (held out, {len(held_out)}, in proportion to another of the speaker; standard deviation): "
+        f"off by (held out, {len(held_out)}, in proportion to another of the speaker; standard deviation of the log): "
         f"bytes {proportion_error(held_out, num_bytes):.1%}, characters {proportion_error(held_out, predictor):.1%}"
     )
 

@@ -152,8 +152,19 @@ def pipeline_values(pipeline: "DTMPipeline") -> dict[str, Any]:
         "backbone_revision": backbone.config.revision,
         "fingerprint": backbone.fingerprint,
         "sampler": dict(pipeline.scheduler.config),
+        "lengths": lengths(pipeline),
         "training_data": values["training_data"] or backbone.config.training_data,
     }
+
+
+def lengths(pipeline: "DTMPipeline") -> str:
+    """Where a pipeline has the length of its speech from, in words."""
+    predictor = pipeline.duration_predictor
+    if predictor is None:
+        return "in proportion to the prompt, by bytes of text as in F5-TTS"
+    # A user's own may be any callable.
+    data = getattr(getattr(predictor, "config", None), "training_data", None)
+    return f"in proportion to the prompt, by {type(predictor).__name__}" + (f", fitted on {data}" if data else "")
 
 
 def write_card(pipeline: "DTMPipeline", folder: str | os.PathLike, repo_id: str | None = None) -> None:

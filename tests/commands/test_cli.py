@@ -318,21 +318,26 @@ def test_info_shows_parts_sizes_origin_and_sampling(model):
         "2 calls a global step, midpoint",
         "residual prediction, mlp architecture",
         "at inference, both branches",
+        "by bytes of text as in F5-TTS",
         "default, low",
     ):
         assert expected in result.stdout, (expected, result.stdout)
 
 
 def test_info_shows_stored_types_baked_guidance_and_a_head_of_another_backbone(model, recording, tmp_path):
-    from dtm_hf import DTMPipeline
+    from dtm_hf import DTMPipeline, DurationPredictor
 
-    pipeline = DTMPipeline.from_pretrained(model)
+    predictor = DurationPredictor(0.1, 0.1, {}, 0.1, training_data="10 clips")
+    pipeline = DTMPipeline.from_pretrained(model, duration_predictor=predictor)
     pipeline.head.config.guidance_scale = 2.5
     pipeline.head.config.backbone_fingerprint = "0123456789abcdef"
     pipeline.to(torch.bfloat16).save_pretrained(tmp_path / "half")
     result = run("info", tmp_path / "half")
     assert result.exit_code == 0, result.stderr
     assert "BF16" in result.stdout
+    assert "by DurationPredictor, fitted on 10 clips" in result.stdout
+    card = (tmp_path / "half" / "README.md").read_text()
+    assert "| Length of the speech | in proportion to the prompt, by DurationPredictor, fitted on 10 clips |" in card
     assert "2.5, baked into the head: one branch" in result.stdout
     assert "0123456789abcdef: NOT this backbone" in result.stdout
     refused = run(
