@@ -42,7 +42,7 @@ def test_it_has_the_mel_format_of_f5(pipeline):
 
 
 def test_it_knows_how_long_its_words_take(pipeline):
-    """Within a fifth of what the two packaged recordings last, one in proportion to the other."""
+    """Within a quarter of what the packaged recordings last: one voice is faster than the average, one slower."""
     said, seconds = {}, {}
     for voice in ("slt", "rms"):
         said[voice] = (ASSET / f"reference-{voice}.txt").read_text(encoding="utf-8").strip()

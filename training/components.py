@@ -1,5 +1,6 @@
 """Builds what a training run needs from its configuration, and puts the result together as a pipeline."""
 
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -109,6 +110,7 @@ def _flow_matching_components(config: TrainingConfig) -> Components:
             training_data=data_description(config),
         )
     backbone.unfreeze()
+    folders = [config.optimization.output_dir, *([model.init_from] if model.init_from else [])]
     return Components(
         backbone=backbone,
         head=None,
@@ -119,6 +121,7 @@ def _flow_matching_components(config: TrainingConfig) -> Components:
         scheduler=DTMScheduler(num_inference_steps=32, num_head_steps=0, time_grid="sway"),
         trained=backbone,
         objective=FlowMatchingObjective(draws),
+        duration_predictor=_earlier_predictor(folders),
     )
 
 
@@ -292,6 +295,14 @@ def _frozen_parts(config: TrainingConfig) -> dict[str, Any]:
     if model.backbone_dtype != "float32":
         parts["backbone"].to(getattr(torch, model.backbone_dtype))
     return parts
+
+
+def _earlier_predictor(names: list[str]) -> DurationPredictor | None:
+    """That of the first of these pipelines that has one: a backbone that trains on knows no better."""
+    for name in names:
+        with suppress(OSError):
+            return DurationPredictor.from_pretrained(name, subfolder="duration_predictor")
+    return None
 
 
 def hub_name(name: str | None) -> str | None:

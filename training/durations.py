@@ -3,8 +3,9 @@
 import io
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,7 +14,8 @@ import typer
 
 from dtm_hf.files import written_aside
 from dtm_hf.training.arguments import SourceArguments
-from dtm_hf.training.data.rows import BadRow
+from dtm_hf.training.data.formats import Row
+from dtm_hf.training.data.rows import BadRow, WrongLength
 from dtm_hf.training.data.sources import Source, UnreadableShard, open_source
 
 if TYPE_CHECKING:
@@ -23,8 +25,17 @@ if TYPE_CHECKING:
 _MIN_RECORDINGS = 20
 # Every so many rows one is held out.
 _HELD_OUT = 10
-# Seconds squared: keeps the weights of characters that always come together apart from chance.
+# What characters take that always occur together is shared out evenly: the recordings cannot divide it.
 _RIDGE = 1.0
+# Keeps a text of characters without weight from taking no time.
+_MIN_BASE_SECONDS = 0.05
+# A header may say anything: one that was written to a pipe, thousands of years.
+_MAX_SECONDS = 30.0
+_MAX_BAD_FRACTION = 0.05
+# F5-TTS's frames a second.
+_FRAME_RATE = 24000 / 256
+
+_PIPELINE_FILE = "model_index.json"
 
 app = typer.Typer(add_completion=False)
 
@@ -38,23 +49,52 @@ class Timed:
     speaker: str | None
 
 
-def timed_rows(source: Source) -> Iterator[Timed]:
-    """All rows of a source whose text and audio can be read; the audio's length is that of its header."""
-    import soundfile
+def read_rows(source: Source, max_rows: int) -> tuple[list[Timed], Counter]:
+    """
+    The first rows of a source, their length that of the audio's header, and how many were left out for which reason.
 
+    Raises:
+        ValueError: if more than one in twenty cannot be read.
+    """
+    rows, left_out, bad = [], Counter(), 0
     for shard in source.shards:
         try:
-            for _, row in source.rows(shard):
+            for _, row in islice(source.rows(shard), max_rows - len(rows)):
                 try:
-                    text = "".join(source.text(row)).strip()
-                    seconds = soundfile.info(io.BytesIO(source.audio(row))).duration
-                    speaker = source.speaker(row)
-                except (BadRow, soundfile.LibsndfileError):
-                    continue
-                if text and seconds > 0:
-                    yield Timed(text, seconds, speaker)
+                    rows.append(_timed(source, row))
+                except WrongLength as reason:
+                    left_out[str(reason)] += 1
+                except BadRow as reason:
+                    left_out[str(reason)] += 1
+                    bad += 1
         except UnreadableShard as error:
-            typer.echo(f"left out: the rest of the shard {shard.name}: {error}", err=True)
+            left_out[f"shard ({shard.name}: {error})"] += 1
+    if bad > _MAX_BAD_FRACTION * (bad + len(rows)):
+        reasons = ", ".join(f"{count} {reason}" for reason, count in left_out.most_common())
+        raise ValueError(
+            f"`dataset` {source.arguments.dataset!r}: {bad} of {bad + len(rows)} rows cannot be used ({reasons})."
+        )
+    return rows, left_out
+
+
+def _timed(source: Source, row: Row) -> Timed:
+    import soundfile
+
+    text = source.text(row)
+    if any(len(token) > 1 for token in text):
+        raise BadRow("tokens in the place of a text")
+    text = "".join(text).strip()
+    if not text:
+        raise BadRow("empty text")
+    try:
+        seconds = soundfile.info(io.BytesIO(source.audio(row))).duration
+    except soundfile.LibsndfileError as error:
+        raise BadRow("undecodable audio") from error
+    if seconds <= 0:
+        raise BadRow("empty audio")
+    if seconds > _MAX_SECONDS:
+        raise WrongLength(f"longer than {_MAX_SECONDS} s")
+    return Timed(text, seconds, source.speaker(row))
 
 
 def fit_durations(rows: list[Timed], training_data: str | None = None) -> "DurationPredictor":
@@ -62,13 +102,14 @@ def fit_durations(rows: list[Timed], training_data: str | None = None) -> "Durat
     Least squares of the seconds on the number of words and of each character, all weights 0 or more.
 
     Raises:
-        ValueError: if there are too few rows, or their durations have nothing to do with the texts.
+        ValueError: if there are too few rows, or their durations do not grow with the texts.
     """
     from scipy.optimize import nnls
 
     from dtm_hf.frontend.duration_prediction import DurationPredictor
 
-    in_rows = Counter(character for row in rows for character in set("".join(row.text.casefold().split())))
+    texts = [row.text.casefold() for row in rows]
+    in_rows = Counter(character for text in texts for character in set("".join(text.split())))
     known = sorted(character for character, count in in_rows.items() if count >= _MIN_RECORDINGS)
     columns = {character: index for index, character in enumerate(known, start=3)}
     if not known:
@@ -76,16 +117,22 @@ def fit_durations(rows: list[Timed], training_data: str | None = None) -> "Durat
             f"`dataset` must hold {_MIN_RECORDINGS} recordings that share a character, but got {len(rows)} recordings."
         )
 
-    # Columns: any text, words, characters that are not known, the known ones. Summed up row by row, so that memory
-    # does not grow with the rows.
+    # Columns: any text, words, bytes of characters that are not known, the known ones. Summed up row by row, so that
+    # memory does not grow with the rows.
     gram, moment = _RIDGE * np.eye(3 + len(known)), np.zeros(3 + len(known))
     # A full stop that all texts end with is then part of what any text takes, also one without it.
     gram[0, 0] = 0.0
-    for row in rows:
-        text = row.text.casefold()
-        counts = Counter(columns.get(character, 2) for character in "".join(text.split()))
+    occurrences, num_bytes = Counter(), Counter()
+    for row, text in zip(rows, texts, strict=True):
+        words = text.split()
+        counts = Counter()
+        for character, count in Counter("".join(words)).items():
+            column, size = columns.get(character, 2), len(character.encode())
+            counts[column] += count if column > 2 else count * size
+            occurrences[column] += count
+            num_bytes[column] += count * size
         where = np.array([0, 1, *counts])
-        values = np.array([1.0, len(text.split()), *counts.values()])
+        values = np.array([1.0, len(words), *counts.values()])
         gram[np.ix_(where, where)] += np.outer(values, values)
         moment[where] += values * row.seconds
     lower = np.linalg.cholesky(gram)
@@ -93,52 +140,77 @@ def fit_durations(rows: list[Timed], training_data: str | None = None) -> "Durat
 
     if not weights[3:].any():
         raise ValueError("the durations in `dataset` do not grow with the texts: are they of the same rows?")
-    # As many seconds as the known characters have on the average of their occurrences.
-    occurrences = Counter(c for row in rows for c in row.text.casefold() if c in columns)
-    mean = sum(weights[columns[c]] * count for c, count in occurrences.items()) / occurrences.total()
+    # As many seconds as a byte of the known characters has on the average.
+    total = sum(weights[column] * occurrences[column] for column in columns.values())
     return DurationPredictor(
-        base_seconds=round(float(weights[0]), 5),
+        base_seconds=max(round(float(weights[0]), 5), _MIN_BASE_SECONDS),
         word_seconds=round(float(weights[1]), 5),
-        character_seconds={character: round(float(weights[index]), 5) for character, index in columns.items()},
-        other_character_seconds=round(float(mean), 5),
+        character_seconds={character: round(float(weights[column]), 5) for character, column in columns.items()},
+        other_byte_seconds=round(float(total / sum(num_bytes[column] for column in columns.values())), 5),
         training_data=training_data,
     )
 
 
-def proportion_error(rows: list[Timed], length: Callable[[str], float]) -> float:
+def proportion_error(rows: list[Timed], measure: Callable[[str], float]) -> tuple[float, int]:
     """
-    How far off a duration is that is taken in proportion to another recording's of the same speaker: the standard
-    deviation of the logarithm of predicted over true, each row after the one before it.
+    How far off a pipeline's guess of a duration is whose prompt is another recording of the same speaker, each row
+    after the one before it: the standard deviation of the logarithm of guessed over true, and of how many pairs.
     """
+    from dtm_hf.pipelines.chunking import finish_reference_text, target_frames
+
     before: dict[str | None, Timed] = {}
     errors = []
     for row in rows:
-        other = before.get(row.speaker)
-        if other is not None:
-            predicted = other.seconds * length(row.text) / length(other.text)
-            errors.append(np.log(predicted / row.seconds))
+        prompt = before.get(row.speaker)
+        if prompt is not None:
+            frames = int(prompt.seconds * _FRAME_RATE)
+            guessed = target_frames(row.text, finish_reference_text(prompt.text), frames, 1.0, measure)
+            errors.append(np.log(max(guessed, 1) / _FRAME_RATE / row.seconds))
         before[row.speaker] = row
-    return float(np.std(errors)) if errors else float("nan")
+    return (float(np.std(errors)) if errors else float("nan")), len(errors)
+
+
+def check_output(output: Path) -> None:
+    """
+    Refuse, before hours of recordings are read, what the predictor would be lost in.
+
+    Raises:
+        ValueError: unless `output` is the folder of a saved pipeline or of a predictor, or new, or empty.
+    """
+    from dtm_hf.frontend.duration_prediction import DurationPredictor
+
+    if not output.exists() or output.is_dir() and not any(output.iterdir()):
+        return
+    if not any((output / name).is_file() for name in (_PIPELINE_FILE, DurationPredictor.config_name)):
+        raise ValueError(
+            f"`output` must be the folder of a saved pipeline (with {_PIPELINE_FILE}), or a new one for the predictor "
+            f"alone, but got {str(output)!r}."
+        )
 
 
 def install(predictor: "DurationPredictor", output: Path) -> Path:
-    """Save into the pipeline that is in the folder `output`, or into that folder alone; returns where it is."""
-    index = output / "model_index.json"
-    if not index.is_file():
-        predictor.save_pretrained(output)
-        return output
-    components = json.loads(index.read_text())
-    predictor.save_pretrained(output / "duration_predictor")
+    """Save into the pipeline that is in the folder `output`, card included, or alone; returns where it is."""
+    index = output / _PIPELINE_FILE
+    place = output / "duration_predictor" if index.is_file() else output
+    with written_aside(place / predictor.config_name) as aside:
+        predictor.to_json_file(aside)
+    if place is output:
+        return place
+    from dtm_hf.pipelines.pipeline_dtm import DTMPipeline
+    from dtm_hf.pipelines.repositories import write_card
+
+    components = json.loads(index.read_text(encoding="utf-8"))
     components["duration_predictor"] = ["dtm_hf", type(predictor).__name__]
     with written_aside(index) as aside:
-        aside.write_text(json.dumps(components, indent=2, sort_keys=True) + "\n")
-    return output / "duration_predictor"
+        aside.write_text(json.dumps(components, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    write_card(DTMPipeline.from_pretrained(output, force_head=True), output)
+    return place
 
 
 @app.command()
 def main(
     dataset: Annotated[str, typer.Argument(help="Folder or Hub name, as for training.")],
-    output: Annotated[Path, typer.Argument(help="Folder of a saved pipeline that takes it in, or of it alone.")],
+    output: Annotated[Path, typer.Argument(help="Folder of a saved pipeline that takes it in, or a new one.")],
     split: Annotated[str, typer.Option(help="Split of the data set.")] = "train",
     format: Annotated[str | None, typer.Option(help="parquet, webdataset, audiofolder or f5; none to look.")] = None,
     config: Annotated[str | None, typer.Option(help="Configuration of a Hub dataset.")] = None,
@@ -146,29 +218,39 @@ def main(
     audio_column: Annotated[str, typer.Option(help="Column of the audio.")] = "audio",
     text_column: Annotated[str, typer.Option(help="Column of the transcript; json.text reaches inside one.")] = "text",
     speaker_column: Annotated[str, typer.Option(help="Column of the speaker; '' if there is none.")] = "speaker",
-    max_rows: Annotated[int, typer.Option(help="Rows to read at most.")] = 100_000,
+    max_rows: Annotated[int, typer.Option(min=1, help="Recordings to use at most.")] = 100_000,
 ) -> None:
     """Fit how long a text takes to say, in the place of F5-TTS's count of bytes, and give it to a pipeline."""
-    from itertools import islice
-
     columns = {"audio_column": audio_column, "text_column": text_column, "speaker_column": speaker_column or None}
     arguments = SourceArguments(dataset, format=format, config=config, revision=revision, **columns)
     try:
-        source = open_source(arguments, split)
-        rows = list(islice(timed_rows(source), max_rows))
-        held_out = rows[::_HELD_OUT]
+        check_output(output)
+        rows, left_out = read_rows(open_source(arguments, split), max_rows)
         fitted = [row for number, row in enumerate(rows) if number % _HELD_OUT]
-        predictor = fit_durations(fitted, training_data=f"{len(fitted)} recordings of {Path(dataset).name}")
+        name = Path(dataset).resolve().name if Path(dataset).is_dir() else dataset
+        predictor = fit_durations(fitted, training_data=f"{len(fitted)} recordings of {name}")
         place = install(predictor, output)
     except (ValueError, OSError) as error:
         typer.echo(f"Error: {error}", err=True)
         raise typer.Exit(1) from error
+    for reason, count in left_out.items():
+        typer.echo(f"left out: {count} {reason}", err=True)
+    typer.echo(f"{place}: fitted on {len(fitted)} recordings, {len(predictor.config.character_seconds)} characters")
+    # A sentence that was fitted tells nothing of others.
+    texts = {row.text for row in fitted}
+    _report([row for row in rows[::_HELD_OUT] if row.text not in texts], predictor)
+
+
+def _report(held_out: list[Timed], predictor: "DurationPredictor") -> None:
     from dtm_hf.pipelines.chunking import num_bytes
 
-    typer.echo(f"{place}: fitted on {len(fitted)} recordings, {len(predictor.config.character_seconds)} characters")
+    (by_bytes, pairs), (by_characters, _) = (proportion_error(held_out, f) for f in (num_bytes, predictor))
+    if not pairs:
+        typer.echo("its error is not measured: no speaker has two held-out recordings of other texts")
+        return
     typer.echo(
-        f"off by (held out, {len(held_out)}, in proportion to another of the speaker; standard deviation of the log): "
-        f"bytes {proportion_error(held_out, num_bytes):.1%}, characters {proportion_error(held_out, predictor):.1%}"
+        f"error of a length guessed from another recording of the speaker ({pairs} held-out pairs, standard deviation "
+        f"of the logarithm): bytes {by_bytes:.3f}, characters {by_characters:.3f}"
     )
 
 

@@ -1,5 +1,6 @@
 """`dtm-hf benchmark`: arms side by side on one set of sentences."""
 
+import hashlib
 import json
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -191,8 +192,16 @@ def _settings(
 
 
 def _durations(request: Request, pipe: "DTMPipeline") -> str:
-    """Where the lengths are from; without a predictor it is bytes that they are predicted from."""
-    return "bytes" if request.durations == "predicted" and pipe.duration_predictor is None else request.durations
+    """Where the lengths are from, and by which predictor; without one it is bytes that they are predicted from."""
+    if request.durations != "predicted":
+        return request.durations
+    if pipe.duration_predictor is None:
+        return "bytes"
+    # A user's own may have no configuration.
+    config = getattr(pipe.duration_predictor, "config", {})
+    figures = {name: value for name, value in config.items() if not name.startswith("_")}
+    digest = hashlib.sha256(json.dumps(figures, sort_keys=True, default=str).encode()).hexdigest()[:8]
+    return f"predicted by {type(pipe.duration_predictor).__name__} {digest}"
 
 
 def _timings(

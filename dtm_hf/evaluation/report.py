@@ -69,8 +69,8 @@ def _about(results: dict) -> str:
     settings = results["settings"]
     return (
         f"{settings['items']} sentences, seeds {', '.join(map(str, settings['seeds']))}, model `{settings['model']}`, "
-        f"{settings['device']}, {settings['dtype']}. 95% bootstrap intervals over sentences; seconds of sampling one "
-        "sentence, RTF with the vocoder."
+        f"{settings['device']}, {settings['dtype']}, lengths: {settings['durations']}. 95% bootstrap intervals over "
+        "sentences; seconds of sampling one sentence, RTF with the vocoder."
     )
 
 

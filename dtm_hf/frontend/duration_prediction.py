@@ -12,20 +12,22 @@ class DurationPredictor(ConfigMixin, PushToHubMixin):
     Seconds of speech as a sum over words and characters.
 
     F5-TTS takes a text to last as many times longer than the prompt's as it has more bytes
-    (`f5_tts/infer/utils_infer.py`). In a few words that is rough: "six" and "through" take about as long. A pipeline
-    with this component counts each character with a weight of its own in the place of bytes, and is as proportional to
-    the prompt as before. `python -m dtm_hf.training.durations` fits one; it belongs to the language that it was fitted
-    on.
+    (`f5_tts/infer/utils_infer.py`). In a few words that is rough: "six" and "two" take unlike times. A pipeline with
+    this component counts each character with a weight of its own in the place of bytes, and is as proportional to the
+    prompt as before. `python -m dtm_hf.training.durations` fits one; it belongs to the language of its recordings.
 
     Args:
-        base_seconds (`float`): What any text takes.
+        base_seconds (`float`): What any text takes, above 0.
         word_seconds (`float`): What each word adds.
-        character_seconds (`dict[str, float]`): What each character adds, by the character without its case.
-        other_character_seconds (`float`): What a character adds that is not among them, white space excepted.
+        character_seconds (`dict[str, float]`): What each character adds, by the character as `str.casefold` gives it.
+        other_byte_seconds (`float`): What each byte in UTF-8 adds of a character that is not among them, white space
+            excepted.
         training_data (`str`, *optional*): What it was fitted on.
 
     Raises:
-        ValueError: if a figure is negative or not finite, or all that a character may add are 0.
+        TypeError: if `character_seconds` is not a dictionary.
+        ValueError: for a figure that is negative or not finite, a `base_seconds` of 0, or a key that no text would be
+            looked up by.
     """
 
     config_name = "duration_config.json"
@@ -36,43 +38,60 @@ class DurationPredictor(ConfigMixin, PushToHubMixin):
         base_seconds: float,
         word_seconds: float,
         character_seconds: dict[str, float],
-        other_character_seconds: float,
+        other_byte_seconds: float,
         training_data: str | None = None,
     ):
+        if not isinstance(character_seconds, dict):
+            raise TypeError(
+                f"`character_seconds` must be a dictionary from characters to seconds, but got {character_seconds!r}."
+            )
+        for key in character_seconds:
+            if len(key) != 1 or key != key.casefold() or key.isspace():
+                raise ValueError(
+                    f"`character_seconds` must have single characters as `str.casefold` gives them, and no white "
+                    f"space, but got {key!r}."
+                )
         figures = {
             "base_seconds": base_seconds,
             "word_seconds": word_seconds,
-            "other_character_seconds": other_character_seconds,
+            "other_byte_seconds": other_byte_seconds,
             **{f"character_seconds[{character!r}]": value for character, value in character_seconds.items()},
         }
         for name, value in figures.items():
-            if not (isinstance(value, int | float) and math.isfinite(value) and value >= 0):
+            if isinstance(value, bool) or not (isinstance(value, int | float) and math.isfinite(value) and value >= 0):
                 raise ValueError(f"`{name}` must be a number of seconds, 0 or more, but got {value!r}.")
-        # Nothing else keeps every prediction above 0.
-        if other_character_seconds == 0:
-            raise ValueError("`other_character_seconds` must be above 0, but got 0.")
+        # Pipelines divide by what a prompt's text takes.
+        if base_seconds == 0:
+            raise ValueError("`base_seconds` must be above 0, but got 0.")
 
     def __call__(self, text: str) -> float:
         """Seconds that `text` takes at the average pace of the recordings that the predictor was fitted on."""
-        config, text = self.config, text.casefold()
-        characters = "".join(text.split())
-        seconds = (config.character_seconds.get(c, config.other_character_seconds) for c in characters)
-        return config.base_seconds + config.word_seconds * len(text.split()) + sum(seconds)
+        config, words = self.config, text.casefold().split()
+        known = config.character_seconds
+        characters = "".join(words)
+        seconds = (known[c] if c in known else config.other_byte_seconds * len(c.encode()) for c in characters)
+        return config.base_seconds + config.word_seconds * len(words) + sum(seconds)
 
     def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs) -> None:
         """Write `duration_config.json` into `save_directory`; arguments as of a scheduler of diffusers."""
         self.save_config(save_directory, push_to_hub=push_to_hub, **kwargs)
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs) -> "DurationPredictor":
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike,
+        subfolder: str | None = None,
+        return_unused_kwargs: bool = False,
+        **kwargs,
+    ) -> "DurationPredictor":
         """
-        Load from a folder or a Hub repository that holds `duration_config.json`.
-
-        Args:
-            kwargs: `subfolder`, `revision`, `cache_dir`, `token`, `local_files_only` as of a scheduler of diffusers.
+        Load from a folder or a Hub repository that holds `duration_config.json`; arguments as of a scheduler of
+        diffusers, those of the constructor among them.
 
         Raises:
             OSError: if there is no such file.
         """
-        config, kwargs = cls.load_config(pretrained_model_name_or_path, return_unused_kwargs=True, **kwargs)
-        return cls.from_config(config)
+        config, kwargs = cls.load_config(
+            pretrained_model_name_or_path, subfolder=subfolder, return_unused_kwargs=True, **kwargs
+        )
+        return cls.from_config(config, return_unused_kwargs=return_unused_kwargs, **kwargs)

@@ -1,4 +1,4 @@
-"""Long text: cut into chunks as F5-TTS cuts it, timed by bytes or a predictor, and joined by a cross-fade."""
+"""Long text: cut into chunks as F5-TTS cuts it, timed by bytes or another measure, and joined by a cross-fade."""
 
 import re
 from collections.abc import Callable
@@ -26,14 +26,14 @@ def finish_reference_text(text: str) -> str:
     return text + (" " if text.endswith(".") else ". ")
 
 
-def chunk_text(text: str, max_bytes: int) -> list[str]:
+def chunk_text(text: str, longest: float, measure: Callable[[str], float] = num_bytes) -> list[str]:
     """
-    Cut text behind its punctuation into chunks of at most `max_bytes` bytes. A clause that is longer stays whole.
+    Cut text behind its punctuation into chunks that measure at most `longest`. A clause that is longer stays whole.
     """
     chunks, current = [], ""
     for sentence in filter(None, _SENTENCE_END.split(text)):
         piece = sentence + " " if num_bytes(sentence[-1]) == 1 else sentence
-        if current and num_bytes(current) + num_bytes(sentence) > max_bytes:
+        if current and measure(current) + measure(sentence) > longest:
             chunks.append(current.strip())
             current = ""
         current += piece
@@ -42,10 +42,12 @@ def chunk_text(text: str, max_bytes: int) -> list[str]:
     return chunks
 
 
-def max_chunk_bytes(reference_text: str, reference_seconds: float, speed: float) -> int:
-    """Bytes of text that fit beside the prompt at the prompt's own pace."""
-    pace = num_bytes(reference_text) / reference_seconds
-    return int(pace * (MAX_TOTAL_SECONDS - reference_seconds) * speed)
+def longest_chunk(
+    reference_text: str, reference_seconds: float, speed: float, measure: Callable[[str], float] = num_bytes
+) -> float:
+    """What a chunk may measure that fits beside the prompt at the prompt's own pace."""
+    pace = measure(reference_text) / reference_seconds
+    return pace * (MAX_TOTAL_SECONDS - reference_seconds) * speed
 
 
 def target_frames(
@@ -53,25 +55,24 @@ def target_frames(
     reference_text: str,
     reference_frames: int,
     speed: float,
-    predictor: Callable[[str], float] | None = None,
+    measure: Callable[[str], float] = num_bytes,
 ) -> int:
     """
     Frames that `text` takes at the pace of the prompt, divided by `speed`: in proportion to bytes as in F5-TTS, or to
-    what a predictor says.
+    another measure.
     """
-    if predictor is not None:
-        return int(reference_frames * predictor(text) / predictor(reference_text) / speed)
-    local_speed = _SHORT_TEXT_SPEED if num_bytes(text) < _SHORT_TEXT_BYTES else speed
-    return int(reference_frames / num_bytes(reference_text) * num_bytes(text) / local_speed)
+    if measure is num_bytes and num_bytes(text) < _SHORT_TEXT_BYTES:
+        speed = _SHORT_TEXT_SPEED
+    return int(reference_frames / measure(reference_text) * measure(text) / speed)
 
 
-def share_seconds(total: float, chunks: list[str], predictor: Callable[[str], float] | None = None) -> list[float]:
+def share_seconds(total: float, chunks: list[str], measure: Callable[[str], float] = num_bytes) -> list[float]:
     """
-    Divide a wanted duration in seconds among chunks, in proportion to bytes or to what a predictor says; the
-    cross-fades between them are added back.
+    Divide a wanted duration in seconds among chunks in proportion to what they measure; the cross-fades between them
+    are added back.
     """
     total += CROSS_FADE_SECONDS * (len(chunks) - 1)
-    weights = [(predictor or num_bytes)(chunk) for chunk in chunks]
+    weights = [measure(chunk) for chunk in chunks]
     return [total * weight / sum(weights) for weight in weights]
 
 

@@ -25,7 +25,8 @@ from dtm_hf.pipelines.chunking import (
     chunk_text,
     cross_fade,
     finish_reference_text,
-    max_chunk_bytes,
+    longest_chunk,
+    num_bytes,
     share_seconds,
     target_frames,
 )
@@ -110,7 +111,7 @@ class DTMPipeline(DiffusionPipeline):
         head ([`DTMHead`], *optional*): Flow head. Without one the pipeline is the F5-TTS baseline, or with a student
             in the place of the backbone, that student in its 1-4 steps.
         duration_predictor ([`DurationPredictor`], *optional*): How long a text takes beside the prompt's, where
-            `duration_s` says nothing. Without one, F5-TTS's rule: in proportion to their bytes.
+            `duration_s` says nothing, and where long text is cut. Without one, F5-TTS's rule: in proportion to bytes.
         force_head (`bool`, defaults to `False`): Mount a head although it was trained on another backbone.
 
     Raises:
@@ -249,17 +250,17 @@ class DTMPipeline(DiffusionPipeline):
         Chunks of all texts with their lengths in frames, and their token ids `(B, N_text)`. `durations` are the wanted
         seconds of each text, `None` where they are to be guessed.
         """
-        chunks, predictor = [], self.duration_predictor
+        chunks, measure = [], self.duration_predictor or num_bytes
         for index, (text, reference, duration) in enumerate(zip(texts, references, durations, strict=True)):
-            pieces = chunk_text(text, max_chunk_bytes(reference.text, reference.seconds, speed))
-            seconds = [None] * len(pieces) if duration is None else share_seconds(duration, pieces, predictor)
+            pieces = chunk_text(text, longest_chunk(reference.text, reference.seconds, speed, measure), measure)
+            seconds = [None] * len(pieces) if duration is None else share_seconds(duration, pieces, measure)
             chunks += [(index, piece, reference, wanted) for piece, wanted in zip(pieces, seconds, strict=True)]
         text_ids = self.tokenizer([reference.text + piece for _, piece, reference, _ in chunks])
         rate = self.feature_extractor.sampling_rate / self.feature_extractor.hop_length
         items = []
         for (index, piece, reference, wanted), ids in zip(chunks, text_ids, strict=True):
             if wanted is None:
-                frames = target_frames(piece, reference.text, reference.num_frames, speed, predictor)
+                frames = target_frames(piece, reference.text, reference.num_frames, speed, measure)
             else:
                 frames = int(wanted * rate)
             # `CFM.sample`: room for every token, and for one frame after the prompt.

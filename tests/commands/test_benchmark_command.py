@@ -143,7 +143,7 @@ def test_a_predictor_is_the_default_and_bytes_can_be_asked_for(model, sentences,
     from dtm_hf import DTMPipeline, DurationPredictor
 
     # Whatever the text, as long as the prompt.
-    alike = DTMPipeline.from_pretrained(model, duration_predictor=DurationPredictor(1.0, 0.0, {}, 1e-9))
+    alike = DTMPipeline.from_pretrained(model, duration_predictor=DurationPredictor(1.0, 0.0, {}, 0.0))
     alike.save_pretrained(tmp_path / "alike")
     common = ["--model", tmp_path / "alike", "--arms", "euler-1", "--metrics", "difference", "--repeats", 0]
     lengths, settings = {}, {}
@@ -153,7 +153,13 @@ def test_a_predictor_is_the_default_and_bytes_can_be_asked_for(model, sentences,
         assert result.exit_code == 0, result.stderr
         lengths[durations] = [len(np.load(path)) for path in sorted((folder / "mels").rglob("*.npy"))]
         settings[durations] = json.loads((folder / "results.json").read_text())["settings"]["durations"]
-    assert settings == {"predicted": "predicted", "bytes": "bytes"}
+    assert settings["bytes"] == "bytes" and settings["predicted"].startswith("predicted by DurationPredictor ")
+    assert f"lengths: {settings['predicted']}" in (tmp_path / "predicted" / "results.md").read_text()
+    # Figures of one predictor are not mixed with those of another.
+    refitted = DTMPipeline.from_pretrained(model, duration_predictor=DurationPredictor(2.0, 0.0, {}, 0.0))
+    refitted.save_pretrained(tmp_path / "refitted")
+    mixed = run("--set", sentences, "-o", tmp_path / "predicted", "--model", tmp_path / "refitted", *common[2:])
+    assert mixed.exit_code != 0 and "a benchmark with durations" in mixed.stderr
     assert len(set(lengths["predicted"])) == 1 and lengths["predicted"] != lengths["bytes"]
     # Without a predictor it is bytes that lengths are predicted from, and the record says so.
     assert run("--set", sentences, "-o", tmp_path / "none", "--model", model, *common[2:]).exit_code == 0

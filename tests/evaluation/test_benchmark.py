@@ -146,6 +146,7 @@ def test_summary_and_table(tiny_pipeline, items, tmp_path):
         "model": "tiny",
         "device": "cpu",
         "dtype": "float32",
+        "durations": "bytes",
         "reference": "euler-4",
     }
     text = table(results, metrics)

@@ -7,7 +7,7 @@ from dtm_hf.pipelines.chunking import (
     chunk_text,
     cross_fade,
     finish_reference_text,
-    max_chunk_bytes,
+    longest_chunk,
     share_seconds,
     target_frames,
 )
@@ -48,19 +48,27 @@ def test_the_pace_is_that_of_the_recording_in_bytes():
 
 def test_a_predictor_takes_the_place_of_bytes():
     # One second for each x: three times the prompt, and no rule of its own for few bytes.
-    assert target_frames("xxx yyyyy", "xyyy", 200, 1.0, predictor=lambda text: text.count("x")) == 600
-    assert target_frames("xxx yyyyy", "xyyy", 200, 2.0, predictor=lambda text: text.count("x")) == 300
-    seconds = share_seconds(4.0, ["x" * 30, "x" * 10 + "y" * 90], predictor=lambda text: text.count("x"))
+    assert target_frames("xxx yyyyy", "xyyy", 200, 1.0, measure=lambda text: text.count("x")) == 600
+    assert target_frames("xxx yyyyy", "xyyy", 200, 2.0, measure=lambda text: text.count("x")) == 300
+    seconds = share_seconds(4.0, ["x" * 30, "x" * 10 + "y" * 90], measure=lambda text: text.count("x"))
     assert seconds == pytest.approx([4.15 * 0.75, 4.15 * 0.25])
 
 
 def test_a_chunk_and_its_prompt_fit_into_22_seconds():
     # 5 bytes a second beside a prompt of 12 s.
-    assert max_chunk_bytes("y" * 60, 12.0, speed=1.0) == 50
+    assert longest_chunk("y" * 60, 12.0, speed=1.0) == 50
     text = " ".join(["a clause of some twenty bytes,"] * 9)
     chunks = chunk_text(text, 70)
     assert len(chunks) > 1 and all(len(chunk) <= 70 for chunk in chunks)
     assert " ".join(chunks) == text
+
+
+def test_chunks_are_as_long_as_the_measure_says():
+    # A prompt of 2 s that measures 1: 10 fit beside it, whatever their bytes.
+    longest = longest_chunk("x" + "y" * 50, 2.0, 1.0, measure=lambda text: text.count("x"))
+    assert longest == pytest.approx(10)
+    chunks = chunk_text("xxxx, yyyyyyyy, xxxx, xxxx, y.", longest, measure=lambda text: text.count("x"))
+    assert chunks == ["xxxx, yyyyyyyy, xxxx,", "xxxx, y."]
 
 
 @pytest.mark.parametrize(("given", "finished"), [("Hi", "Hi. "), ("Hi.", "Hi. "), ("Hi. ", "Hi. "), ("你。", "你。")])

@@ -56,6 +56,25 @@ def test_the_predictor_of_the_base_goes_along(base, tmp_path):
     assert components("--base_model", str(base / "fp32"), *HEAD).pipeline().duration_predictor is None
 
 
+@pytest.mark.parametrize("option", ["--init_from", "--output_dir"])
+def test_a_backbone_that_trains_on_keeps_the_predictor(option, base, tmp_path):
+    """From where it starts, or from the pipeline that the run saves over."""
+    predictor = DurationPredictor(0.1, 0.0, {"a": 0.1}, 0.1)
+    DTMPipeline.from_pretrained(base / "fp32", duration_predictor=predictor).save_pretrained(tmp_path / "run")
+    vocab = str(tmp_path / "run" / "tokenizer" / "vocab.txt")
+    options = [
+        "--objective",
+        "flow_matching",
+        "--vocab_file",
+        vocab,
+        "--t_sampling",
+        "sway",
+        option,
+        str(tmp_path / "run"),
+    ]
+    assert components(*options).pipeline().duration_predictor("aa") == predictor("aa")
+
+
 def test_a_head_goes_on_from_another(base, make_head, backbone, tmp_path):
     """Weights and shape are those of the old one, the record of what it was trained for is that of this run."""
     old = make_head(
