@@ -1,16 +1,16 @@
 """`python -m dtm_hf.training.durations`: recordings in, a predictor in a pipeline out."""
 
-import os
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 from speech_corpora import encoded, row, write_parquet
+from typer.testing import CliRunner
 
 from dtm_hf import DTMPipeline, DurationPredictor
 from dtm_hf.pipelines.chunking import num_bytes
-from dtm_hf.training.durations import Timed, fit_durations, proportion_error
+from dtm_hf.training.durations import Timed, app, fit_durations, proportion_error
 
 WEIGHTS = {"a": 0.02, "b": 0.1, "c": 0.05, "d": 0.0}
 RATE = 8000
@@ -39,8 +39,7 @@ def recordings(count, seed=0):
 
 
 def fit(*argv):
-    command = [sys.executable, "-m", "dtm_hf.training.durations", *map(str, argv)]
-    return subprocess.run(command, capture_output=True, text=True, env=os.environ | {"HF_HUB_OFFLINE": "1"})
+    return CliRunner().invoke(app, [str(argument) for argument in argv])
 
 
 def test_the_weights_are_found():
@@ -75,7 +74,8 @@ def test_a_saved_pipeline_takes_it_in(tiny_pipeline, reference_audio, tmp_path):
     corpus = write_parquet(tmp_path / "corpus", recordings(400), shards=2)
     tiny_pipeline.save_pretrained(tmp_path / "model")
     assert DTMPipeline.from_pretrained(tmp_path / "model").duration_predictor is None
-    done = fit(corpus, tmp_path / "model")
+    command = [sys.executable, "-m", "dtm_hf.training.durations", str(corpus), str(tmp_path / "model")]
+    done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "fitted on 360 recordings, 5 characters" in done.stdout and "held-out pairs" in done.stdout
     card = (tmp_path / "model" / "README.md").read_text()
@@ -109,7 +109,7 @@ def test_alone_and_from_other_columns(tmp_path):
     (folder / "wavs" / "4.flac").write_bytes(endless)
     (folder / "metadata.csv").write_text("\n".join(lines))
     done = fit(folder, tmp_path / "it", "--audio-column", "file_name", "--text-column", "said", "--speaker-column", "")
-    assert done.returncode == 0, done.stderr
+    assert done.exit_code == 0, done.stderr
     assert "fitted on 52 recordings" in done.stdout
     assert "left out: 1 undecodable audio" in done.stderr and "left out: 1 longer than 30.0 s" in done.stderr
     assert 0.3 < DurationPredictor.from_pretrained(tmp_path / "it")("abc") < 1
@@ -122,7 +122,7 @@ def test_alone_and_from_other_columns(tmp_path):
 def test_what_cannot_be_fitted_leaves_nothing_behind(count, argv, named, tmp_path):
     corpus = write_parquet(tmp_path / "corpus", recordings(count))
     done = fit(corpus, tmp_path / "it", *argv)
-    assert done.returncode == 1 and done.stderr.startswith("Error: ") and named in done.stderr, done.stderr
+    assert done.exit_code == 1 and done.stderr.startswith("Error: ") and named in done.stderr, done.stderr
     assert not (tmp_path / "it").exists()
 
 
@@ -131,7 +131,7 @@ def test_rows_that_are_mostly_bad_are_refused(tmp_path):
     for entry in rows[:5]:
         entry["audio"]["bytes"] = b"no audio"
     done = fit(write_parquet(tmp_path / "corpus", rows), tmp_path / "it")
-    assert done.returncode == 1 and "5 of 60 rows cannot be used (5 undecodable audio)" in done.stderr, done.stderr
+    assert done.exit_code == 1 and "5 of 60 rows cannot be used (5 undecodable audio)" in done.stderr, done.stderr
 
 
 def test_syllables_in_the_place_of_a_text_are_refused(tmp_path):
@@ -151,8 +151,8 @@ def test_a_folder_of_something_else_is_refused_before_reading(tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "log.jsonl").write_text("")
     for output in (tmp_path / "run", tmp_path / "run" / "log.jsonl"):
-        done = fit("no/such-corpus", output)
-        assert done.returncode == 1 and "`output` must be the folder of a saved pipeline" in done.stderr, done.stderr
+        done = fit(tmp_path / "no-corpus", output)
+        assert done.exit_code == 1 and "`output` must be the folder of a saved pipeline" in done.stderr, done.stderr
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["log.jsonl"]
 
 
