@@ -110,7 +110,6 @@ def _flow_matching_components(config: TrainingConfig) -> Components:
             training_data=data_description(config),
         )
     backbone.unfreeze()
-    folders = [config.optimization.output_dir, *([model.init_from] if model.init_from else [])]
     return Components(
         backbone=backbone,
         head=None,
@@ -121,7 +120,7 @@ def _flow_matching_components(config: TrainingConfig) -> Components:
         scheduler=DTMScheduler(num_inference_steps=32, num_head_steps=0, time_grid="sway"),
         trained=backbone,
         objective=FlowMatchingObjective(draws),
-        duration_predictor=_earlier_predictor(folders),
+        duration_predictor=_earlier_predictor(config),
     )
 
 
@@ -297,11 +296,17 @@ def _frozen_parts(config: TrainingConfig) -> dict[str, Any]:
     return parts
 
 
-def _earlier_predictor(names: list[str]) -> DurationPredictor | None:
-    """That of the first of these pipelines that has one: a backbone that trains on knows no better."""
-    for name in names:
+def _earlier_predictor(config: TrainingConfig) -> DurationPredictor | None:
+    """That of the pipeline which a backbone's run saves over, else of the one it starts from, if they have one."""
+    output, model = Path(config.optimization.output_dir), config.model
+    # The output is a folder of this machine, and never a name on the Hub.
+    if (output / "duration_predictor").is_dir():
+        return DurationPredictor.from_pretrained(output, subfolder="duration_predictor")
+    if model.init_from is not None:
         with suppress(OSError):
-            return DurationPredictor.from_pretrained(name, subfolder="duration_predictor")
+            return DurationPredictor.from_pretrained(
+                model.init_from, subfolder="duration_predictor", revision=model.init_from_revision
+            )
     return None
 
 

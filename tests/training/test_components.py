@@ -75,6 +75,20 @@ def test_a_backbone_that_trains_on_keeps_the_predictor(option, base, tmp_path):
     assert components(*options).pipeline().duration_predictor("aa") == predictor("aa")
 
 
+def test_a_new_run_asks_nobody_for_a_predictor(base, tmp_path, monkeypatch):
+    """A folder that is not there yet would else be taken for a name on the Hub."""
+
+    def load(*_args, **_kwargs):
+        raise AssertionError("a predictor was asked for")
+
+    monkeypatch.setattr(DurationPredictor, "from_pretrained", load)
+    monkeypatch.chdir(tmp_path)
+    vocab = str(base / "fp32" / "tokenizer" / "vocab.txt")
+    sizes = ["--backbone_dim", "64", "--backbone_depth", "1", "--backbone_heads", "1", "--backbone_text_dim", "16"]
+    options = ["--objective", "flow_matching", "--vocab_file", vocab, "--t_sampling", "sway", *sizes]
+    assert components(*options, "--output_dir", "runs/new").pipeline().duration_predictor is None
+
+
 def test_a_head_goes_on_from_another(base, make_head, backbone, tmp_path):
     """Weights and shape are those of the old one, the record of what it was trained for is that of this run."""
     old = make_head(
