@@ -14,6 +14,7 @@ import typer
 
 from dtm_hf.files import written_aside
 from dtm_hf.training.arguments import SourceArguments
+from dtm_hf.training.data import options
 from dtm_hf.training.data.formats import Row
 from dtm_hf.training.data.rows import BadRow, WrongLength
 from dtm_hf.training.data.sources import Source, UnreadableShard, open_source
@@ -117,8 +118,8 @@ def fit_durations(rows: list[Timed], training_data: str | None = None) -> "Durat
             f"`dataset` must hold {_MIN_RECORDINGS} recordings that share a character, but got {len(rows)} recordings."
         )
 
-    # Columns: any text, words, bytes of characters that are not known, the known ones. Summed up row by row, so that
-    # memory does not grow with the rows.
+    # Columns: any text, words, bytes of characters that are not known, the known ones. Summed up row by row: the table
+    # of all rows by all characters of a language would not fit into memory.
     gram, moment = _RIDGE * np.eye(3 + len(known)), np.zeros(3 + len(known))
     # A full stop that all texts end with is then part of what any text takes, also one without it.
     gram[0, 0] = 0.0
@@ -212,12 +213,12 @@ def main(
     dataset: Annotated[str, typer.Argument(help="Folder or Hub name, as for training.")],
     output: Annotated[Path, typer.Argument(help="Folder of a saved pipeline that takes it in, or a new one.")],
     split: Annotated[str, typer.Option(help="Split of the data set.")] = "train",
-    format: Annotated[str | None, typer.Option(help="parquet, webdataset, audiofolder or f5; none to look.")] = None,
-    config: Annotated[str | None, typer.Option(help="Configuration of a Hub dataset.")] = None,
-    revision: Annotated[str | None, typer.Option(help="Revision of a Hub dataset.")] = None,
-    audio_column: Annotated[str, typer.Option(help="Column of the audio.")] = "audio",
-    text_column: Annotated[str, typer.Option(help="Column of the transcript; json.text reaches inside one.")] = "text",
-    speaker_column: Annotated[str, typer.Option(help="Column of the speaker; '' if there is none.")] = "speaker",
+    format: options.Format = None,
+    config: options.Config = None,
+    revision: options.Revision = None,
+    audio_column: options.AudioColumn = "audio",
+    text_column: options.TextColumn = "text",
+    speaker_column: options.SpeakerColumn = "speaker",
     max_rows: Annotated[int, typer.Option(min=1, help="Recordings to use at most.")] = 100_000,
 ) -> None:
     """Fit how long a text takes to say, in the place of F5-TTS's count of bytes, and give it to a pipeline."""

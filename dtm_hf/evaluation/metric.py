@@ -18,7 +18,7 @@ class BenchmarkItem:
         reference_text (`str`): What the prompt says.
         recording (`np.ndarray` of shape `(T,)`, *optional*): The text as its speaker says it, at the same rate.
         language (`str`, defaults to `"en"`): Language of the text.
-        duration_s (`float`, *optional*): Seconds of the speech; F5-TTS's estimate by default.
+        duration_s (`float`, *optional*): Seconds of the speech; what the pipeline guesses by default.
     """
 
     id: str

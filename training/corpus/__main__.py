@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from dtm_hf.training.corpus.build import app
+from dtm_hf.training.data import options
 
 
 @app.command("prepare")
@@ -15,12 +16,12 @@ def prepare_command(
     ],
     out_dir: Annotated[Path, typer.Argument(help="Folder of the shards; what was cut short goes on there.")],
     split: Annotated[str, typer.Option(help="Split of the source, and name of what is written.")] = "train",
-    format: Annotated[str | None, typer.Option(help="parquet, webdataset, audiofolder or f5; none to look.")] = None,
-    config: Annotated[str | None, typer.Option(help="Configuration of a Hub dataset.")] = None,
-    revision: Annotated[str | None, typer.Option(help="Revision of a Hub dataset.")] = None,
-    audio_column: Annotated[str, typer.Option(help="Column of the audio.")] = "audio",
-    text_column: Annotated[str, typer.Option(help="Column of the transcript; json.text reaches inside one.")] = "text",
-    speaker_column: Annotated[str, typer.Option(help="Column of the speaker; '' if there is none.")] = "speaker",
+    format: options.Format = None,
+    config: options.Config = None,
+    revision: options.Revision = None,
+    audio_column: options.AudioColumn = "audio",
+    text_column: options.TextColumn = "text",
+    speaker_column: options.SpeakerColumn = "speaker",
     shard_size_mb: Annotated[float, typer.Option(help="Megabytes of audio in a shard, about.")] = 256,
     rows_per_shard: Annotated[int | None, typer.Option(help="Rows of a shard at most, in place of its size.")] = None,
     num_validation: Annotated[int, typer.Option(help="Rows set apart as the split validation.")] = 0,
