@@ -92,9 +92,9 @@ class DTMObjective:
             s = s.masked_fill(at_mean, 0.0)
         y_0 = torch.randn(y.shape, generator=generator, device=device)
         y_s = (1 - s[:, None, None]) * y_0 + s[:, None, None] * y
-        target = self._target(y, y_s, s, shift, x_t, t, conditions, batch)
+        target = y
         if arguments.mean_draw_prob > 0:
-            target = torch.where(at_mean[:, None, None], mean + shift, target)
+            target = torch.where(at_mean[:, None, None], mean + shift, y)
         output = head(
             h_t,
             y_s,
@@ -110,13 +110,6 @@ class DTMObjective:
         frames = conditions.loss_frames.repeat(k, 1)
         figures = {"mean_displacement_error": self._relative_error(output.displacement, y, mean, frames)}
         return LossOutput(masked_mean(error, frames), figures, *row_means(error, frames), t.repeat(k), s)
-
-    def _target(self, y, y_s, s, shift, x_t, t, conditions, batch) -> torch.Tensor:
-        """
-        What the head is to say `(k B, N, M)`: the displacement Y itself. `shift` is the part of it that guidance put
-        there; `x_t` and `t` are of the B rows, which the k draws share.
-        """
-        return y
 
     @staticmethod
     @torch.no_grad()
