@@ -23,7 +23,7 @@ MIB = 2**20
 def build(model: str, full_parameters: bool, rank: int, dtype: torch.dtype, device: str):
     """The networks of a distillation around a backbone of the size asked for."""
     from dtm_hf import F5Backbone
-    from dtm_hf.training.adapters import F5_LAYERS, AdapterNetworks
+    from dtm_hf.training.objectives.adapters import F5_LAYERS, AdapterNetworks
 
     sizes = {"dim": 192, "depth": 6, "heads": 3, "text_dim": 128, "conv_layers": 2, "text_num_embeds": 71}
     with torch.device(device):
@@ -49,7 +49,7 @@ def counted(networks) -> dict[str, float]:
 def step(networks, frames: int, device: str) -> float:
     """Take one step of student and estimator; returns the peak in MiB."""
     from dtm_hf import DTMScheduler
-    from dtm_hf.training.arguments import ObjectiveArguments
+    from dtm_hf.training.config.arguments import ObjectiveArguments
     from dtm_hf.training.objectives.conditioning import MelBatch
     from dtm_hf.training.objectives.tdm_speech import TDMSpeechObjective
 

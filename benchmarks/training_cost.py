@@ -40,8 +40,8 @@ class Bench:
 
         from dtm_hf import DTMHead, DTMHeadConfig, DTMScheduler, F5Backbone, F5Tokenizer
         from dtm_hf.backbone.f5_checkpoint import default_vocab
-        from dtm_hf.training.arguments import OptimizationArguments
-        from dtm_hf.training.optimization import build_optimizers
+        from dtm_hf.training.config.arguments import OptimizationArguments
+        from dtm_hf.training.loop.optimization import build_optimizers
 
         torch.manual_seed(0)
         tiny = {"dim": 192, "depth": 6, "heads": 3, "text_dim": 128, "conv_layers": 2}
@@ -63,7 +63,7 @@ class Bench:
         self.options, self.device, self.torch = options, torch.device(device), torch
 
     def objective(self, draws: int):
-        from dtm_hf.training.arguments import ObjectiveArguments
+        from dtm_hf.training.config.arguments import ObjectiveArguments
         from dtm_hf.training.objectives.dtm import DTMObjective
 
         baked = 3.0 if self.options.baked else None
@@ -85,7 +85,7 @@ class Bench:
 
     @contextlib.contextmanager
     def precision(self):
-        from dtm_hf.training.precision import FasterFloat32
+        from dtm_hf.training.objectives.precision import FasterFloat32
 
         bf16 = self.options.dtype == "bf16"
         faster = bf16 and self.device.type == "cpu" and not self.options.count_memory

@@ -15,20 +15,20 @@ from accelerate.utils import ProjectConfiguration, broadcast_object_list, set_se
 from diffusers.training_utils import EMAModel
 from safetensors.torch import load_file, save_file
 
-from dtm_hf.training.arguments import TrainingConfig
-from dtm_hf.training.checkpoints import (
+from dtm_hf.training.config.arguments import TrainingConfig
+from dtm_hf.training.loop.checkpoints import (
     best_checkpoint,
     checkpoint_folders,
     decisive_figure,
     read_state,
     write_checkpoint,
 )
-from dtm_hf.training.figures import Window, append_lines, drop_later_lines
-from dtm_hf.training.groups import ParameterGroup, average_gradients
-from dtm_hf.training.optimization import set_schedules
-from dtm_hf.training.publishing import Publisher
-from dtm_hf.training.sharding import check_sharding, is_sharded, sharded_like, whole
-from dtm_hf.training.tasks import Phase, Task, build_task
+from dtm_hf.training.loop.figures import Window, append_lines, drop_later_lines
+from dtm_hf.training.loop.groups import ParameterGroup, average_gradients
+from dtm_hf.training.loop.optimization import set_schedules
+from dtm_hf.training.loop.publishing import Publisher
+from dtm_hf.training.loop.sharding import check_sharding, is_sharded, sharded_like, whole
+from dtm_hf.training.loop.task import Phase, Task, build_task
 
 
 class Trainer:

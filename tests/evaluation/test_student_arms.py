@@ -13,7 +13,7 @@ from dtm_hf.commands.main import app
 from dtm_hf.evaluation.arms import parse_arm
 from dtm_hf.evaluation.metric import BenchmarkItem
 from dtm_hf.evaluation.samplers import mounted, run_arm
-from dtm_hf.training.adapters import F5_LAYERS, AdapterNetworks
+from dtm_hf.training.objectives.adapters import F5_LAYERS, AdapterNetworks
 
 ITEMS = [BenchmarkItem("a", "what else is there to say", voice(1.0), "some words. ")]
 

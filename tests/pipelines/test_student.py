@@ -8,7 +8,7 @@ from tiny import randomise
 
 from dtm_hf import DTMPipeline, DTMScheduler
 from dtm_hf.backbone.student import Student, StudentConfig
-from dtm_hf.training.adapters import F5_LAYERS, AdapterNetworks
+from dtm_hf.training.objectives.adapters import F5_LAYERS, AdapterNetworks
 from dtm_hf.training.objectives.prediction import prediction_for
 from dtm_hf.training.objectives.tdm import TDM
 

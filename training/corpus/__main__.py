@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
+from dtm_hf.training.config import options
 from dtm_hf.training.corpus.build import app
-from dtm_hf.training.data import options
 
 
 @app.command("prepare")
@@ -34,7 +34,7 @@ def prepare_command(
     workers: Annotated[int, typer.Option(help="Processes.")] = 2,
 ) -> None:
     """Write SOURCE into OUT_DIR as pre-shuffled shards of even size, without the rows that cannot be trained on."""
-    from dtm_hf.training.arguments import SourceArguments
+    from dtm_hf.training.config.arguments import SourceArguments
     from dtm_hf.training.corpus.passes import RowChecks
     from dtm_hf.training.corpus.prepare import Preparation, prepare
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dtm_hf.files import written_aside
-from dtm_hf.training.arguments import SourceArguments
+from dtm_hf.training.config.arguments import SourceArguments
 from dtm_hf.training.corpus.card import add_up, dataset_card, write_skipped
 from dtm_hf.training.corpus.passes import RowChecks, store_shard, unit_folder, write_shard
 from dtm_hf.training.corpus.shuffle import stretches

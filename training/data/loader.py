@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from torchdata.stateful_dataloader import StatefulDataLoader
 
-from dtm_hf.training.arguments import DataArguments, SourceArguments
+from dtm_hf.training.config.arguments import DataArguments, SourceArguments
 from dtm_hf.training.data.batches import FrameBatches
 from dtm_hf.training.data.resumable import ResumableBatches
 from dtm_hf.training.data.sources import NoSuchSplit, Source, open_source

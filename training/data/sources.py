@@ -25,7 +25,7 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 
-from dtm_hf.training.arguments import SourceArguments
+from dtm_hf.training.config.arguments import SourceArguments
 from dtm_hf.training.data import formats
 from dtm_hf.training.data.formats import Row, Shard
 from dtm_hf.training.data.rows import BadRow

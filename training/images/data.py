@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from dtm_hf.training.arguments import DataArguments, SourceArguments
+from dtm_hf.training.config.arguments import DataArguments, SourceArguments
 from dtm_hf.training.data.formats import Row
 from dtm_hf.training.data.loader import BatchLoader, open_each
 from dtm_hf.training.data.resumable import ResumableBatches, RowCollector

@@ -2,8 +2,8 @@
 
 import torch
 
-from dtm_hf.training.adapters import FLUX_LAYERS, UNET_LAYERS, AdapterNetworks
 from dtm_hf.training.images.models import ImageModel
+from dtm_hf.training.objectives.adapters import FLUX_LAYERS, UNET_LAYERS, AdapterNetworks
 from dtm_hf.training.objectives.tdm import TDM, guided
 
 

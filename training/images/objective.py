@@ -5,12 +5,12 @@ from dataclasses import dataclass
 
 import torch
 
-from dtm_hf.training.arguments import ObjectiveArguments
+from dtm_hf.training.config.arguments import ObjectiveArguments
 from dtm_hf.training.images.models import Conditions
 from dtm_hf.training.images.networks import LatentNetworks
+from dtm_hf.training.loop.task import Phase, alternating_phases
+from dtm_hf.training.objectives.precision import computing
 from dtm_hf.training.objectives.tdm import TDM, Rollout, TDMLossOutput
-from dtm_hf.training.precision import computing
-from dtm_hf.training.tasks import Phase, alternating_phases
 
 
 @dataclass

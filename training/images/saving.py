@@ -21,8 +21,8 @@ from safetensors.torch import load_file
 
 from dtm_hf.backbone.low_rank import LORA_A, LORA_B, NUM_STEPS_EMBED
 from dtm_hf.files import written_aside
-from dtm_hf.training.adapters import AdapterNetworks
 from dtm_hf.training.images.models import ImageModel
+from dtm_hf.training.objectives.adapters import AdapterNetworks
 
 LORA_FILE = "pytorch_lora_weights.safetensors"
 STUDENT_FILE = "student.json"

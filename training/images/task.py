@@ -6,8 +6,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from dtm_hf.training.arguments import TrainingConfig
-from dtm_hf.training.components import hub_name
+from dtm_hf.training.config.arguments import TrainingConfig
 from dtm_hf.training.data.loader import BatchLoader
 from dtm_hf.training.images.data import build_image_loader
 from dtm_hf.training.images.loading import load_image_model
@@ -16,7 +15,8 @@ from dtm_hf.training.images.networks import LatentNetworks
 from dtm_hf.training.images.objective import PromptBatch, TDMImageObjective
 from dtm_hf.training.images.samples import ImageSamples, read_image_prompts
 from dtm_hf.training.images.saving import load_lora, save_lora, save_merged
-from dtm_hf.training.tasks import Phase, Task
+from dtm_hf.training.loop.task import Phase, Task
+from dtm_hf.training.speech.components import hub_name
 
 
 class ImageDistillation(Task):

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 
 from dtm_hf.scheduling.time_grids import sway
-from dtm_hf.training.arguments import ObjectiveArguments
+from dtm_hf.training.config.arguments import ObjectiveArguments
 
 
 @dataclass

@@ -2,7 +2,7 @@
 
 import torch
 
-from dtm_hf.training.arguments import ObjectiveArguments
+from dtm_hf.training.config.arguments import ObjectiveArguments
 from dtm_hf.training.objectives.conditioning import MelBatch, draw_conditions, draw_times, masked_mean
 from dtm_hf.training.objectives.losses import LossOutput, row_means
 

@@ -7,13 +7,13 @@ from typing import Any
 
 import torch
 
-from dtm_hf.training.adapters import AdapterNetworks
-from dtm_hf.training.arguments import ObjectiveArguments
+from dtm_hf.training.config.arguments import ObjectiveArguments
+from dtm_hf.training.loop.task import Phase, alternating_phases
+from dtm_hf.training.objectives.adapters import AdapterNetworks
 from dtm_hf.training.objectives.conditioning import Conditions, MelBatch, draw_conditions
+from dtm_hf.training.objectives.precision import computing
 from dtm_hf.training.objectives.prediction import prediction_for
 from dtm_hf.training.objectives.tdm import TDM, Rollout, TDMLossOutput
-from dtm_hf.training.precision import computing
-from dtm_hf.training.tasks import Phase, alternating_phases
 
 # Of an utterance that is no pair, the share that a validation sample continues from.
 _VALIDATION_PROMPT = 0.3

@@ -19,7 +19,7 @@ from speech_corpora import encoded, row, short_rows, tar_members, write_audio_fi
 from tiny import voice
 from typer.testing import CliRunner
 
-from dtm_hf.training.arguments import DataArguments, SourceArguments
+from dtm_hf.training.config.arguments import DataArguments, SourceArguments
 from dtm_hf.training.corpus import shuffle
 from dtm_hf.training.corpus.__main__ import app
 from dtm_hf.training.corpus.passes import RowChecks, SourceUnavailable, store_shard, unit_folder

@@ -1,0 +1,97 @@
+"""A network in shards (FSDP): the same training as in one piece, resumed too, and the same files at the end."""
+
+import json
+import os
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+from accelerate.utils import DistributedType
+from safetensors.torch import load_file
+from training_runs import ROOT, flow_matching_arguments, log, write_corpus
+
+from dtm_hf.training.config.parsing import parse_config
+from dtm_hf.training.loop.sharding import check_sharding
+from dtm_hf.training.trainer import Trainer
+
+WEIGHTS = "backbone/diffusion_pytorch_model.safetensors"
+
+# Accelerate takes FSDP up on accelerators alone, though it runs on CPUs: here its state is told so. The run is ended
+# after two steps and resumed, in the same processes: to start others takes longer than to train.
+ON_CPUS = """
+import sys
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState, PartialState
+from accelerate.utils import DistributedType
+
+original = AcceleratorState.__init__
+
+
+def init(self, *args, fsdp_plugin=None, **kwargs):
+    first = not AcceleratorState._shared_state
+    original(self, *args, fsdp_plugin=fsdp_plugin, **kwargs)
+    if first:
+        told = {"distributed_type": DistributedType.FSDP, "device": torch.device("cpu")}
+        PartialState._shared_state |= told
+        AcceleratorState._shared_state |= told | {"fsdp_plugin": fsdp_plugin}
+
+
+AcceleratorState.__init__ = init
+Accelerator.end_training = lambda self: None
+from dtm_hf.training.train import main
+
+main([*sys.argv[1:], "--max_steps", "2"])
+main(sys.argv[1:])
+"""
+
+
+def arguments(corpus, output_dir, *more):
+    more = ["--bucket_size", "5", "--max_steps", "4", "--lr_scheduler", "constant_with_warmup", *more]
+    return flow_matching_arguments(corpus, output_dir, *more)
+
+
+@pytest.mark.slow
+def test_shards_train_and_resume_as_one_piece_does(tmp_path):
+    corpus = write_corpus(tmp_path / "corpus", train_rows=24, shards=4)
+    (tmp_path / "on_cpus.py").write_text(ON_CPUS)
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "2", "--main_process_port", "0"]
+    # The configuration that the documentation names.
+    command += ["--config_file", "training/configs/accelerate/fsdp.yaml", str(tmp_path / "on_cpus.py")]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": ""}
+    command += arguments(corpus, tmp_path / "run")
+    run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    assert run.returncode == 0, run.stderr[-3000:]
+    assert "Resumed from" in run.stdout and "at step 2" in run.stdout
+    assert len(list((tmp_path / "run/checkpoint-00000004/pytorch_model_fsdp_0").glob("*.distcp"))) == 2
+
+    Trainer(
+        parse_config(arguments(corpus, tmp_path / "one", "--gradient_accumulation_steps", "2", "--num_workers", "2"))
+    ).train()
+    for name in ("loss", "grad_norm", "validation_loss"):
+        assert log(tmp_path / "run", name) == pytest.approx(log(tmp_path / "one", name), rel=1e-4), name
+    weights = load_file(tmp_path / "run" / WEIGHTS)
+    for name, value in load_file(tmp_path / "one" / WEIGHTS).items():
+        torch.testing.assert_close(weights[name], value, rtol=1e-3, atol=1e-6)
+    config = json.loads((tmp_path / "run/backbone/config.json").read_text())
+    assert config["_class_name"] == "F5Backbone"
+
+
+@pytest.mark.parametrize(
+    "options, version, match",
+    [
+        (["--objective", "dtm", "--base_model", "org/base"], 2, "`objective` must be 'flow_matching' .* got 'dtm'"),
+        (["--optimizer", "muon"], 2, "`optimizer` must be one of AdamW .* got 'muon'"),
+        (["--push_to_hub", "org/name"], 2, "`push_to_hub` must be left out .* got 'org/name'"),
+        (["--sample_prompts", "slt|Hello."], 2, "`sample_prompts` must be left out"),
+        ([], 1, "`fsdp_version` must be 2, but got 1"),
+    ],
+)
+def test_what_needs_the_network_in_one_piece_is_refused(options, version, match, tmp_path):
+    config = parse_config(arguments(tmp_path, tmp_path / "run", *options))
+    state = SimpleNamespace(fsdp_plugin=SimpleNamespace(fsdp_version=version))
+    with pytest.raises(ValueError, match=match):
+        check_sharding(SimpleNamespace(distributed_type=DistributedType.FSDP, state=state), config)
+    check_sharding(SimpleNamespace(distributed_type=DistributedType.MULTI_GPU), config)

@@ -1,0 +1,1 @@
+"""The sections of a training configuration, and how they are read."""

@@ -1,0 +1,1 @@
+"""Training on speech: heads, backbones and students of F5-TTS."""

@@ -1,0 +1,228 @@
+"""What is spoken while training runs: `speaker|text` lines, each with a recording of its speaker to speak like."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from dtm_hf.training.config.arguments import DataArguments
+from dtm_hf.training.data.loader import open_sources
+from dtm_hf.training.data.rows import BadRow, WrongLength, decode_audio
+from dtm_hf.training.data.sources import Source, UnreadableShard
+
+if TYPE_CHECKING:
+    from dtm_hf.pipelines.pipeline_dtm import DTMPipeline
+
+# The pipeline shortens longer recordings, whose text would then say more than is heard.
+_MAX_REFERENCE_SECONDS = 12.0
+_MIN_REFERENCE_SECONDS = 0.1
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """
+    Args:
+        speaker (`str`): speaker of the validation split; empty where rows name none.
+        text (`str`): what to say; empty for the first other validation sentence of the speaker.
+        source (`str`): where the prompt was given, for messages.
+    """
+
+    speaker: str
+    text: str
+    source: str
+
+
+@dataclass(frozen=True, eq=False)
+class SpokenPrompt:
+    """
+    A prompt with all that speaking it takes.
+
+    Args:
+        source (`str`): where the prompt was given, for messages.
+        speaker (`str`): as the validation split names it.
+        text (`str`): what to say.
+        reference (`np.ndarray` of shape `(T,)`): recording of the speaker at the pipeline's rate.
+        reference_text (`str`): what is said in it.
+        truth (`np.ndarray` of shape `(T,)`, *optional*): recording of `text` by this speaker.
+    """
+
+    source: str
+    speaker: str
+    text: str
+    reference: np.ndarray
+    reference_text: str
+    truth: np.ndarray | None
+
+
+def read_prompts(lines: Sequence[str] = (), file: str | Path | None = None) -> list[Prompt]:
+    """
+    Prompts of a file, then those given as strings. Empty lines and lines that begin with `#` are ignored.
+
+    Args:
+        lines (`list[str]`): `speaker|text` each.
+        file (`str` or `Path`, *optional*): text file with one such line each, in UTF-8.
+
+    Raises:
+        ValueError: for a file that is none, holds no prompt or no UTF-8, and for a line without exactly one `|`.
+    """
+    prompts = []
+    if file is not None:
+        if not Path(file).is_file():
+            raise ValueError(f"`sample_prompts_file` must be a file of `speaker|text` lines, but got {str(file)!r}.")
+        try:
+            content = Path(file).read_text(encoding="utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{file}: not in UTF-8 ({error}).") from error
+        prompts += _parse((f"{file}:{number}", line) for number, line in enumerate(content.splitlines(), 1))
+        if not prompts:
+            raise ValueError(f"{file}: expected `speaker|text` lines, but there are none.")
+    return prompts + _parse((f"`sample_prompts` entry {number}", line) for number, line in enumerate(lines, 1))
+
+
+def _parse(numbered: Iterable[tuple[str, str]]) -> list[Prompt]:
+    prompts = []
+    for source, line in numbered:
+        if not line.strip() or line.lstrip().startswith("#"):
+            continue
+        parts = [part.strip() for part in line.split("|")]
+        if len(parts) != 2:
+            raise ValueError(f"{source}: expected `speaker|text` with one `|`, but got {line!r}.")
+        prompts.append(Prompt(*parts, source))
+    return prompts
+
+
+@dataclass(frozen=True)
+class ValidationRow:
+    """
+    Args:
+        speaker (`str`): empty where the source names none.
+        text (`str`): transcript, stripped.
+        audio (`Callable`): gives the encoded recording; raises [`BadRow`] if there is none.
+    """
+
+    speaker: str
+    text: str
+    audio: Callable[[], bytes]
+
+
+def validation_rows(arguments: DataArguments) -> Iterator[ValidationRow]:
+    """
+    Rows of the validation split of all sources that have one, in the order they are stored. Bad rows are passed over.
+
+    Raises:
+        ValueError: if there is no `validation_split`, or no source has it.
+    """
+    split = arguments.validation_split
+    if split is None:
+        raise ValueError("Samples speak like the speakers of the `validation_split`, but got none.")
+    for source in open_sources(arguments, split):
+        yield from _rows(source)
+
+
+def _rows(source: Source) -> Iterator[ValidationRow]:
+    for shard in source.shards:
+        try:
+            for _, row in source.rows(shard):
+                try:
+                    speaker, text = source.speaker(row), source.text(row)
+                except BadRow:
+                    continue
+                # A list where F5-TTS has tokenized it.
+                yield ValidationRow(speaker or "", "".join(text).strip(), partial(source.audio, row))
+        except UnreadableShard:
+            # The loader of the training says so.
+            continue
+
+
+@dataclass
+class _Voice:
+    """What the validation split holds of one wanted speaker: text -> samples, in the order of the rows."""
+
+    wanted: set[str] = field(default_factory=set)
+    references: dict[str, np.ndarray] = field(default_factory=dict)
+    truths: dict[str, np.ndarray] = field(default_factory=dict)
+
+    @property
+    def complete(self) -> bool:
+        return len(self.references) == 2 and self.wanted <= self.truths.keys()
+
+
+def find_recordings(
+    prompts: list[Prompt], rows: Iterable[ValidationRow], pipeline: "DTMPipeline"
+) -> list[SpokenPrompt]:
+    """
+    Give each prompt the first recording of its speaker that says something else, and the true recording if a row of
+    this speaker has exactly its text. Rows that cannot be decoded or hold no text are passed over, and as references
+    those longer than 12 s. Reading stops when nothing is missing.
+
+    Args:
+        prompts (`list` of [`Prompt`]): not more than one with the same speaker and text.
+        rows (iterable of [`ValidationRow`]): see [`validation_rows`].
+        pipeline ([`DTMPipeline`]): gives the sampling rate.
+
+    Raises:
+        ValueError: for an unknown speaker, with those that exist; for one without a recording to speak like; for a
+            prompt that was given before.
+    """
+    rate = pipeline.feature_extractor.sampling_rate
+    voices = {prompt.speaker: _Voice() for prompt in prompts}
+    for prompt in prompts:
+        voices[prompt.speaker].wanted |= {prompt.text} - {""}
+    speakers: dict[str, None] = {}
+    for row in rows:
+        speakers[row.speaker] = None
+        if row.speaker not in voices or not row.text:
+            continue
+        _keep(voices[row.speaker], row, rate)
+        if all(voice.complete for voice in voices.values()):
+            break
+    spoken: dict[tuple[str, str], SpokenPrompt] = {}
+    for prompt in prompts:
+        if prompt.speaker not in speakers:
+            raise ValueError(
+                f"{prompt.source}: the speaker must be one of the validation split, {sorted(speakers)}, but got "
+                f"{prompt.speaker!r}."
+            )
+        found = _choose(prompt, voices[prompt.speaker])
+        earlier = spoken.setdefault((found.speaker, found.text), found)
+        if earlier is not found:
+            raise ValueError(f"{prompt.source}: the same speaker and text as {earlier.source}.")
+    return list(spoken.values())
+
+
+def _keep(voice: _Voice, row: ValidationRow, rate: int) -> None:
+    """Decode a row if something is still missing that it may be."""
+    as_reference = len(voice.references) < 2 and row.text not in voice.references
+    as_truth = row.text in voice.wanted and row.text not in voice.truths
+    if not as_reference and not as_truth:
+        return
+    try:
+        samples = decode_audio(row.audio(), rate, float("inf") if as_truth else _MAX_REFERENCE_SECONDS)
+    except (BadRow, WrongLength):
+        return
+    if as_truth:
+        voice.truths[row.text] = samples
+    if as_reference and _MIN_REFERENCE_SECONDS <= len(samples) / rate <= _MAX_REFERENCE_SECONDS:
+        voice.references[row.text] = samples
+
+
+def _choose(prompt: Prompt, voice: _Voice) -> SpokenPrompt:
+    references = [text for text in voice.references if text != prompt.text]
+    wanted = 1 if prompt.text else 2
+    if len(references) < wanted:
+        raise ValueError(
+            f"{prompt.source}: speaker {prompt.speaker!r} needs {wanted} usable validation row(s) of at most "
+            f"{_MAX_REFERENCE_SECONDS:.0f} s with other texts, but has {len(references)}."
+        )
+    text = prompt.text or references[1]
+    return SpokenPrompt(
+        source=prompt.source,
+        speaker=prompt.speaker,
+        text=text,
+        reference=voice.references[references[0]],
+        reference_text=references[0],
+        truth=voice.truths.get(text, voice.references.get(text)),
+    )

@@ -1,0 +1,144 @@
+"""The task of the objectives that train on speech."""
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from dtm_hf.pipelines.repositories import save_with_card
+from dtm_hf.training.config.arguments import TrainingConfig
+from dtm_hf.training.data.loader import build_loader
+from dtm_hf.training.loop.task import Phase, Task
+from dtm_hf.training.objectives.conditioning import MelBatch
+from dtm_hf.training.objectives.precision import FasterFloat32
+from dtm_hf.training.speech.compilation import compile_parts
+from dtm_hf.training.speech.components import Components, build_components, training_record
+from dtm_hf.training.speech.prompts import read_prompts, validation_rows
+from dtm_hf.training.speech.samples import SpeechSamples
+
+
+class SpeechTask(Task):
+    """
+    A head on a frozen backbone, or a backbone from scratch: one phase and one group.
+
+    Args:
+        config ([`TrainingConfig`]): the run.
+        components ([`Components`], *optional*): others than [`build_components`] makes of it.
+    """
+
+    def __init__(self, config: TrainingConfig, components: Components | None = None):
+        self.config = config
+        self.components = components or build_components(config)
+        self.module = self.components.trained
+        self.objective = self.components.objective
+        self._samples: SpeechSamples | None = None
+
+    def groups(self) -> dict[str, dict[str, nn.Parameter]]:
+        trainable = {name: p for name, p in self.module.named_parameters() if p.requires_grad}
+        return {self.config.model.objective: trainable}
+
+    def place(self, device: torch.device) -> None:
+        options = self.config.optimization
+        for part in (self.components.backbone, self.components.head):
+            if part is not None:
+                part.to(device)
+                if options.torch_compile:
+                    compile_parts(part)
+        if options.gradient_checkpointing:
+            # The name of diffusers' models, and that of transformers'.
+            enable = "enable_gradient_checkpointing"
+            getattr(self.module, enable if hasattr(self.module, enable) else "gradient_checkpointing_enable")()
+
+    def phases(self, step: int) -> Sequence[Phase]:
+        return [Phase(self.config.model.objective, self.objective.loss)]
+
+    # Data
+
+    def loader(self, split: str, *, seed: int, rank: int, world_size: int, endless: bool):
+        parts = self.components
+        return build_loader(
+            self.config.data,
+            split,
+            parts.tokenizer,
+            parts.feature_extractor,
+            seed=seed,
+            rank=rank,
+            world_size=world_size,
+            endless=endless,
+        )
+
+    def batch(self, raw: dict, device: torch.device) -> MelBatch:
+        extractor = self.components.feature_extractor
+        mel = extractor.log_mel(raw["waveform"].to(device, non_blocking=True), raw["num_samples"])
+        surplus = -mel.shape[1] % self.config.data.frame_multiple
+        mel = nn.functional.pad(mel, (0, 0, 0, surplus))
+        num_frames = extractor.num_frames(raw["num_samples"])
+        mask = torch.arange(mel.shape[1])[None] < num_frames[:, None]
+        prompt_frames = raw["prompt_samples"] // extractor.hop_length
+        return MelBatch(mel, mask.to(device), raw["text_ids"].to(device), prompt_frames.to(device))
+
+    def size(self, raw: dict, batch: MelBatch) -> tuple[int, int]:
+        # From the lengths, which are on the host: to sum the mask would wait for the device.
+        frames = int(self.components.feature_extractor.num_frames(raw["num_samples"]).sum())
+        return frames, batch.attention_mask.numel()
+
+    def amount(self, units: int) -> dict[str, float]:
+        """Hours of speech, repeats counted."""
+        extractor = self.components.feature_extractor
+        return {"hours": units * extractor.hop_length / extractor.sampling_rate / 3600}
+
+    # Results
+
+    def precision(self) -> AbstractContextManager:
+        options, backbone = self.config.optimization, self.components.backbone
+        faster = backbone.device.type == "cpu" and options.mixed_precision == "bf16"
+        # Compiled, bfloat16 is the faster one throughout; and a recomputation in the backward pass is outside of this.
+        faster = faster and not options.torch_compile and not options.gradient_checkpointing
+        faster = faster and backbone.dtype == torch.float32
+        return FasterFloat32() if faster else nullcontext()
+
+    def validate(self, batch: MelBatch, generator: torch.Generator) -> Mapping[str, torch.Tensor | float]:
+        loss, figures = self.objective.loss(self.module, batch, generator)
+        return {"loss": loss} | figures | self.objective.probe(self.module, batch, generator)
+
+    def open_samples(self, folder: Path) -> bool:
+        logging = self.config.logging
+        prompts = read_prompts(logging.sample_prompts, logging.sample_prompts_file)
+        if prompts:
+            rows = validation_rows(self.config.data)
+            self._samples = SpeechSamples(self.components.pipeline(), prompts, rows, folder)
+        return bool(prompts)
+
+    def write_samples(self, step: int, trackers: Sequence) -> None:
+        self._samples.write(step, trackers)
+
+    def save(self, folder: Path, step: int, units: int) -> None:
+        self.components.backbone.freeze()
+        self._record(step, units)
+        self.components.pipeline().save_pretrained(str(folder))
+
+    def save_repository(
+        self, folder: Path, repo_id: str, step: int, units: int, results: dict[str, float] | None
+    ) -> None:
+        """The whole pipeline, or the head alone where its base model is on the Hub."""
+        table = self._record(step, units, results)
+        head = self.components.head
+        alone = head is not None and head.config.base_model is not None
+        save_with_card(head if alone else self.components.pipeline(), folder, repo_id, results=table)
+
+    def _record(self, step: int, units: int, results: dict[str, float] | None = None) -> dict | None:
+        """
+        Write into the configuration of what is trained how long it was trained and what was measured, from where a
+        model card takes it; returns the results as the card shows them.
+        """
+        training_data, table = training_record(self.config, step, self.amount(units)["hours"], results)
+        components = self.components
+        if components.head is not None:
+            components.head.config.training_data = training_data
+            # Those of the head it was initialised from no longer hold.
+            components.head.config.results = table
+        else:
+            components.backbone.register_to_config(training_data=training_data)
+        return table
