@@ -14,10 +14,11 @@ demo: $(STAMP)
 	mkdir -p out
 	$(VENV)/bin/dtm-hf demo -o out/demo.wav
 
+# A process a core, four at most: each takes gigabytes. One torch thread each: several beside each other wait for cores.
 test: $(STAMP)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
-	$(VENV)/bin/python -m pytest
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 env: $(STAMP)
 

@@ -4,6 +4,12 @@ import pytest
 from tiny import SAMPLING_RATE, VOCABULARY, randomise, voice
 
 
+def pytest_collection_modifyitems(items):
+    """Files with slow tests first: where several processes share the files out, none is left with a long one alone."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 @pytest.fixture(scope="session")
 def vocab_file(tmp_path_factory):
     """A vocabulary of 59 characters, one a line."""
