@@ -86,7 +86,7 @@ def test_words_are_understood(pipeline):
     """Word error of a recogniser held to these words, both voices: noise has 1 and more, recordings under 0.1."""
     from dtm_hf.evaluation.metric import BenchmarkItem, Speech
     from dtm_hf.evaluation.metrics.words import WordErrorRate
-    from dtm_hf.evaluation.recognition import VocabularyRecognizer
+    from dtm_hf.evaluation.recognizers import VocabularyRecognizer
 
     metric, errors, words = WordErrorRate(VocabularyRecognizer(WORDS.split())), 0.0, 0.0
     for voice in ("slt", "rms"):

@@ -26,13 +26,14 @@ _NUM_PICTURES = 2
 
 
 @dataclass(frozen=True)
-class Request:
+class BenchmarkRequest:
     """Options of the command, as documented there."""
 
     model: str | None
     student: str | None
     items: str
     split: str
+    recognizer: str | None
     limit: int
     arms: str
     seeds: str
@@ -49,7 +50,7 @@ class Request:
     output: Path
 
 
-def benchmark(request: Request) -> None:
+def benchmark(request: BenchmarkRequest) -> None:
     """Run what is not known yet in the folder, then write the results over those that are there."""
     arms, seeds, metric_names, reference = _check(request)
     model = choose_model(request.model)
@@ -60,6 +61,7 @@ def benchmark(request: Request) -> None:
         items = load_set(request.items, request.limit, request.split)
     except (ValueError, OSError) as error:
         raise ArgumentError(str(error)) from error
+    items.recognizer = request.recognizer or items.recognizer
     if request.durations == "recording":
         _take_durations(items)
     pipe = load_pipeline(
@@ -82,9 +84,9 @@ def benchmark(request: Request) -> None:
     from dtm_hf.evaluation.summary import Summary
     from dtm_hf.files import written_aside
 
-    settings = _settings(request, pipe, student, arms, items)
-    records = Records(request.output, settings)
     metrics = make_metrics(metric_names, items, pipe.feature_extractor, request.speaker_checkpoint)
+    settings = _settings(request, pipe, student, arms, items, metrics)
+    records = Records(request.output, settings)
     with _progress("Judging") as advance:
         run = Benchmark(pipe, items, arms, seeds, metrics, records, request.batch_size, student)
         advance.total(run.total)
@@ -119,7 +121,7 @@ def _take_durations(items: "BenchmarkSet") -> None:
         item.duration_s = len(item.recording) / items.sampling_rate
 
 
-def _check(request: Request) -> tuple[list[Arm], list[int], list[str], str]:
+def _check(request: BenchmarkRequest) -> tuple[list[Arm], list[int], list[str], str]:
     try:
         arms = parse_arms(request.arms)
     except ValueError as error:
@@ -134,7 +136,13 @@ def _check(request: Request) -> tuple[list[Arm], list[int], list[str], str]:
         raise ArgumentError(f"`--seeds` must be different and not negative, but got {request.seeds!r}.")
     names = [name.strip() for name in request.metrics.split(",")]
     from dtm_hf.evaluation.metrics import METRICS
+    from dtm_hf.evaluation.recognizers import RECOGNIZERS
 
+    if request.recognizer is not None and request.recognizer.partition(":")[0] not in RECOGNIZERS:
+        raise ArgumentError(
+            f"`--recognizer` must be {', '.join(RECOGNIZERS)}, or one of them with :MODEL, but got "
+            f"{request.recognizer!r}."
+        )
     for name in names:
         if name not in METRICS:
             raise ArgumentError(f"`--metrics` must be of {', '.join(METRICS)}, but got {name!r}.")
@@ -146,7 +154,7 @@ def _check(request: Request) -> tuple[list[Arm], list[int], list[str], str]:
     return arms, seeds, names, reference
 
 
-def _student(request: Request, pipe: "DTMPipeline") -> "DTMPipeline | None":
+def _student(request: BenchmarkRequest, pipe: "DTMPipeline") -> "DTMPipeline | None":
     """The pipeline with the student of the request in the place of its backbone; the other parts are shared."""
     if request.student is None:
         return None
@@ -168,12 +176,18 @@ def _check_arms(pipe: "DTMPipeline", arms: list[Arm], student: "DTMPipeline | No
 
 
 def _settings(
-    request: Request, pipe: "DTMPipeline", student: "DTMPipeline | None", arms: list[Arm], items: "BenchmarkSet"
+    request: BenchmarkRequest,
+    pipe: "DTMPipeline",
+    student: "DTMPipeline | None",
+    arms: list[Arm],
+    items: "BenchmarkSet",
+    metrics: list["Metric"],
 ) -> dict:
     """What a figure depends on, besides the arm and the seed; what no arm has used yet is `None`."""
     import torch
 
     from dtm_hf.backbone.backbone_f5 import weights_fingerprint
+    from dtm_hf.evaluation.metrics.words import WordErrorRate
 
     device = pipe._execution_device
     return {
@@ -185,13 +199,14 @@ def _settings(
         "head_time_grid": pipe.scheduler.config.time_grid if any(arm.num_head_steps for arm in arms) else None,
         "vocoder": type(pipe.vocoder).__name__,
         "set": items.name,
+        "recognizer": next((metric.ears.name for metric in metrics if isinstance(metric, WordErrorRate)), None),
         "durations": _durations(request, pipe),
         "dtype": request.dtype,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
     }
 
 
-def _durations(request: Request, pipe: "DTMPipeline") -> str:
+def _durations(request: BenchmarkRequest, pipe: "DTMPipeline") -> str:
     """Where the lengths are from, and by which predictor; without one it is bytes that they are predicted from."""
     if request.durations != "predicted":
         return request.durations
@@ -205,7 +220,11 @@ def _durations(request: Request, pipe: "DTMPipeline") -> str:
 
 
 def _timings(
-    request: Request, pipe: "DTMPipeline", student: "DTMPipeline | None", arms: list[Arm], items: "BenchmarkSet"
+    request: BenchmarkRequest,
+    pipe: "DTMPipeline",
+    student: "DTMPipeline | None",
+    arms: list[Arm],
+    items: "BenchmarkSet",
 ) -> dict:
     """Seconds of each arm: those of the folder if all its arms were timed together, else new ones."""
     from dtm_hf.evaluation.timing import time_arms

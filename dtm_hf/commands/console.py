@@ -25,7 +25,7 @@ class ReportingGroup(TyperGroup):
         with _own_warnings(ctx.params["traceback"]):
             try:
                 return super().invoke(ctx)
-            except (ValueError, OSError) as error:
+            except (ValueError, OSError, ImportError) as error:
                 if ctx.params["traceback"]:
                     raise
                 # A pipe that its reader closed is no error to explain.

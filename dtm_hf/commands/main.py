@@ -230,7 +230,14 @@ def benchmark(
     seeds: Annotated[str, typer.Option(help="Seeds of the noise, with commas between.")] = "0",
     metrics: Annotated[
         str, typer.Option(help="Judges, with commas between.")
-    ] = "wer,mel,similarity,mos,pitch,difference",
+    ] = "wer,cer,mel,similarity,mos,pitch,difference",
+    recognizer: Annotated[
+        str | None,
+        typer.Option(
+            help="Who listens: pocketsphinx, whisper:MODEL (a size such as base, or a folder) or paraformer-zh.",
+            show_default="what fits the set",
+        ),
+    ] = None,
     limit: Annotated[int, typer.Option(min=1, help="Sentences at most.")] = 100,
     split: Annotated[str, typer.Option(help="Of a corpus: validation to tune, test to report.")] = "validation",
     reference: Annotated[
@@ -255,15 +262,16 @@ def benchmark(
     local_files_only: LocalFilesOnly = False,
 ) -> None:
     """Judge ways to sample side by side: quality with intervals, cost, pictures."""
-    from .benchmarking import Request
+    from .benchmarking import BenchmarkRequest
     from .benchmarking import benchmark as run
 
     run(
-        Request(
+        BenchmarkRequest(
             model=model,
             student=student,
             items=items,
             split=split,
+            recognizer=recognizer,
             limit=limit,
             arms=arms,
             seeds=seeds,

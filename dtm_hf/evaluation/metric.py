@@ -61,3 +61,11 @@ class Metric(Protocol):
     """`None` where 1 is the best: a ratio to the recordings."""
 
     def __call__(self, speech: Speech, item: BenchmarkItem) -> tuple[float, float] | None: ...
+
+
+def resampled(waveform: np.ndarray, sampling_rate: int, target: int) -> np.ndarray:
+    """Mono float32 samples `(T,)` at the rate `target` in Hz."""
+    import soxr
+
+    waveform = np.ascontiguousarray(waveform, dtype=np.float32)
+    return waveform if sampling_rate == target else soxr.resample(waveform, sampling_rate, target)

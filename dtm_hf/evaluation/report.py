@@ -44,6 +44,11 @@ def table(results: dict, metrics: Sequence[Metric]) -> str:
         )
     for name, control in results["controls"].items():
         lines += _row([name, "", "", "", "", *_cells(control["metrics"], metrics, with_diversity)])
+    if results.get("unheard"):
+        left_out = {item for items in results["unheard"].values() for item in items}
+        words = ", ".join(sorted(results["unheard"]))
+        share = f"{len(left_out)} of {results['settings']['items']} sentences"
+        lines += ["", f"{share} have no word error: the recogniser cannot hear {words}."]
     lines += ["", f"## Worse than `{results['settings']['reference']}` by", ""]
     lines += _rows(["arm", *(metric.title for metric in metrics)])
     for name, arm in results["arms"].items():
@@ -70,8 +75,13 @@ def _about(results: dict) -> str:
     return (
         f"{settings['items']} sentences, seeds {', '.join(map(str, settings['seeds']))}, model `{settings['model']}`, "
         f"{settings['device']}, {settings['dtype']}, lengths: {settings['durations']}. 95% bootstrap intervals over "
-        "sentences; seconds of sampling one sentence, RTF with the vocoder."
+        f"sentences; seconds of sampling one sentence, RTF with the vocoder.{_recognizer(settings)}"
     )
+
+
+def _recognizer(settings: dict) -> str:
+    # A folder of before recognisers were named, or without a word error, has none.
+    return f" Recogniser: {settings['recognizer']}." if settings.get("recognizer") else ""
 
 
 def _arrow(metric: Metric) -> str:

@@ -2,7 +2,6 @@
 
 import io
 import json
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -10,12 +9,13 @@ from pathlib import Path
 
 from dtm_hf.evaluation.lists import LIST_SUFFIXES, librispeech_pc, own_list, read_audio, read_items, seed_tts
 from dtm_hf.evaluation.metric import BenchmarkItem
+from dtm_hf.evaluation.recognizers.vocabulary import vocabulary_of
 
 # Prefix of the spec -> its reader, language, recogniser and speaker model: those of the published figures.
 _PUBLIC = {
-    "seed-tts-en": (lambda folder: seed_tts(folder, "en"), "en", "whisper-large-v3", "wavlm-large"),
+    "seed-tts-en": (lambda folder: seed_tts(folder, "en"), "en", "whisper:large-v3", "wavlm-large"),
     "seed-tts-zh": (lambda folder: seed_tts(folder, "zh"), "zh", "paraformer-zh", "wavlm-large"),
-    "librispeech-pc": (librispeech_pc, "en", "whisper-large-v3", "wavlm-large"),
+    "librispeech-pc": (librispeech_pc, "en", "whisper:large-v3", "wavlm-large"),
 }
 _FORMS = (
     f"a folder of parquet shards, a {', '.join(LIST_SUFFIXES)} list, or one of "
@@ -36,8 +36,9 @@ class BenchmarkSet:
         sampling_rate (`int`, defaults to 24000): Of all waveforms, in Hz.
         vocabulary (`list[str]`, *optional*): Lower-case words that the texts are made of, for a recogniser that is
             held to them.
-        recognizer (`str`, defaults to `"pocketsphinx"`):
-            `"pocketsphinx"`, `"whisper-large-v3"` or `"paraformer-zh"`.
+        recognizer (`str`, defaults to `"pocketsphinx"`): As in [`~dtm_hf.evaluation.recognizers.load_recognizer`].
+        normalization (`str`, *optional*): How texts are compared, where it is not the recogniser's own way: a key of
+            [`~dtm_hf.evaluation.metrics.normalization.NORMALIZATIONS`].
         speaker_model (`str`, defaults to `"resemblyzer"`): `"resemblyzer"` or `"wavlm-large"`.
         language (`str`, defaults to `"en"`): Language of the texts.
     """
@@ -47,6 +48,7 @@ class BenchmarkSet:
     sampling_rate: int = 24000
     vocabulary: list[str] | None = None
     recognizer: str = "pocketsphinx"
+    normalization: str | None = None
     speaker_model: str = "resemblyzer"
     language: str = "en"
 
@@ -96,7 +98,14 @@ def _public_set(kind: str, folder: Path, limit: int | None) -> BenchmarkSet:
     if not folder.is_dir():
         raise ValueError(f"{str(folder)!r} of {kind}:FOLDER is not an existing folder.")
     items = read_items(islice(entries(folder), limit), BenchmarkSet.sampling_rate)
-    return BenchmarkSet(kind, items, recognizer=recognizer, speaker_model=speaker_model, language=language)
+    return BenchmarkSet(
+        kind,
+        items,
+        recognizer=recognizer,
+        normalization="f5-tts",
+        speaker_model=speaker_model,
+        language=language,
+    )
 
 
 def _own_set(path: Path, limit: int | None) -> BenchmarkSet:
@@ -105,10 +114,10 @@ def _own_set(path: Path, limit: int | None) -> BenchmarkSet:
     if len(languages) > 1:
         raise ValueError(f"{path}: `language` must be the same in all lines, but got {', '.join(languages)}.")
     if languages != ["en"]:
-        recognizer = "paraformer-zh" if languages == ["zh"] else "whisper-large-v3"
+        recognizer = "paraformer-zh" if languages == ["zh"] else "whisper:large-v3"
         return BenchmarkSet(path.name, items, recognizer=recognizer, language=(languages or ["en"])[0])
     # With their apostrophes: so they stand in the pronouncing dictionary.
-    vocabulary = sorted({word for item in items for word in re.findall("[a-z']+", item.text.lower())})
+    vocabulary = sorted({word for item in items for word in vocabulary_of(item.text)})
     return BenchmarkSet(path.name, items, vocabulary=vocabulary)
 
 
@@ -123,7 +132,7 @@ def _corpus_set(folder: Path, limit: int | None, split: str) -> BenchmarkSet:
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{card} holds no `vocabulary`: build the corpus to its end.") from error
     items = list(islice(_corpus_items(folder, split), limit))
-    recognizer = "whisper-large-v3" if vocabulary is None else BenchmarkSet.recognizer
+    recognizer = "whisper:large-v3" if vocabulary is None else BenchmarkSet.recognizer
     return BenchmarkSet(f"{folder.resolve().name}/{split}", items, vocabulary=vocabulary, recognizer=recognizer)
 
 

@@ -5,6 +5,7 @@ from dataclasses import asdict
 from dtm_hf.evaluation.arms import Arm
 from dtm_hf.evaluation.benchmark import CONTROLS, DIVERSITY, diversity_name
 from dtm_hf.evaluation.metric import Metric
+from dtm_hf.evaluation.metrics.words import WordErrorRate
 from dtm_hf.evaluation.records import Records
 from dtm_hf.evaluation.sets import BenchmarkSet
 from dtm_hf.evaluation.statistics import paired_difference, ratio
@@ -45,7 +46,7 @@ class Summary:
     def results(self) -> dict:
         """
         `{"arms": {name: {"cost", "metrics", "against_reference", "against_best_training_free"}}, "controls":
-        {name: {"metrics"}}, "checks"}`; an estimate is `{"value", "low", "high", "n"}`.
+        {name: {"metrics"}}, "checks", "unheard": {word: [id, ...]}}`; an estimate is `{"value", "low", "high", "n"}`.
         """
         arms = {}
         for arm in self.arms:
@@ -66,7 +67,17 @@ class Summary:
             }
         controls = {name: {"metrics": self._metrics(name, [None])} for name in CONTROLS}
         controls = {name: entry for name, entry in controls.items() if entry["metrics"]}
-        return {"arms": arms, "controls": controls, "checks": self._checks()}
+        return {"arms": arms, "controls": controls, "checks": self._checks(), "unheard": self._unheard()}
+
+    def _unheard(self) -> dict[str, list[str]]:
+        """Words that the recogniser cannot hear, with the items that have no word error for them."""
+        found: dict[str, list[str]] = {}
+        for metric in self.metrics:
+            if metric.name == WordErrorRate.name:
+                for item in self.items.items:
+                    for word in metric.ears.recognizer.unheard(item.text):
+                        found.setdefault(word, []).append(item.id)
+        return found
 
     def _metric(self, name: str) -> Metric:
         return next(metric for metric in self.metrics if metric.name == name)

@@ -101,6 +101,7 @@ def test_killed_it_goes_on_to_the_same_results(model, sentences, tmp_path):
         ("--arms euler-4,sway-4", "`arms`.*'sway-4'"),
         ("--seeds 0,x", "`--seeds`.*'0,x'"),
         ("--seeds 1,1", "`--seeds`"),
+        ("--recognizer ears:base", "`--recognizer`.*'ears:base'"),
         ("--metrics mel,beauty", "`--metrics`.*'beauty'"),
         ("--reference euler-3", "`--reference`.*'euler-3'"),
         ("--set absent.csv", "absent.csv"),
@@ -173,3 +174,24 @@ def test_a_folder_of_another_benchmark_is_refused(model, sentences, tmp_path):
     other.write_bytes(sentences.read_bytes())
     result = run("--set", other, *common)
     assert result.exit_code == 1 and "choose another folder" in result.stderr
+
+
+def test_a_word_that_cannot_be_heard_is_listed_and_ends_nothing(model, sentences, tmp_path):
+    said = sentences.read_text().replace("item b", "item kubernetes")
+    sentences.write_text(said)
+    common = ["--model", model, "--set", sentences, "--arms", "euler-1", "--repeats", 0, "-o", tmp_path / "run"]
+    result = run(*common, "--metrics", "wer,cer,difference")
+    assert result.exit_code == 0, result.stderr
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert results["unheard"] == {"kubernetes": ["sentences-0003"]}
+    figures = results["arms"]["euler-1"]["metrics"]
+    assert (figures["wer"]["n"], figures["cer"]["n"], figures["difference"]["n"]) == (3, 3, 4)
+    assert results["settings"]["recognizer"].startswith("pocketsphinx 5")
+    report = (tmp_path / "run" / "results.md").read_text()
+    assert "1 of 4 sentences have no word error: the recogniser cannot hear kubernetes." in report
+    assert f"Recogniser: {results['settings']['recognizer']}." in report
+    # Figures of one recogniser are not mixed with those of another.
+    settings = tmp_path / "run" / "settings.json"
+    settings.write_text(settings.read_text().replace("pocketsphinx 5", "pocketsphinx 4"))
+    mixed = run(*common, "--metrics", "wer")
+    assert mixed.exit_code == 1 and "a benchmark with recognizer 'pocketsphinx 4" in mixed.stderr

@@ -15,8 +15,10 @@ from dtm_hf.evaluation.metrics.speaker import SpeakerSimilarity, WavLMSpeakerSim
 class Judged:
     vocabulary: list[str] | None = None
     recognizer: str = "pocketsphinx"
+    normalization: str | None = None
     speaker_model: str = "resemblyzer"
     sampling_rate: int = 24000
+    language: str = "en"
 
 
 @pytest.fixture(scope="module")
@@ -97,9 +99,12 @@ def test_the_figure_of_published_tables_loads_its_checkpoint(fake_wavlm, tmp_pat
 def test_the_factory_makes_each_metric_under_its_name():
     metrics = make_metrics(list(METRICS), Judged(["seven"]))
     assert [metric.name for metric in metrics] == list(METRICS)
-    assert set(METRICS) == {"wer", "mel", "similarity", "mos", "pitch", "difference"}
+    assert set(METRICS) == {"wer", "cer", "mel", "similarity", "mos", "pitch", "difference"}
     best = {metric.name: metric.higher_is_better for metric in metrics}
-    assert best == {"wer": False, "mel": False, "similarity": True, "mos": True, "pitch": None, "difference": None}
+    assert best == {"wer": False, "cer": False, "mel": False, "similarity": True, "mos": True} | {
+        "pitch": None,
+        "difference": None,
+    }
     assert len({metric.title for metric in metrics}) == len(metrics)
 
 
@@ -123,6 +128,7 @@ def test_what_the_factory_cannot_make_is_refused(names, judged, message):
     [
         ("wer", "jiwer"),
         ("wer", "pocketsphinx"),
+        ("cer", "pocketsphinx"),
         ("similarity", "resemblyzer"),
         ("mos", "distillmos"),
         ("mel", "librosa"),
@@ -141,6 +147,6 @@ def test_importing_the_metrics_is_cheap():
     import subprocess
     import sys
 
-    heavy = "{'torch', 'librosa', 'scipy', 'transformers', 'resemblyzer', 'distillmos', 'jiwer', 'pocketsphinx'}"
-    code = f"import sys; import dtm_hf.evaluation.metrics; print(sorted({heavy} & set(sys.modules)))"
+    heavy = "torch librosa scipy transformers resemblyzer distillmos jiwer pocketsphinx faster_whisper"
+    code = f"import sys; import dtm_hf.evaluation.metrics; print(sorted(set('{heavy}'.split()) & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"

@@ -3,11 +3,12 @@
 import pytest
 from spoken import clip, item, noisy, silence, spoken
 
-from dtm_hf.evaluation.metrics.words import ParaformerRecognizer, WhisperRecognizer, WordErrorRate, units
-from dtm_hf.evaluation.recognition import VocabularyRecognizer
+from dtm_hf.evaluation.metrics.normalization import NORMALIZATIONS, comparable, marks_dropped
+from dtm_hf.evaluation.metrics.words import CharacterErrorRate, Ears, WordErrorRate
+from dtm_hf.evaluation.recognizers import VocabularyRecognizer
 
 VOCABULARY = (
-    "at call february five is january me meet monday past quarter seven six thursday to today tuesday two".split()
+    "at call february five is january me meet monday past quarter seven six thursday to today tuesday two on".split()
 )
 
 
@@ -17,15 +18,22 @@ def recognizer():
 
 
 class Echo:
+    name, normalization = "echo 1.0", "words"
+
     def __init__(self, text):
         self.text = text
+        self.calls = 0
 
     def transcribe(self, waveform, sampling_rate):
+        self.calls += 1
         return self.text
 
+    def unheard(self, text):
+        return [word for word in text.split() if word == "blorptz"]
 
-def errors(heard, text, language="en"):
-    return WordErrorRate(Echo(heard))(spoken(silence(0.1)), item(text=text, language=language))
+
+def errors(heard, text, language="en", normalization=None, metric=WordErrorRate):
+    return metric(Ears(Echo(heard), normalization))(spoken(silence(0.1)), item(text=text, language=language))
 
 
 @pytest.mark.parametrize(
@@ -50,8 +58,8 @@ def test_chinese_is_counted_in_characters_without_punctuation():
 
 
 def test_marks_are_dropped_as_in_the_published_tables():
-    assert units("Don't — “twenty-one”, ¥5!", "en") == ["dont", "twentyone", "5"]
-    assert units("《你》好　OK？", "zh") == ["你", "好", "O", "K"]
+    assert marks_dropped("Don't — “twenty-one”, ¥5!", "en") == ["dont", "twentyone", "5"]
+    assert marks_dropped("《你》好　OK？", "zh") == ["你", "好", "O", "K"]
 
 
 def test_a_text_without_words_has_no_figure():
@@ -72,87 +80,51 @@ def test_real_speech_is_heard_and_silence_is_not(recognizer):
     assert other[0] / other[1] >= 0.8
 
 
-def test_a_word_without_a_pronunciation_is_refused():
-    with pytest.raises(ValueError, match=r"`vocabulary` must hold words with a pronunciation, but got \['blorptz'\]"):
-        VocabularyRecognizer(["seven", "blorptz"])
-    with pytest.raises(ValueError, match="`vocabulary`"):
-        VocabularyRecognizer([])
+def test_characters_are_counted_without_blanks():
+    assert errors("meat me at seven", "Meet me at seven.", metric=CharacterErrorRate) == (1, 13)
+    assert errors("meetme at seven", "Meet me at seven.", metric=CharacterErrorRate) == (0, 13)
+    assert errors("我打破了一个杯子", "我打破了一个盘子。", "zh", metric=CharacterErrorRate) == (1, 8)
 
 
-def test_paraformer_says_what_to_install(monkeypatch):
-    import sys
-
-    monkeypatch.setitem(sys.modules, "funasr", None)
-    monkeypatch.setitem(sys.modules, "zhconv", None)
-    with pytest.raises(ImportError, match='pip install "funasr" "zhconv"'):
-        ParaformerRecognizer()
-
-
-def test_paraformer_hears_16_khz_and_answers_in_simplified_characters(monkeypatch):
-    import sys
-    from types import SimpleNamespace
-
-    calls = []
-
-    def generate(**arguments):
-        calls.append(arguments)
-        return [{"text": "盤子"}]
-
-    monkeypatch.setitem(
-        sys.modules, "funasr", SimpleNamespace(AutoModel=lambda **given: SimpleNamespace(generate=generate))
-    )
-    monkeypatch.setitem(
-        sys.modules,
-        "zhconv",
-        SimpleNamespace(convert=lambda text, locale: {"zh-cn": text.replace("盤", "盘")}[locale]),
-    )
-    assert ParaformerRecognizer(device="cpu").transcribe(silence(1.0), 24000) == "盘子"
-    assert len(calls[0]["input"]) == 16000 and calls[0]["fs"] == 16000
+@pytest.mark.parametrize(
+    ("text", "heard", "errors_and_words"),
+    [
+        ("Meet me at 7:15 p.m.", "meet me at seven fifteen PM", (0, 8)),
+        ("Meet me at 7:15.", "Meet me at 7.50.", (2, 6)),
+        ("Call 555-1234.", "call five five five one two three four", (0, 8)),
+        ("One. Two. Three.", "1, 2, 3", (0, 3)),
+        ("In 1984 it cost $20.", "in nineteen eighty four it cost twenty dollars", (0, 10)),
+        ("It’s nine O’Clock.", "it is 9 o'clock", (0, 4)),
+        ("Is any one there?", "Is anyone there?", (0, 4)),
+        ("Is anyone there?", "is any one there", (0, 3)),
+        ("Everybody came every day.", "every body came everyday", (0, 4)),
+        ("Her favourite colour.", "her favorite color", (0, 3)),
+        ("Mr. Smith can't.", "mister smith cannot", (0, 4)),
+        ("Is any one there?", "is any where", (2, 4)),
+    ],
+)
+def test_english_is_compared_however_it_is_written(text, heard, errors_and_words):
+    assert errors(heard, text, normalization="english") == errors_and_words
 
 
-@pytest.fixture(scope="module")
-def tiny_whisper(tmp_path_factory):
-    """A random one-layer checkpoint with the files of a real one."""
-    import json
-
-    from transformers import (
-        GenerationConfig,
-        WhisperConfig,
-        WhisperFeatureExtractor,
-        WhisperForConditionalGeneration,
-        WhisperTokenizer,
-    )
-
-    folder = tmp_path_factory.mktemp("whisper")
-    specials = ["<|endoftext|>", "<|startoftranscript|>", "<|en|>", "<|translate|>", "<|transcribe|>", "<|startoflm|>"]
-    specials += ["<|startofprev|>", "<|nospeech|>", "<|notimestamps|>"]
-    letters = "abcdefghij"
-    vocabulary = {token: i for i, token in enumerate([*letters, *specials])}
-    (folder / "vocab.json").write_text(json.dumps(vocabulary))
-    (folder / "merges.txt").write_text("#version: 0.2\n")
-    tokenizer = WhisperTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"))
-    tokenizer.add_special_tokens({"additional_special_tokens": specials})
-    tokenizer.save_pretrained(folder)
-    WhisperFeatureExtractor(feature_size=80).save_pretrained(folder)
-    size = {"d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2}
-    size |= {"decoder_attention_heads": 2, "encoder_ffn_dim": 16, "decoder_ffn_dim": 16, "max_target_positions": 16}
-    end, start = vocabulary["<|endoftext|>"], vocabulary["<|startoftranscript|>"]
-    ids = {"pad_token_id": end, "bos_token_id": end, "eos_token_id": end, "decoder_start_token_id": start}
-    model = WhisperForConditionalGeneration(WhisperConfig(vocab_size=len(vocabulary), **size, **ids))
-    model.generation_config = GenerationConfig(
-        **ids,
-        is_multilingual=True,
-        lang_to_id={"<|en|>": vocabulary["<|en|>"]},
-        task_to_id={"transcribe": vocabulary["<|transcribe|>"], "translate": vocabulary["<|translate|>"]},
-        no_timestamps_token_id=vocabulary["<|notimestamps|>"],
-        max_length=12,
-        suppress_tokens=list(range(len(letters), len(vocabulary))),
-    )
-    model.save_pretrained(folder)
-    return folder
+def test_published_tables_count_compounds_as_they_are_written():
+    assert errors("any one", "anyone", normalization="f5-tts") == (2, 1)
+    assert errors("any one", "anyone", normalization="words") == (0, 1)
+    with pytest.raises(ValueError, match=f"`normalization` must be one of {', '.join(NORMALIZATIONS)}.*'loud'"):
+        comparable("a", "a", "loud")
 
 
-def test_whisper_loads_and_answers_through_transformers(tiny_whisper):
-    recognizer = WhisperRecognizer(str(tiny_whisper), device="cpu")
-    heard = recognizer.transcribe(clip("slt"), 24000)
-    assert heard and set(heard) <= set("abcdefghij ")
+def test_one_recogniser_listens_once_for_all_metrics():
+    echo = Echo("meet me")
+    ears = Ears(echo)
+    words, characters, said = WordErrorRate(ears), CharacterErrorRate(ears), spoken(silence(0.1))
+    assert (words(said, item(text="meet him")), characters(said, item(text="meet him"))) == ((1, 2), (3, 7))
+    assert echo.calls == 1
+    echo.text = "meet him"
+    assert words(spoken(silence(0.1)), item(text="meet him")) == (0, 2) and echo.calls == 2
+    assert ears.name == "echo 1.0; texts compared as words"
+
+
+def test_a_sentence_with_a_word_that_cannot_be_heard_has_no_figure():
+    assert errors("meet me", "meet blorptz") is None
+    assert errors("meet me", "meet blorptz", metric=CharacterErrorRate) is None

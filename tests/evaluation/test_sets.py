@@ -178,7 +178,7 @@ def seed_tts_folder(root, language="en", fields=5):
 
 @pytest.mark.parametrize("fields", [4, 5])
 @pytest.mark.parametrize("inner", [False, True])
-@pytest.mark.parametrize(("language", "recognizer"), [("en", "whisper-large-v3"), ("zh", "paraformer-zh")])
+@pytest.mark.parametrize(("language", "recognizer"), [("en", "whisper:large-v3"), ("zh", "paraformer-zh")])
 def test_seed_tts(tmp_path, language, recognizer, inner, fields):
     root = seed_tts_folder(tmp_path, language, fields)
     loaded = load_set(f"seed-tts-{language}:{root / language if inner else root}")
@@ -241,7 +241,7 @@ def librispeech_folder(root, audio):
 @pytest.mark.parametrize("audio", ["LibriSpeech/test-clean", "test-clean", "."])
 def test_librispeech_pc(tmp_path, audio):
     loaded = load_set(f"librispeech-pc:{librispeech_folder(tmp_path, audio)}")
-    assert (loaded.name, loaded.recognizer, loaded.language) == ("librispeech-pc", "whisper-large-v3", "en")
+    assert (loaded.name, loaded.recognizer, loaded.language) == ("librispeech-pc", "whisper:large-v3", "en")
     assert [(item.id, item.text) for item in loaded.items] == [
         ("12-35-0001", "First text."),
         ("12-35-0002", "Second text."),
@@ -303,7 +303,7 @@ def test_corpus_prompts_are_what_the_speaker_said_before(tmp_path):
 
 def test_corpus_without_a_vocabulary_needs_an_open_recogniser(tmp_path):
     loaded = load_set(write_corpus(tmp_path, [("a", 1.5), ("a", 1.5)], vocabulary=None))
-    assert (loaded.vocabulary, loaded.recognizer) == (None, "whisper-large-v3")
+    assert (loaded.vocabulary, loaded.recognizer) == (None, "whisper:large-v3")
 
 
 def test_corpus_that_cannot_be_used(tmp_path):

@@ -1,6 +1,8 @@
 """The judges of a benchmark, by the names of their results."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
@@ -9,9 +11,10 @@ from dtm_hf.evaluation.metrics.diversity import diversity
 from dtm_hf.evaluation.metrics.naturalness import PredictedMOS
 from dtm_hf.evaluation.metrics.sound import FrameDifference, MelDistance, PitchSpread, RecordingMels
 from dtm_hf.evaluation.metrics.speaker import SpeakerSimilarity, WavLMSpeakerSimilarity
-from dtm_hf.evaluation.metrics.words import ParaformerRecognizer, Recognizer, WhisperRecognizer, WordErrorRate
+from dtm_hf.evaluation.metrics.words import CharacterErrorRate, Ears, WordErrorRate
+from dtm_hf.evaluation.recognizers import load_recognizer
 
-__all__ = ["METRICS", "diversity", "make_metrics", "make_recognizer"]
+__all__ = ["METRICS", "diversity", "make_metrics"]
 
 
 class JudgedSet(Protocol):
@@ -20,60 +23,64 @@ class JudgedSet(Protocol):
     vocabulary: list[str] | None
     """Every lower-case word of the texts, where that is a closed list."""
     recognizer: str
-    """`"pocketsphinx"`, `"whisper-large-v3"` or `"paraformer-zh"`."""
+    """As in [`load_recognizer`]."""
+    normalization: str | None
+    """A key of `NORMALIZATIONS`, where it is not the recogniser's own."""
     speaker_model: str
     """`"resemblyzer"` or `"wavlm-large"`."""
     sampling_rate: int
     """Of prompts and recordings, in Hz."""
+    language: str
+    """Of the texts."""
 
 
-def make_recognizer(benchmark_set: JudgedSet) -> Recognizer:
+@dataclass
+class JudgeMaker:
     """
-    Who listens to the speech of a set.
+    What the judges of one set share.
 
-    Raises:
-        ValueError: for another name, or pocketsphinx without a vocabulary.
-        ImportError: naming what to install.
+    Args:
+        benchmark_set ([`JudgedSet`]): What they judge.
+        mels ([`RecordingMels`]): Of its recordings.
+        speaker_checkpoint (`str` or `Path`, *optional*): Of the speaker model `"wavlm-large"`.
     """
-    match benchmark_set.recognizer:
-        case "pocketsphinx":
-            from dtm_hf.evaluation.recognition import VocabularyRecognizer
 
-            if not benchmark_set.vocabulary:
-                raise ValueError("`recognizer` 'pocketsphinx' needs a set with a `vocabulary`, but it has none.")
-            return VocabularyRecognizer(benchmark_set.vocabulary)
-        case "whisper-large-v3":
-            return WhisperRecognizer()
-        case "paraformer-zh":
-            return ParaformerRecognizer()
-    raise ValueError(
-        "`recognizer` must be 'pocketsphinx', 'whisper-large-v3' or 'paraformer-zh', "
-        f"but got {benchmark_set.recognizer!r}."
-    )
+    benchmark_set: JudgedSet
+    mels: RecordingMels
+    speaker_checkpoint: str | Path | None = None
 
+    @cached_property
+    def ears(self) -> Ears:
+        """The set's recogniser, for word and character errors alike."""
+        judged = self.benchmark_set
+        return Ears(load_recognizer(judged.recognizer, judged.vocabulary, judged.language), judged.normalization)
 
-def _similarity(benchmark_set: JudgedSet, mels: RecordingMels, speaker_checkpoint: str | Path | None) -> Metric:
-    match benchmark_set.speaker_model:
-        case "resemblyzer":
-            return SpeakerSimilarity(benchmark_set.sampling_rate)
-        case "wavlm-large":
-            if speaker_checkpoint is None:
-                raise ValueError(
-                    "`speaker_checkpoint` must be wavlm_large_finetune.pth for 'wavlm-large', but got None."
-                )
-            return WavLMSpeakerSimilarity(speaker_checkpoint, benchmark_set.sampling_rate)
-    raise ValueError(f"`speaker_model` must be 'resemblyzer' or 'wavlm-large', got {benchmark_set.speaker_model!r}.")
+    def similarity(self) -> Metric:
+        """That of the set's speaker model."""
+        match self.benchmark_set.speaker_model:
+            case "resemblyzer":
+                return SpeakerSimilarity(self.benchmark_set.sampling_rate)
+            case "wavlm-large":
+                if self.speaker_checkpoint is None:
+                    raise ValueError(
+                        "`speaker_checkpoint` must be wavlm_large_finetune.pth for 'wavlm-large', but got None."
+                    )
+                return WavLMSpeakerSimilarity(self.speaker_checkpoint, self.benchmark_set.sampling_rate)
+        raise ValueError(
+            f"`speaker_model` must be 'resemblyzer' or 'wavlm-large', got {self.benchmark_set.speaker_model!r}."
+        )
 
 
-METRICS: dict[str, Callable[[JudgedSet, RecordingMels, str | Path | None], Metric]] = {
-    "wer": lambda benchmark_set, mels, checkpoint: WordErrorRate(make_recognizer(benchmark_set)),
-    "similarity": _similarity,
-    "mos": lambda benchmark_set, mels, checkpoint: PredictedMOS(),
-    "mel": lambda benchmark_set, mels, checkpoint: MelDistance(mels),
-    "difference": lambda benchmark_set, mels, checkpoint: FrameDifference(mels),
-    "pitch": lambda benchmark_set, mels, checkpoint: PitchSpread(benchmark_set.sampling_rate),
+METRICS: dict[str, Callable[[JudgeMaker], Metric]] = {
+    "wer": lambda maker: WordErrorRate(maker.ears),
+    "cer": lambda maker: CharacterErrorRate(maker.ears),
+    "similarity": JudgeMaker.similarity,
+    "mos": lambda maker: PredictedMOS(),
+    "mel": lambda maker: MelDistance(maker.mels),
+    "difference": lambda maker: FrameDifference(maker.mels),
+    "pitch": lambda maker: PitchSpread(maker.benchmark_set.sampling_rate),
 }
-"""Constructors by name, from the set, the mels of its recordings and the checkpoint of the speaker model."""
+"""Constructors by name."""
 
 
 def make_metrics(
@@ -92,11 +99,12 @@ def make_metrics(
         speaker_checkpoint (`str` or `Path`, *optional*): For `speaker_model` `"wavlm-large"`.
 
     Raises:
-        ValueError: for an unknown name, or as in [`make_recognizer`].
+        ValueError: for an unknown name, or as in [`load_recognizer`].
         ImportError: naming the extra of a package that is not installed.
     """
     unknown = [name for name in names if name not in METRICS]
     if unknown:
         raise ValueError(f"`names` must be among {list(METRICS)}, but got {unknown}.")
     mels = RecordingMels(benchmark_set.sampling_rate, feature_extractor)
-    return [METRICS[name](benchmark_set, mels, speaker_checkpoint) for name in names]
+    maker = JudgeMaker(benchmark_set, mels, speaker_checkpoint)
+    return [METRICS[name](maker) for name in names]

@@ -4,8 +4,7 @@ import contextlib
 import io
 
 from dtm_hf.evaluation.extras import EVAL_EXTRA, needs
-from dtm_hf.evaluation.metric import BenchmarkItem, Speech
-from dtm_hf.evaluation.metrics.sound import resampled
+from dtm_hf.evaluation.metric import BenchmarkItem, Speech, resampled
 
 _RATE = 16000
 

@@ -3,7 +3,7 @@
 import numpy as np
 
 from dtm_hf.evaluation.extras import EVAL_EXTRA, needs
-from dtm_hf.evaluation.metric import BenchmarkItem, Speech
+from dtm_hf.evaluation.metric import BenchmarkItem, Speech, resampled
 
 # Hz. From a low male voice to an excited child.
 _LOWEST_PITCH, _HIGHEST_PITCH = 60.0, 500.0
@@ -164,11 +164,3 @@ def pitch_spread(waveform: np.ndarray, sampling_rate: int) -> float | None:
     if voiced.sum() < _MIN_VOICED_FRAMES:
         return None
     return float(np.std(12 * np.log2(pitch[voiced])))
-
-
-def resampled(waveform: np.ndarray, sampling_rate: int, target: int) -> np.ndarray:
-    """Mono float32 samples `(T,)` at the rate `target` in Hz."""
-    import soxr
-
-    waveform = np.ascontiguousarray(waveform, dtype=np.float32)
-    return waveform if sampling_rate == target else soxr.resample(waveform, sampling_rate, target)

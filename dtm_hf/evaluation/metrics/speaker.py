@@ -5,8 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from dtm_hf.evaluation.extras import EVAL_EXTRA, needs
-from dtm_hf.evaluation.metric import BenchmarkItem, Speech
-from dtm_hf.evaluation.metrics.sound import resampled
+from dtm_hf.evaluation.metric import BenchmarkItem, Speech, resampled
 
 _RATE = 16000
 
