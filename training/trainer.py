@@ -28,7 +28,9 @@ from dtm_hf.training.loop.groups import ParameterGroup, average_gradients
 from dtm_hf.training.loop.optimization import set_schedules
 from dtm_hf.training.loop.publishing import Publisher
 from dtm_hf.training.loop.sharding import check_sharding, is_sharded, sharded_like, whole
-from dtm_hf.training.loop.task import Phase, Task, build_task
+from dtm_hf.training.loop.task import Task
+from dtm_hf.training.objectives.phases import Phase
+from dtm_hf.training.systems import SYSTEMS, build_task
 
 
 class Trainer:
@@ -42,14 +44,15 @@ class Trainer:
     Args:
         config ([`TrainingConfig`]): The run. Components are built, and the newest complete checkpoint is resumed, on
             construction.
-        build (`Callable`): makes the task of the configuration; called with the run's seed set.
+        build (`Callable`): makes the task of the configuration; called with the run's seed set, and once more for the
+            result if the network lies in shards.
 
     Raises:
         ValueError: if `output_dir` holds checkpoints and `resume` is off.
     """
 
     def __init__(self, config: TrainingConfig, build: Callable[[TrainingConfig], Task] = build_task):
-        self.config = config
+        self.config, self.build = config, build
         options = config.optimization
         self.output_dir = Path(options.output_dir)
         self.accelerator = Accelerator(
@@ -65,9 +68,9 @@ class Trainer:
             raise ValueError(
                 f"`output_dir` {options.output_dir!r} holds checkpoints of another run and `resume` is off."
             )
-        check_sharding(self.accelerator, config)
+        check_sharding(self.accelerator, config, [name for name, system in SYSTEMS.items() if system.shardable])
         set_seed(options.seed)
-        self._build_model(build)
+        self._build_model()
         self.step, self.units = 0, 0
         self.window = Window()
         self.bad_rows: Counter = Counter()
@@ -96,9 +99,9 @@ class Trainer:
             )
         self.accelerator.wait_for_everyone()
 
-    def _build_model(self, build: Callable[[TrainingConfig], Task]) -> None:
+    def _build_model(self) -> None:
         options = self.config.optimization
-        self.task = build(self.config)
+        self.task = self.build(self.config)
         self.task.place(self.accelerator.device)
         self.module = self.task.module
         self.module.train()
@@ -405,7 +408,7 @@ class Trainer:
         if not self.accelerator.is_main_process:
             return
         # A network that FSDP has taken apart cannot be saved: the weights go into a new one.
-        task = build_task(self.config) if is_sharded(self.parameters) else self.task
+        task = self.build(self.config) if is_sharded(self.parameters) else self.task
         first, *_ = task.groups().values()
         for parameter, average in zip(first.values(), averaged, strict=True):
             parameter.data.copy_(average)

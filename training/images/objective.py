@@ -8,7 +8,7 @@ import torch
 from dtm_hf.training.config.arguments import ObjectiveArguments
 from dtm_hf.training.images.models import Conditions
 from dtm_hf.training.images.networks import LatentNetworks
-from dtm_hf.training.loop.task import Phase, alternating_phases
+from dtm_hf.training.objectives.phases import Phase, alternating_phases
 from dtm_hf.training.objectives.precision import computing
 from dtm_hf.training.objectives.tdm import TDM, Rollout, TDMLossOutput
 

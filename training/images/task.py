@@ -15,8 +15,9 @@ from dtm_hf.training.images.networks import LatentNetworks
 from dtm_hf.training.images.objective import PromptBatch, TDMImageObjective
 from dtm_hf.training.images.samples import ImageSamples, read_image_prompts
 from dtm_hf.training.images.saving import load_lora, save_lora, save_merged
-from dtm_hf.training.loop.task import Phase, Task
-from dtm_hf.training.speech.components import hub_name
+from dtm_hf.training.loop.task import Task
+from dtm_hf.training.objectives.phases import Phase
+from dtm_hf.training.speech.provenance import hub_name
 
 
 class ImageDistillation(Task):

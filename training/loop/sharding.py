@@ -1,6 +1,6 @@
 """A network that FSDP keeps in shards: what cannot go with it, and its parameters as whole tensors and back."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from accelerate import Accelerator
@@ -10,8 +10,11 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from dtm_hf.training.config.arguments import TrainingConfig
 
 
-def check_sharding(accelerator: Accelerator, config: TrainingConfig) -> None:
+def check_sharding(accelerator: Accelerator, config: TrainingConfig, shardable: Sequence[str]) -> None:
     """
+    Args:
+        shardable (`list[str]`): objectives that can be trained in shards.
+
     Raises:
         ValueError: if FSDP is asked for together with what needs the network, or its optimizer, in one piece.
     """
@@ -20,9 +23,9 @@ def check_sharding(accelerator: Accelerator, config: TrainingConfig) -> None:
     version = accelerator.state.fsdp_plugin.fsdp_version
     if version != 2:
         raise ValueError(f"`fsdp_version` must be 2, but got {version}.")
-    if config.model.objective != "flow_matching":
-        # The head is small, and the frozen backbone is not what Accelerate prepares.
-        raise ValueError(f"`objective` must be 'flow_matching' under FSDP, but got {config.model.objective!r}.")
+    if config.model.objective not in shardable:
+        names = " or ".join(map(repr, shardable))
+        raise ValueError(f"`objective` must be {names} under FSDP, but got {config.model.objective!r}.")
     if config.optimization.optimizer == "muon":
         # Accelerate saves one optimizer a model.
         raise ValueError("`optimizer` must be one of AdamW under FSDP, but got 'muon'.")

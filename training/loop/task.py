@@ -2,49 +2,19 @@
 What the training loop leaves to what is trained: batches, losses, samples and the result. The loop itself knows of
 steps, optimizers, averages, checkpoints and logs alone.
 
-`SpeechTask` (training/speech/task.py) is that of `dtm` and `flow_matching`, `SpeechDistillation`
-(training/speech/distillation.py) that of `tdm`. Another kind of data is another subclass of `Task`, which `build_task`
-chooses by the objective.
+Another kind of training is another subclass of `Task`, which the table in training/systems.py names.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from dtm_hf.training.config.arguments import ObjectiveArguments, TrainingConfig
-from dtm_hf.training.objectives.losses import LossOutput
-
-
-@dataclass(frozen=True)
-class Phase:
-    """
-    One loss of a step. The phases of a step are done one after the other: forward, backward and the optimizer of one
-    are over, for all batches of the step, before the next begins.
-
-    Args:
-        group (`str`): the parameters that it trains, of [`Task.groups`].
-        loss (`Callable`): `loss(model, batch) -> LossOutput`; its gradient reaches no other group.
-    """
-
-    group: str
-    loss: Callable[[nn.Module, Any], LossOutput]
-
-
-def alternating_phases(
-    arguments: ObjectiveArguments, step: int, *, estimator: Callable, student: Callable
-) -> list[Phase]:
-    """
-    The phases of distillation after `step` steps, made of both losses: in every `update_estimator_every`-th step the
-    estimator is updated `estimator_updates` times, and in each step the student once, after it.
-    """
-    updates = 0 if step % arguments.update_estimator_every else arguments.estimator_updates
-    return [Phase("estimator", estimator)] * updates + [Phase("student", student)]
+from dtm_hf.training.objectives.phases import Phase
 
 
 class Task(ABC):
@@ -129,18 +99,3 @@ class Task(ABC):
         self, folder: Path, repo_id: str, step: int, units: int, results: dict[str, float] | None
     ) -> None:
         """Write what is pushed to the Hub, with its card; `results` are figures measured at this step."""
-
-
-def build_task(config: TrainingConfig) -> Task:
-    """The task of an objective, its networks on the CPU."""
-    if config.model.objective == "tdm":
-        from dtm_hf.training.speech.distillation import SpeechDistillation
-
-        return SpeechDistillation(config)
-    if config.model.objective == "tdm_image":
-        from dtm_hf.training.images.task import ImageDistillation
-
-        return ImageDistillation(config)
-    from dtm_hf.training.speech.task import SpeechTask
-
-    return SpeechTask(config)

@@ -1,5 +1,6 @@
-"""The task of the objectives that train on speech."""
+"""What the tasks that train on speech share."""
 
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -10,30 +11,37 @@ from torch import nn
 from dtm_hf.pipelines.repositories import save_with_card
 from dtm_hf.training.config.arguments import TrainingConfig
 from dtm_hf.training.data.loader import build_loader
-from dtm_hf.training.loop.task import Phase, Task
+from dtm_hf.training.loop.task import Task
 from dtm_hf.training.objectives.conditioning import MelBatch
+from dtm_hf.training.objectives.phases import Phase
 from dtm_hf.training.objectives.precision import FasterFloat32
 from dtm_hf.training.speech.compilation import compile_parts
-from dtm_hf.training.speech.components import Components, build_components, training_record
+from dtm_hf.training.speech.components import Components
 from dtm_hf.training.speech.prompts import read_prompts, validation_rows
+from dtm_hf.training.speech.provenance import training_record
 from dtm_hf.training.speech.samples import SpeechSamples
 
 
 class SpeechTask(Task):
     """
-    A head on a frozen backbone, or a backbone from scratch: one phase and one group.
+    One phase and one group, unless a subclass has others. A subclass says which components it trains, what is
+    published of them and where their model card takes its figures from.
 
     Args:
         config ([`TrainingConfig`]): the run.
-        components ([`Components`], *optional*): others than [`build_components`] makes of it.
     """
 
-    def __init__(self, config: TrainingConfig, components: Components | None = None):
+    def __init__(self, config: TrainingConfig):
         self.config = config
-        self.components = components or build_components(config)
+        self.components = self.build(config)
         self.module = self.components.trained
         self.objective = self.components.objective
         self._samples: SpeechSamples | None = None
+
+    @staticmethod
+    @abstractmethod
+    def build(config: TrainingConfig) -> Components:
+        """The components of a run, on the CPU."""
 
     def groups(self) -> dict[str, dict[str, nn.Parameter]]:
         trainable = {name: p for name, p in self.module.named_parameters() if p.requires_grad}
@@ -115,30 +123,25 @@ class SpeechTask(Task):
         self._samples.write(step, trackers)
 
     def save(self, folder: Path, step: int, units: int) -> None:
-        self.components.backbone.freeze()
         self._record(step, units)
         self.components.pipeline().save_pretrained(str(folder))
 
     def save_repository(
         self, folder: Path, repo_id: str, step: int, units: int, results: dict[str, float] | None
     ) -> None:
-        """The whole pipeline, or the head alone where its base model is on the Hub."""
         table = self._record(step, units, results)
-        head = self.components.head
-        alone = head is not None and head.config.base_model is not None
-        save_with_card(head if alone else self.components.pipeline(), folder, repo_id, results=table)
+        save_with_card(self.published(), folder, repo_id, results=table)
+
+    def published(self):
+        """What is pushed to the Hub: the whole pipeline."""
+        return self.components.pipeline()
+
+    @abstractmethod
+    def record(self, training_data: str, results: dict | None) -> None:
+        """Write into the configuration of what is trained what its model card is to say."""
 
     def _record(self, step: int, units: int, results: dict[str, float] | None = None) -> dict | None:
-        """
-        Write into the configuration of what is trained how long it was trained and what was measured, from where a
-        model card takes it; returns the results as the card shows them.
-        """
+        """Record how long it was trained and what was measured; returns the results as the card shows them."""
         training_data, table = training_record(self.config, step, self.amount(units)["hours"], results)
-        components = self.components
-        if components.head is not None:
-            components.head.config.training_data = training_data
-            # Those of the head it was initialised from no longer hold.
-            components.head.config.results = table
-        else:
-            components.backbone.register_to_config(training_data=training_data)
+        self.record(training_data, table)
         return table

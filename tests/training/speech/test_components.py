@@ -5,7 +5,7 @@ import torch
 
 from dtm_hf import DTMHead, DTMPipeline, DTMScheduler, DurationPredictor
 from dtm_hf.training.config.parsing import parse_config
-from dtm_hf.training.speech.components import build_components
+from dtm_hf.training.systems import build_task
 
 HEAD = ["--head_hidden_size", "32", "--head_num_layers", "2"]
 
@@ -27,7 +27,7 @@ def base(backbone, tokenizer, feature_extractor, vocoder, tmp_path_factory):
 
 
 def components(*argv):
-    return build_components(parse_config(["--dataset", "corpus", *argv]))
+    return build_task(parse_config(["--dataset", "corpus", *argv])).components
 
 
 @pytest.mark.parametrize("form", ["fp32", "bf16"])

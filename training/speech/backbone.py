@@ -1,0 +1,90 @@
+"""The task of training a backbone from scratch."""
+
+from contextlib import suppress
+from pathlib import Path
+
+import torch
+
+from dtm_hf.backbone.backbone_f5 import F5Backbone
+from dtm_hf.frontend.duration_prediction import DurationPredictor
+from dtm_hf.frontend.feature_extraction_f5 import F5FeatureExtractor
+from dtm_hf.frontend.tokenization_f5 import F5Tokenizer
+from dtm_hf.scheduling.scheduling_dtm import DTMScheduler
+from dtm_hf.training.config.arguments import TrainingConfig
+from dtm_hf.training.objectives.flow_matching import FlowMatchingObjective
+from dtm_hf.training.speech.components import Components, default_vocoder, vocab_file
+from dtm_hf.training.speech.provenance import data_description
+from dtm_hf.training.speech.task import SpeechTask
+
+
+class BackboneTask(SpeechTask):
+    """A new backbone, or `init_from`."""
+
+    @staticmethod
+    def build(config: TrainingConfig) -> Components:
+        return backbone_components(config)
+
+    def save(self, folder: Path, step: int, units: int) -> None:
+        self.components.backbone.freeze()
+        super().save(folder, step, units)
+
+    def record(self, training_data: str, results: dict | None) -> None:
+        self.components.backbone.register_to_config(training_data=training_data)
+
+
+def backbone_components(config: TrainingConfig) -> Components:
+    """Components of a run, on the CPU."""
+    model = config.model
+    tokenizer = F5Tokenizer(vocab_file(config))
+    if model.init_from is not None:
+        # float32: a checkpoint saved in bfloat16 would otherwise be trained in it.
+        backbone = F5Backbone.from_pretrained(
+            model.init_from, revision=model.init_from_revision, subfolder="backbone", dtype=torch.float32
+        )
+        if backbone.config.text_num_embeds != tokenizer.vocab_size:
+            raise ValueError(
+                f"`vocab_file` must be that of `init_from`, which has {backbone.config.text_num_embeds} tokens, "
+                f"but got {tokenizer.vocab_size}."
+            )
+    else:
+        backbone = F5Backbone(
+            dim=model.backbone_dim,
+            depth=model.backbone_depth,
+            heads=model.backbone_heads,
+            ff_mult=model.backbone_ff_mult,
+            text_num_embeds=tokenizer.vocab_size,
+            text_dim=model.backbone_text_dim,
+            text_embedding_average_upsampling=model.average_upsampling,
+            conv_layers=model.backbone_conv_layers,
+            dropout=model.backbone_dropout,
+            name=model.backbone_name,
+            license=model.license,
+            training_data=data_description(config),
+        )
+    backbone.unfreeze()
+    return Components(
+        backbone=backbone,
+        head=None,
+        tokenizer=tokenizer,
+        feature_extractor=F5FeatureExtractor(),
+        vocoder=default_vocoder(),
+        # A backbone alone is sampled as F5-TTS samples it.
+        scheduler=DTMScheduler(num_inference_steps=32, num_head_steps=0, time_grid="sway"),
+        trained=backbone,
+        objective=FlowMatchingObjective(config.objective),
+        duration_predictor=_earlier_predictor(config),
+    )
+
+
+def _earlier_predictor(config: TrainingConfig) -> DurationPredictor | None:
+    """That of the pipeline which a backbone's run saves over, else of the one it starts from, if they have one."""
+    output, model = Path(config.optimization.output_dir), config.model
+    # The output is a folder of this machine, and never a name on the Hub.
+    if (output / "duration_predictor").is_dir():
+        return DurationPredictor.from_pretrained(output, subfolder="duration_predictor")
+    if model.init_from is not None:
+        with suppress(OSError):
+            return DurationPredictor.from_pretrained(
+                model.init_from, subfolder="duration_predictor", revision=model.init_from_revision
+            )
+    return None
