@@ -49,12 +49,12 @@ def counted(networks) -> dict[str, float]:
 def step(networks, frames: int, device: str) -> float:
     """Take one step of student and estimator; returns the peak in MiB."""
     from dtm_hf import DTMScheduler
-    from dtm_hf.training.config.arguments import ObjectiveArguments
+    from dtm_hf.training.objectives.arguments import TDMSpeechArguments
     from dtm_hf.training.objectives.conditioning import MelBatch
     from dtm_hf.training.objectives.tdm_speech import TDMSpeechObjective
 
     networks.to(device)
-    objective = TDMSpeechObjective(ObjectiveArguments(), networks, DTMScheduler(4, 0))
+    objective = TDMSpeechObjective(TDMSpeechArguments(), networks, DTMScheduler(4, 0))
     optimizers = {
         role: torch.optim.AdamW(networks.parameters(role).values(), lr=1e-4) for role in ("student", "estimator")
     }

@@ -63,11 +63,11 @@ class Bench:
         self.options, self.device, self.torch = options, torch.device(device), torch
 
     def objective(self, draws: int):
-        from dtm_hf.training.config.arguments import ObjectiveArguments
+        from dtm_hf.training.objectives.arguments import DTMArguments
         from dtm_hf.training.objectives.dtm import DTMObjective
 
         baked = 3.0 if self.options.baked else None
-        arguments = ObjectiveArguments(head_batch_multiplier=draws, baked_guidance_scale=baked)
+        arguments = DTMArguments(head_batch_multiplier=draws, baked_guidance_scale=baked)
         return DTMObjective(arguments, self.backbone, self.scheduler.timesteps)
 
     def batch(self, utterances: int):

@@ -1,10 +1,24 @@
 """Which task serves which objective. Another kind of training is a folder of its own and a line of this table."""
 
 import pkgutil
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from dtm_hf.training.config.arguments import TrainingConfig
-from dtm_hf.training.loop.task import Task
+from dtm_hf.training.config.parsing import parse_sections
+from dtm_hf.training.images.arguments import ImageArguments, check_images
+from dtm_hf.training.speech.arguments import (
+    BackboneArguments,
+    HeadArguments,
+    StudentArguments,
+    check_backbone,
+    check_head,
+    check_student,
+)
+
+if TYPE_CHECKING:
+    from dtm_hf.training.loop.task import Task
 
 
 @dataclass(frozen=True)
@@ -12,22 +26,40 @@ class System:
     """
     Args:
         task (`str`): `module:class` of its [`Task`]. It is imported when a run begins: networks take seconds.
+        section (`type`): dataclass of what the objective alone is told, `config.objective` of a run.
+        check (`Callable`): raises a `ValueError` for a configuration that cannot be trained.
         shardable (`bool`, defaults to `False`): whether FSDP can train it: what is trained is the one network that
             Accelerate prepares, and large.
     """
 
     task: str
+    section: type
+    check: Callable[[TrainingConfig], None]
     shardable: bool = False
 
 
 SYSTEMS = {
-    "dtm": System("dtm_hf.training.speech.head:HeadTask"),
-    "flow_matching": System("dtm_hf.training.speech.backbone:BackboneTask", shardable=True),
-    "tdm": System("dtm_hf.training.speech.distillation:SpeechDistillation"),
-    "tdm_image": System("dtm_hf.training.images.task:ImageDistillation"),
+    "dtm": System("dtm_hf.training.speech.head:HeadTask", HeadArguments, check_head),
+    "flow_matching": System(
+        "dtm_hf.training.speech.backbone:BackboneTask", BackboneArguments, check_backbone, shardable=True
+    ),
+    "tdm": System("dtm_hf.training.speech.distillation:SpeechDistillation", StudentArguments, check_student),
+    "tdm_image": System("dtm_hf.training.images.task:ImageDistillation", ImageArguments, check_images),
 }
 
 
-def build_task(config: TrainingConfig) -> Task:
+def parse_config(argv: list[str]) -> TrainingConfig:
+    """
+    Read `--config FILE.yaml` and the `--field value` overrides that follow it.
+
+    Raises:
+        ValueError: for an unknown section or key (with the nearest valid name), a wrong type or an impossible value.
+    """
+    config = parse_sections(argv, {name: system.section for name, system in SYSTEMS.items()})
+    SYSTEMS[config.model.objective].check(config)
+    return config
+
+
+def build_task(config: TrainingConfig) -> "Task":
     """The task of an objective, its networks on the CPU."""
     return pkgutil.resolve_name(SYSTEMS[config.model.objective].task)(config)

@@ -6,7 +6,7 @@ Trains a flow head on a frozen backbone, or a backbone from scratch.
 
 import sys
 
-from dtm_hf.training.config.parsing import parse_config
+from dtm_hf.training.systems import parse_config
 
 
 def main(argv: list[str] | None = None) -> None:

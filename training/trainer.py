@@ -105,7 +105,10 @@ class Trainer:
         self.task.place(self.accelerator.device)
         self.module = self.task.module
         self.module.train()
-        self.groups = [ParameterGroup(name, trainable, options) for name, trainable in self.task.groups().items()]
+        self.groups = [
+            ParameterGroup(name, trainable, options, self.task.learning_rate(name))
+            for name, trainable in self.task.groups().items()
+        ]
         optimizers = [optimizer for group in self.groups for optimizer in group.optimizers]
         if self.task.groups_are_called:
             self.model, *prepared = self.accelerator.prepare(self.module, *optimizers)

@@ -19,7 +19,7 @@ from dtm_hf import DTMHead, DTMHeadConfig, DTMPipeline, F5Backbone
 from dtm_hf.backbone.f5_checkpoint import default_vocab, variant_config
 from dtm_hf.commands.main import app
 from dtm_hf.evaluation.arms import parse_arms
-from dtm_hf.training.config.parsing import parse_config
+from dtm_hf.training.systems import parse_config
 
 CONFIG = "training/configs/dtm_f5_v1_base.yaml"
 DOCUMENT = (ROOT / "docs/full-size.md").read_text(encoding="utf-8")

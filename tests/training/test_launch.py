@@ -16,8 +16,8 @@ from accelerate.utils import DistributedType
 from accelerate.utils.launch import prepare_multi_gpu_env
 from typer.testing import CliRunner
 
-from dtm_hf.training.config.parsing import parse_config
 from dtm_hf.training.corpus.__main__ import app
+from dtm_hf.training.systems import parse_config
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "training/configs/accelerate"

@@ -5,8 +5,8 @@ import torch
 from safetensors.torch import load_file
 from training_runs import Run, flow_matching_arguments, log, write_corpus
 
-from dtm_hf.training.config.parsing import parse_config
 from dtm_hf.training.loop.checkpoints import checkpoint_folders
+from dtm_hf.training.systems import parse_config
 from dtm_hf.training.trainer import Trainer
 
 STEPS = 9

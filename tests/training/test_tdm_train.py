@@ -11,8 +11,8 @@ from training_runs import LOOP, QUIET, Run, log, write_corpus
 
 from dtm_hf import DTMPipeline, DTMScheduler
 from dtm_hf.backbone.student import Student
-from dtm_hf.training.config.parsing import parse_config
 from dtm_hf.training.loop.checkpoints import checkpoint_folders, decisive_figure, read_state
+from dtm_hf.training.systems import parse_config
 from dtm_hf.training.trainer import Trainer
 
 FIGURES = ("loss", "grad_norm", "learning_rate", "estimator_loss", "estimator_grad_norm", "estimator_learning_rate")

@@ -11,8 +11,8 @@ from accelerate.state import AcceleratorState
 from training_runs import LOOP, QUIET, flow_matching_arguments, log, write_corpus
 
 from dtm_hf import DTMPipeline
-from dtm_hf.training.config.parsing import parse_config
 from dtm_hf.training.loop.checkpoints import checkpoint_folders
+from dtm_hf.training.systems import parse_config
 from dtm_hf.training.train import main
 from dtm_hf.training.trainer import Trainer
 

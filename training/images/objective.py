@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import torch
 
-from dtm_hf.training.config.arguments import ObjectiveArguments
 from dtm_hf.training.images.models import Conditions
 from dtm_hf.training.images.networks import LatentNetworks
+from dtm_hf.training.objectives.arguments import TDMArguments
 from dtm_hf.training.objectives.phases import Phase, alternating_phases
 from dtm_hf.training.objectives.precision import computing
 from dtm_hf.training.objectives.tdm import TDM, Rollout, TDMLossOutput
@@ -38,11 +38,11 @@ class TDMImageObjective:
     `estimator_updates` times, and in each step the student once, after it; all share one walk of the student.
 
     Args:
-        arguments ([`ObjectiveArguments`]): weights, and how often the estimator is updated.
+        arguments ([`TDMArguments`]): weights, and how often the estimator is updated.
         networks ([`LatentNetworks`]): teacher, student and estimator.
     """
 
-    def __init__(self, arguments: ObjectiveArguments, networks: LatentNetworks):
+    def __init__(self, arguments: TDMArguments, networks: LatentNetworks):
         self.arguments, self.networks = arguments, networks
         self.tdm = TDM(
             networks.model.prediction,

@@ -38,33 +38,36 @@ class ImageDistillation(Task):
 
     def __init__(self, config: TrainingConfig):
         self.config = config
-        model, images, draws = config.model, config.images, config.objective
+        model, arguments = config.model, config.objective
         self.model = load_image_model(
             model.base_model,
-            images.resolution,
+            arguments.resolution,
             revision=model.base_model_revision,
             dtype=getattr(torch, model.backbone_dtype),
-            embedded_guidance_scale=images.embedded_guidance_scale,
-            max_sequence_length=images.max_sequence_length,
-            grid_shift=images.grid_shift,
+            embedded_guidance_scale=arguments.embedded_guidance_scale,
+            max_sequence_length=arguments.max_sequence_length,
+            grid_shift=arguments.grid_shift,
         )
         self.networks = LatentNetworks(
             self.model,
-            draws.teacher_guidance_scale,
-            rank=model.lora_rank,
-            alpha=model.lora_alpha,
-            step_counts=draws.step_counts,
-            full_parameters=model.full_parameters,
+            arguments.teacher_guidance_scale,
+            rank=arguments.lora_rank,
+            alpha=arguments.lora_alpha,
+            step_counts=arguments.step_counts,
+            full_parameters=arguments.full_parameters,
         )
         if model.init_from is not None:
             load_lora(model.init_from, self.model, self.networks.adapters, revision=model.init_from_revision)
-        self.objective = TDMImageObjective(draws, self.networks)
+        self.objective = TDMImageObjective(arguments, self.networks)
         self.module = self.networks.adapters.trained
         self._samples: ImageSamples | None = None
         self._references: dict[tuple[str, ...], torch.Tensor] = {}
 
     def groups(self) -> dict[str, dict[str, nn.Parameter]]:
         return {role: self.networks.adapters.parameters(role) for role in ("student", "estimator")}
+
+    def learning_rate(self, group: str) -> float | None:
+        return self.config.objective.estimator_learning_rate if group == "estimator" else None
 
     def place(self, device: torch.device) -> None:
         self.model.to(device)
@@ -78,14 +81,14 @@ class ImageDistillation(Task):
     # Data
 
     def loader(self, split: str, *, seed: int, rank: int, world_size: int, endless: bool) -> BatchLoader:
-        images = self.config.images
+        arguments = self.config.objective
         return build_image_loader(
             self.config.data,
             split,
-            images.images_per_batch,
+            arguments.images_per_batch,
             # The metric alone looks at pictures.
-            image_column=None if endless else images.image_column,
-            resolution=images.resolution,
+            image_column=None if endless else arguments.image_column,
+            resolution=arguments.resolution,
             seed=seed,
             rank=rank,
             world_size=world_size,
@@ -122,7 +125,7 @@ class ImageDistillation(Task):
             if batch.pixels is not None:
                 latents = self.model.encode_images(batch.pixels)
             else:
-                latents = self.networks.teacher_samples(batch.prompts, noise, self.config.images.teacher_steps)
+                latents = self.networks.teacher_samples(batch.prompts, noise, self.config.objective.teacher_steps)
             self._references[key] = latents
         return self._references[key]
 
@@ -131,7 +134,7 @@ class ImageDistillation(Task):
         prompts = read_image_prompts(logging.sample_prompts, logging.sample_prompts_file)
         if prompts:
             self._samples = ImageSamples(
-                self.networks, self.objective.tdm, prompts, folder, teacher_steps=self.config.images.teacher_steps
+                self.networks, self.objective.tdm, prompts, folder, teacher_steps=self.config.objective.teacher_steps
             )
         return bool(prompts)
 
@@ -148,15 +151,15 @@ class ImageDistillation(Task):
         self._save(folder, step, units, repo_id=repo_id, results=results)
 
     def _save(self, folder: Path, step: int, units: int, **further) -> None:
-        model, draws = self.config.model, self.config.objective
+        model, arguments = self.config.model, self.config.objective
         about = {
             # A folder of this machine means nothing where the student is pulled.
             "base_model": hub_name(model.base_model),
             "base_model_revision": model.base_model_revision,
-            "teacher_guidance_scale": draws.teacher_guidance_scale,
+            "teacher_guidance_scale": arguments.teacher_guidance_scale,
             "steps_trained": step,
             "prompts_seen": units,
         }
-        whole = model.full_parameters or self.config.images.save_merged
+        whole = arguments.full_parameters or arguments.save_merged
         save = save_merged if whole else save_lora
         save(folder, self.model, self.networks.adapters, about | further)

@@ -14,14 +14,19 @@ class ParameterGroup:
     Args:
         name (`str`): of the group.
         trainable (`dict[str, torch.nn.Parameter]`): its parameters by name.
-        options ([`OptimizationArguments`]): optimizer, learning rate and schedule; a `NAME_learning_rate` in them is
-            the rate of the group with that name.
+        options ([`OptimizationArguments`]): optimizer, learning rate and schedule.
+        learning_rate (`float`, *optional*): in place of the one in `options`.
     """
 
-    def __init__(self, name: str, trainable: Mapping[str, torch.nn.Parameter], options: OptimizationArguments):
+    def __init__(
+        self,
+        name: str,
+        trainable: Mapping[str, torch.nn.Parameter],
+        options: OptimizationArguments,
+        learning_rate: float | None = None,
+    ):
         self.name, self.parameters = name, list(trainable.values())
-        rate = getattr(options, f"{name}_learning_rate", None)
-        self.optimizers = build_optimizers(trainable, options, rate)
+        self.optimizers = build_optimizers(trainable, options, learning_rate)
         self.schedules = build_schedules(self.optimizers, options)
 
 

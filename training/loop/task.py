@@ -39,6 +39,10 @@ class Task(ABC):
         figures are logged under their own names, those of the others behind the name of the group.
         """
 
+    def learning_rate(self, group: str) -> float | None:
+        """Peak learning rate of a group, where it is not that of the run."""
+        return None
+
     @abstractmethod
     def place(self, device: torch.device) -> None:
         """Bring all networks to their device, as they are to be trained; called once, before the optimizers are."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 
 from dtm_hf.scheduling.time_grids import sway
-from dtm_hf.training.config.arguments import ObjectiveArguments
+from dtm_hf.training.objectives.arguments import ConditioningArguments
 
 
 @dataclass
@@ -43,7 +43,7 @@ class Conditions:
 
 
 def draw_conditions(
-    batch: MelBatch, arguments: ObjectiveArguments, generator: torch.Generator | None = None
+    batch: MelBatch, arguments: ConditioningArguments, generator: torch.Generator | None = None
 ) -> Conditions:
     """
     F5-TTS's infilling task: a random span of 70-100% of an utterance is predicted from the rest of its audio and its

@@ -4,7 +4,7 @@ from contextlib import nullcontext
 
 import torch
 
-from dtm_hf.training.config.arguments import ObjectiveArguments
+from dtm_hf.training.objectives.arguments import DTMArguments
 from dtm_hf.training.objectives.conditioning import MelBatch, draw_conditions, draw_times, masked_mean
 from dtm_hf.training.objectives.losses import LossOutput, row_means
 
@@ -23,12 +23,12 @@ class DTMObjective:
     and has no spread that must be averaged away.
 
     Args:
-        arguments ([`ObjectiveArguments`]): how times and conditions are drawn.
+        arguments ([`DTMArguments`]): how times and conditions are drawn.
         backbone ([`F5Backbone`]): frozen.
         grid (`torch.Tensor` of shape `(T,)`): global times of the scheduler, for `t_sampling: grid`.
     """
 
-    def __init__(self, arguments: ObjectiveArguments, backbone: torch.nn.Module, grid: torch.Tensor):
+    def __init__(self, arguments: DTMArguments, backbone: torch.nn.Module, grid: torch.Tensor):
         self.arguments = arguments
         self.backbone = backbone
         self.grid = grid[arguments.t_min :]

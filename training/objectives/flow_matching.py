@@ -2,7 +2,7 @@
 
 import torch
 
-from dtm_hf.training.config.arguments import ObjectiveArguments
+from dtm_hf.training.objectives.arguments import ConditioningArguments
 from dtm_hf.training.objectives.conditioning import MelBatch, draw_conditions, draw_times, masked_mean
 from dtm_hf.training.objectives.losses import LossOutput, row_means
 
@@ -15,10 +15,10 @@ class FlowMatchingObjective:
     Trains a backbone: ||v(X_t, t) - (X_1 - X_0)||^2 over the frames that enter the loss.
 
     Args:
-        arguments ([`ObjectiveArguments`]): how times and conditions are drawn.
+        arguments ([`ConditioningArguments`]): how times and conditions are drawn.
     """
 
-    def __init__(self, arguments: ObjectiveArguments):
+    def __init__(self, arguments: ConditioningArguments):
         self.arguments = arguments
 
     def loss(self, backbone: torch.nn.Module, batch: MelBatch, generator: torch.Generator | None = None) -> LossOutput:

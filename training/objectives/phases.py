@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from dtm_hf.training.config.arguments import ObjectiveArguments
+from dtm_hf.training.objectives.arguments import TDMArguments
 from dtm_hf.training.objectives.losses import LossOutput
 
 
@@ -25,9 +25,7 @@ class Phase:
     loss: Callable[[nn.Module, Any], LossOutput]
 
 
-def alternating_phases(
-    arguments: ObjectiveArguments, step: int, *, estimator: Callable, student: Callable
-) -> list[Phase]:
+def alternating_phases(arguments: TDMArguments, step: int, *, estimator: Callable, student: Callable) -> list[Phase]:
     """
     The phases of distillation after `step` steps, made of both losses: in every `update_estimator_every`-th step the
     estimator is updated `estimator_updates` times, and in each step the student once, after it.

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from dtm_hf.training.config.arguments import ObjectiveArguments
 from dtm_hf.training.objectives.adapters import AdapterNetworks
+from dtm_hf.training.objectives.arguments import TDMSpeechArguments
 from dtm_hf.training.objectives.conditioning import Conditions, MelBatch, draw_conditions
 from dtm_hf.training.objectives.phases import Phase, alternating_phases
 from dtm_hf.training.objectives.precision import computing
@@ -45,12 +45,12 @@ class TDMSpeechObjective:
     student is the same until its own update, which is the last.
 
     Args:
-        arguments ([`ObjectiveArguments`]): how spans are drawn, the teacher's guidance, and weights.
+        arguments ([`TDMSpeechArguments`]): how spans are drawn, the teacher's guidance, and weights.
         networks ([`AdapterNetworks`]): around an [`F5Backbone`].
         scheduler ([`DTMScheduler`]): its grid is the student's.
     """
 
-    def __init__(self, arguments: ObjectiveArguments, networks: AdapterNetworks, scheduler):
+    def __init__(self, arguments: TDMSpeechArguments, networks: AdapterNetworks, scheduler):
         # Their draws are still made: a run with them off differs in nothing else.
         self.arguments = dataclasses.replace(arguments, audio_drop_prob=0.0, cond_drop_prob=0.0)
         self.networks = networks

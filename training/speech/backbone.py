@@ -34,7 +34,7 @@ class BackboneTask(SpeechTask):
 
 def backbone_components(config: TrainingConfig) -> Components:
     """Components of a run, on the CPU."""
-    model = config.model
+    model, sizes = config.model, config.objective
     tokenizer = F5Tokenizer(vocab_file(config))
     if model.init_from is not None:
         # float32: a checkpoint saved in bfloat16 would otherwise be trained in it.
@@ -48,17 +48,17 @@ def backbone_components(config: TrainingConfig) -> Components:
             )
     else:
         backbone = F5Backbone(
-            dim=model.backbone_dim,
-            depth=model.backbone_depth,
-            heads=model.backbone_heads,
-            ff_mult=model.backbone_ff_mult,
+            dim=sizes.backbone_dim,
+            depth=sizes.backbone_depth,
+            heads=sizes.backbone_heads,
+            ff_mult=sizes.backbone_ff_mult,
             text_num_embeds=tokenizer.vocab_size,
-            text_dim=model.backbone_text_dim,
-            text_embedding_average_upsampling=model.average_upsampling,
-            conv_layers=model.backbone_conv_layers,
-            dropout=model.backbone_dropout,
-            name=model.backbone_name,
-            license=model.license,
+            text_dim=sizes.backbone_text_dim,
+            text_embedding_average_upsampling=sizes.average_upsampling,
+            conv_layers=sizes.backbone_conv_layers,
+            dropout=sizes.backbone_dropout,
+            name=sizes.backbone_name,
+            license=sizes.license,
             training_data=data_description(config),
         )
     backbone.unfreeze()

@@ -75,6 +75,9 @@ class SpeechDistillation(SpeechTask):
     def groups(self) -> dict[str, dict[str, nn.Parameter]]:
         return {role: self.networks.parameters(role) for role in ("student", "estimator")}
 
+    def learning_rate(self, group: str) -> float | None:
+        return self.config.objective.estimator_learning_rate if group == "estimator" else None
+
     def place(self, device: torch.device) -> None:
         self.networks.to(device)
         if self.config.optimization.gradient_checkpointing:
@@ -136,10 +139,10 @@ def student_components(config: TrainingConfig) -> StudentComponents:
     networks = AdapterNetworks(
         backbone,
         F5_LAYERS,
-        model.lora_rank,
-        model.lora_alpha,
+        draws.lora_rank,
+        draws.lora_alpha,
         step_counts=draws.step_counts,
-        full_parameters=model.full_parameters,
+        full_parameters=draws.full_parameters,
     )
     student_config = StudentConfig(
         rank=networks.rank,

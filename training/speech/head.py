@@ -74,11 +74,11 @@ def head_components(config: TrainingConfig) -> Components:
             DTMHeadConfig(
                 **sizes,
                 **run,
-                hidden_size=model.head_hidden_size,
-                num_hidden_layers=model.head_num_layers,
-                architecture=model.head_architecture,
-                prediction=model.head_prediction,
-                conv_kernel_size=model.head_conv_kernel_size,
+                hidden_size=draws.head_hidden_size,
+                num_hidden_layers=draws.head_num_layers,
+                architecture=draws.head_architecture,
+                prediction=draws.head_prediction,
+                conv_kernel_size=draws.head_conv_kernel_size,
             )
         )
     return Components(

@@ -3,7 +3,7 @@
 import pytest
 
 from dtm_hf.training.config.arguments import DataArguments, SourceArguments
-from dtm_hf.training.config.parsing import parse_config
+from dtm_hf.training.systems import parse_config
 
 SOURCES = """
 model:

@@ -4,9 +4,9 @@ import dataclasses
 from pathlib import Path
 
 import pytest
+import yaml
 
-from dtm_hf.training.config.arguments import SECTIONS
-from dtm_hf.training.config.parsing import parse_config
+from dtm_hf.training.systems import SYSTEMS, parse_config
 
 CONFIGS = Path(__file__).parents[3] / "training" / "configs"
 MINIMAL = "model:\n  base_model: some/pipeline\ndata:\n  dataset: corpus\n"
@@ -56,15 +56,53 @@ def test_a_list_or_none_in_a_file(write):
             parse_config(write(text.format(wrong)))
 
 
-def test_names_are_unique_over_all_sections():
+def test_an_option_is_the_same_in_all_sections_that_have_it():
     """They share one flat command line."""
-    names = [field.name for section in SECTIONS.values() for field in dataclasses.fields(section)]
+    config = parse_config(["--dataset", "corpus", "--base_model", "b"])
+    common = [getattr(config, name) for name in ("model", "data", "optimization", "logging")]
+    names = [field.name for section in common for field in dataclasses.fields(section)]
     assert len(names) == len(set(names))
+    seen = {}
+    for system in SYSTEMS.values():
+        for field in dataclasses.fields(system.section):
+            assert field.name not in names
+            factory = field.default_factory
+            default = field.default if factory is dataclasses.MISSING else factory()
+            said = (field.type, default, dict(field.metadata))
+            assert seen.setdefault(field.name, said) == said, field.name
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.name)
 def test_shipped_configurations_are_valid(path):
     assert parse_config(["--config", str(path)]).data.dataset
+
+
+# Where the keys of the objectives stood before each had a section of its own.
+@pytest.mark.parametrize("place", ["model", "objective", "optimization", "images"])
+@pytest.mark.parametrize("name", ["dtm_tiny", "flow_matching_tiny", "tdm_tiny", "tdm_sdxl"])
+def test_a_flat_file_says_the_same(write, name, place):
+    content = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())
+    own = content.pop(content["model"]["objective"])
+    assert own
+    content[place] = content.get(place, {}) | own
+    assert parse_config(write(yaml.safe_dump(content))) == parse_config(["--config", str(CONFIGS / f"{name}.yaml")])
+
+
+def test_options_of_another_objective_change_nothing(write):
+    """A file, or a command, that serves several objectives."""
+    text = MINIMAL + "tdm:\n  lora_rank: 4\n"
+    assert parse_config(write(text)) == parse_config(write(MINIMAL))
+    argv = [*write(MINIMAL), "--backbone_dim", "64", "--resolution", "512", "--lora_rank", "4"]
+    assert parse_config(argv) == parse_config(write(MINIMAL))
+    with pytest.raises(ValueError, match="`lora_rank` must be greater than 0, but got 0"):
+        parse_config([*write(MINIMAL), "--lora_rank", "0"])
+
+
+def test_two_sections_that_say_different_things(write):
+    text = MINIMAL + "dtm:\n  t_min: 1\nobjective:\n  t_min: {}\n"
+    assert parse_config(write(text.format(1))).objective.t_min == 1
+    with pytest.raises(ValueError, match=r"objective\.t_min is 2, but another section says 1"):
+        parse_config(write(text.format(2)))
 
 
 @pytest.mark.parametrize(

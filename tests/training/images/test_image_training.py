@@ -6,8 +6,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from dtm_hf.training.config.parsing import parse_config
 from dtm_hf.training.loop.checkpoints import best_checkpoint, checkpoint_folders, read_state
+from dtm_hf.training.systems import parse_config
 from dtm_hf.training.trainer import Trainer
 
 SETTINGS = (

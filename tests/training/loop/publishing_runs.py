@@ -26,9 +26,8 @@ from huggingface_hub import HfApi, hf_hub_download  # noqa: E402
 from training_runs import LOOP, QUIET, SIZES, VOCABULARY  # noqa: E402
 
 from dtm_hf import DTMPipeline  # noqa: E402
-from dtm_hf.training.config.parsing import parse_config  # noqa: E402
 from dtm_hf.training.loop.publishing import Publisher  # noqa: E402
-from dtm_hf.training.systems import build_task  # noqa: E402
+from dtm_hf.training.systems import build_task, parse_config  # noqa: E402
 
 RUN, LOCAL, HEAD = "org/run", "org/run-dtm", "org/run-head"
 STUDENT, MERGED = "org/run-student", "org/run-merged"

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from dtm_hf.scheduling.time_grids import time_grid
-from dtm_hf.training.config.arguments import ObjectiveArguments
 from dtm_hf.training.loop.monitoring import LossWindow
+from dtm_hf.training.objectives.arguments import ConditioningArguments, DTMArguments
 from dtm_hf.training.objectives.dtm import DTMObjective
 from dtm_hf.training.objectives.flow_matching import FlowMatchingObjective
 from dtm_hf.training.objectives.losses import LossOutput
@@ -23,8 +23,8 @@ def losses_of(objective_name, make_backbone, make_head, mel_batch, seed=0):
     generator = torch.Generator().manual_seed(seed)
     if objective_name == "flow_matching":
         backbone = make_backbone(dropout=0.0).unfreeze()
-        return FlowMatchingObjective(ObjectiveArguments(t_sampling="uniform")).loss(backbone, mel_batch, generator)
-    objective = DTMObjective(ObjectiveArguments(), make_backbone(), time_grid("sway", 4)[:-1])
+        return FlowMatchingObjective(ConditioningArguments(t_sampling="uniform")).loss(backbone, mel_batch, generator)
+    objective = DTMObjective(DTMArguments(), make_backbone(), time_grid("sway", 4)[:-1])
     return objective.loss(make_head(), mel_batch, generator)
 
 

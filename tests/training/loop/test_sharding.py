@@ -12,8 +12,8 @@ from accelerate.utils import DistributedType
 from safetensors.torch import load_file
 from training_runs import ROOT, flow_matching_arguments, log, write_corpus
 
-from dtm_hf.training.config.parsing import parse_config
 from dtm_hf.training.loop.sharding import check_sharding
+from dtm_hf.training.systems import parse_config
 from dtm_hf.training.trainer import Trainer
 
 WEIGHTS = "backbone/diffusion_pytorch_model.safetensors"
@@ -41,7 +41,7 @@ def init(self, *args, fsdp_plugin=None, **kwargs):
 
 AcceleratorState.__init__ = init
 Accelerator.end_training = lambda self: None
-from dtm_hf.training.config.parsing import parse_config
+from dtm_hf.training.systems import parse_config
 from dtm_hf.training.systems import build_task
 from dtm_hf.training.train import main
 from dtm_hf.training.trainer import Trainer

@@ -9,7 +9,7 @@ import torch
 
 from dtm_hf.backbone.f5_import import import_f5
 from dtm_hf.scheduling.time_grids import time_grid
-from dtm_hf.training.config.arguments import ObjectiveArguments
+from dtm_hf.training.objectives.arguments import ConditioningArguments, DTMArguments
 from dtm_hf.training.objectives.conditioning import MelBatch, draw_conditions, draw_times
 from dtm_hf.training.objectives.dtm import DTMObjective
 from dtm_hf.training.objectives.flow_matching import FlowMatchingObjective
@@ -22,7 +22,7 @@ def seeded(seed=0):
 
 
 def dtm_objective(backbone, **settings):
-    return DTMObjective(ObjectiveArguments(**settings), backbone, GRID)
+    return DTMObjective(DTMArguments(**settings), backbone, GRID)
 
 
 class Calls:
@@ -93,7 +93,7 @@ def test_what_is_in_the_padding_changes_no_loss_and_no_gradient(make_backbone, m
     if objective_name == "flow_matching":
         backbone = make_backbone(dropout=0.0)
         objective, trained = (
-            FlowMatchingObjective(ObjectiveArguments(t_sampling="uniform")),
+            FlowMatchingObjective(ConditioningArguments(t_sampling="uniform")),
             backbone.unfreeze().train(),
         )
     else:
@@ -127,7 +127,7 @@ def many_rows(size=4000, frames=20):
 
 def test_conditions_are_dropped_row_by_row():
     batch = many_rows()
-    arguments = ObjectiveArguments(audio_drop_prob=0.3, cond_drop_prob=0.2, frac_lengths_mask=[0.5, 0.6])
+    arguments = ConditioningArguments(audio_drop_prob=0.3, cond_drop_prob=0.2, frac_lengths_mask=[0.5, 0.6])
     conditions = draw_conditions(batch, arguments, seeded())
     dropped = ~conditions.cond.any(dim=2).any(dim=1)
     assert conditions.drop_text.float().mean() == pytest.approx(0.2, abs=0.03)
@@ -140,7 +140,7 @@ def test_conditions_are_dropped_row_by_row():
 
 def test_the_condition_is_the_audio_outside_the_span():
     batch = many_rows()
-    arguments = ObjectiveArguments(audio_drop_prob=0.0, cond_drop_prob=0.0)
+    arguments = ConditioningArguments(audio_drop_prob=0.0, cond_drop_prob=0.0)
     conditions = draw_conditions(batch, arguments, seeded())
     assert not conditions.drop_text.any()
     assert not conditions.span[~batch.attention_mask].any()
@@ -157,7 +157,7 @@ def test_the_condition_is_the_audio_outside_the_span():
 
 def test_half_of_the_pairs_predict_the_target_from_the_prompt():
     batch = many_rows()
-    arguments = ObjectiveArguments(audio_drop_prob=0.0, cond_drop_prob=0.0, frac_lengths_mask=[0.9, 0.9])
+    arguments = ConditioningArguments(audio_drop_prob=0.0, cond_drop_prob=0.0, frac_lengths_mask=[0.9, 0.9])
     conditions = draw_conditions(batch, arguments, seeded())
     target = (torch.arange(20)[None] >= 5) & batch.attention_mask
     pairs = batch.prompt_frames > 0
@@ -334,7 +334,7 @@ def test_flow_matching_is_the_loss_of_f5_tts(make_backbone, mel_batch, monkeypat
     """`CFM.forward` on the same weights in training, given the noise, times and span that our objective drew."""
     backbone = make_backbone(dropout=0.0).unfreeze().train()
     settings = {"audio_drop_prob": audio_drop, "cond_drop_prob": cond_drop, "prompt_loss": False}
-    arguments = ObjectiveArguments(t_sampling="uniform", **settings)
+    arguments = ConditioningArguments(t_sampling="uniform", **settings)
     with Calls(backbone) as calls, torch.no_grad():
         loss, _ = FlowMatchingObjective(arguments).loss(backbone, mel_batch, seeded())
     seen, x_1 = calls.inputs[0], mel_batch.mel
@@ -358,7 +358,7 @@ def test_flow_matching_is_the_loss_of_f5_tts(make_backbone, mel_batch, monkeypat
 def test_flow_matching_scores_the_known_frames_too(make_backbone, mel_batch):
     """The sampler denoises them: where no loss has seen the velocity, guidance drives the prompt off."""
     backbone = make_backbone(dropout=0.0).unfreeze().train()
-    arguments = ObjectiveArguments(t_sampling="uniform", audio_drop_prob=0.0, cond_drop_prob=0.0)
+    arguments = ConditioningArguments(t_sampling="uniform", audio_drop_prob=0.0, cond_drop_prob=0.0)
     with Calls(backbone) as calls, torch.no_grad():
         loss, _ = FlowMatchingObjective(arguments).loss(backbone, mel_batch, seeded())
     t, valid = calls.inputs[0]["timestep"][:, None, None], mel_batch.attention_mask
@@ -370,7 +370,7 @@ def test_flow_matching_scores_the_known_frames_too(make_backbone, mel_batch):
 
 
 def test_probe_tells_right_from_wrong_text(backbone, mel_batch):
-    objective = FlowMatchingObjective(ObjectiveArguments(t_sampling="uniform"))
+    objective = FlowMatchingObjective(ConditioningArguments(t_sampling="uniform"))
     figures = objective.probe(backbone, mel_batch, seeded())
     assert figures["loss_right_text"] != figures["loss_wrong_text"]
     same = dataclasses.replace(mel_batch, text_ids=mel_batch.text_ids[:1].expand(2, -1))

@@ -7,8 +7,8 @@ import torch
 from tiny import randomise
 
 from dtm_hf import DTMScheduler
-from dtm_hf.training.config.arguments import ObjectiveArguments
 from dtm_hf.training.objectives.adapters import F5_LAYERS, ROLES, AdapterNetworks
+from dtm_hf.training.objectives.arguments import TDMSpeechArguments
 from dtm_hf.training.objectives.tdm_speech import TDMSpeechObjective
 
 both_modes = pytest.mark.parametrize("full_parameters", [False, True], ids=["adapters", "full"])
@@ -26,7 +26,7 @@ def build(backbone, full_parameters=False, random_weights=True, step_counts=(1, 
         for seed, role in enumerate(ROLES):
             randomise(networks.trained[role], seed)
     scheduler = DTMScheduler(num_inference_steps=max(step_counts), num_head_steps=0)
-    return TDMSpeechObjective(ObjectiveArguments(**arguments), networks, scheduler)
+    return TDMSpeechObjective(TDMSpeechArguments(**arguments), networks, scheduler)
 
 
 def heard(objective, monkeypatch):

@@ -4,8 +4,7 @@ import pytest
 import torch
 
 from dtm_hf import DTMHead, DTMPipeline, DTMScheduler, DurationPredictor
-from dtm_hf.training.config.parsing import parse_config
-from dtm_hf.training.systems import build_task
+from dtm_hf.training.systems import build_task, parse_config
 
 HEAD = ["--head_hidden_size", "32", "--head_num_layers", "2"]
 

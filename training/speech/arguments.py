@@ -1,0 +1,103 @@
+"""The sections of the objectives that train on speech, and what a run of each cannot be told."""
+
+from dataclasses import dataclass
+
+from dtm_hf.scheduling.solvers import HEAD_SOLVERS, effective_solver
+from dtm_hf.training.config.arguments import TrainingConfig
+from dtm_hf.training.config.fields import option
+from dtm_hf.training.objectives.arguments import (
+    ConditioningArguments,
+    DTMArguments,
+    TDMSpeechArguments,
+    check_conditioning,
+    check_dtm,
+    check_tdm,
+)
+
+
+@dataclass
+class BackboneArguments(ConditioningArguments):
+    """flow_matching: a backbone from scratch."""
+
+    backbone_dim: int = option(192, "Width of the DiT.", above=0)
+    backbone_depth: int = option(6, "Blocks of the DiT.", above=0)
+    backbone_heads: int = option(3, "Attention heads.", above=0)
+    backbone_ff_mult: int = option(2, "Feed-forward expansion.", above=0)
+    backbone_text_dim: int = option(128, "Width of the text embedding.", above=0)
+    backbone_conv_layers: int = option(2, "ConvNeXt blocks of the text encoder.", at_least=0)
+    backbone_dropout: float = option(0.0, "Dropout of the blocks.", at_least=0, at_most=1)
+    average_upsampling: bool = option(True, "Spread the text evenly over the frames.")
+    backbone_name: str = option("dtm-f5-tiny", "Name recorded in the backbone.")
+    license: str = option("mit", "Licence of the trained weights.")
+
+
+@dataclass
+class _GridArguments:
+    time_grid: str = option(
+        "sway",
+        "Global grid of the saved scheduler, and of a student's steps.",
+        choices=("sway", "uniform", "epss"),
+    )
+
+
+@dataclass
+class HeadArguments(_GridArguments, DTMArguments):
+    """dtm: a head on a frozen backbone, and the scheduler that is saved with it."""
+
+    head_hidden_size: int = option(512, "Width of the head.", above=0)
+    head_num_layers: int = option(6, "Blocks of the head.", above=0)
+    head_architecture: str = option("mlp", "`mlp` or `conv`.", choices=("mlp", "conv"))
+    head_prediction: str = option("residual", "`residual` or `direct`.", choices=("residual", "direct"))
+    head_conv_kernel_size: int = option(7, "Frames a temporal convolution sees.")
+    num_inference_steps: int = option(8, "Global steps T of the saved scheduler, and of `t_sampling: grid`.", above=0)
+    num_head_steps: int = option(2, "Head calls of the saved scheduler.", at_least=0)
+    head_solver: str = option("midpoint", "Head solver of the saved scheduler.", choices=HEAD_SOLVERS)
+
+
+@dataclass
+class StudentArguments(_GridArguments, TDMSpeechArguments):
+    """tdm: a student of 1-4 steps of a frozen backbone."""
+
+
+def check_backbone(config: TrainingConfig) -> None:
+    """
+    Raises:
+        ValueError: for a backbone that cannot be trained so.
+    """
+    check_conditioning(config.objective)
+    if config.objective.t_sampling == "grid":
+        raise ValueError("`t_sampling` must be a distribution over [0, 1) for flow_matching, but got 'grid'.")
+
+
+def check_head(config: TrainingConfig) -> None:
+    """
+    Raises:
+        ValueError: for a head that cannot be trained so.
+    """
+    arguments: HeadArguments = config.objective
+    check_dtm(arguments)
+    if not 0 <= arguments.t_min < arguments.num_inference_steps:
+        raise ValueError(
+            f"`t_min` must lie in [0, num_inference_steps), but got {arguments.t_min} "
+            f"of {arguments.num_inference_steps}."
+        )
+    effective_solver(arguments.head_solver, arguments.num_head_steps)
+    _check_base(config)
+
+
+def check_student(config: TrainingConfig) -> None:
+    """
+    Raises:
+        ValueError: for a student that cannot be trained so.
+    """
+    check_conditioning(config.objective)
+    _check_base(config)
+    if config.objective.time_grid == "epss":
+        raise ValueError("`time_grid` must be 'sway' or 'uniform' for a student: 'epss' has no grids of 1 to 4 steps.")
+    check_tdm(config)
+
+
+def _check_base(config: TrainingConfig) -> None:
+    model = config.model
+    if (model.base_model is None) == (model.f5_checkpoint is None):
+        raise ValueError(f"The {model.objective} objective needs exactly one of `base_model` and `f5_checkpoint`.")
