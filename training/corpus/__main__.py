@@ -57,6 +57,27 @@ def prepare_command(
         typer.echo(f"left out: the shard {name}, or what follows the place where it breaks", err=True)
 
 
+@app.command("phrases")
+def phrases_command(
+    out: Annotated[Path, typer.Argument(help="Text file, for `build --sentences`.")],
+    num: Annotated[int, typer.Option(min=1, help="Phrases.")] = 1500,
+    seed: Annotated[int, typer.Option(help="Decides the phrases.")] = 0,
+) -> None:
+    """Write what people type, as it is said, into OUT: greetings, questions, times, dates, numbers, addresses."""
+    from itertools import islice
+
+    from dtm_hf.files import written_aside
+    from dtm_hf.training.corpus.phrases import phrases
+
+    try:
+        with written_aside(out) as aside:
+            aside.write_text("".join(f"{text}\n" for text in islice(phrases(seed), num)), encoding="utf-8")
+    except (ImportError, OSError) as error:
+        typer.echo(f"Error: {error}", err=True)
+        raise typer.Exit(1) from error
+    typer.echo(f"{num} phrases in {out}")
+
+
 # Worker processes import this file again under another name: the guard keeps them from starting a second build.
 if __name__ == "__main__":
     app(prog_name="python -m dtm_hf.training.corpus")

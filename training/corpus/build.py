@@ -1,18 +1,13 @@
 """Command line: render a corpus into pre-shuffled parquet shards that `datasets` reads as audio."""
 
 import concurrent.futures
-import hashlib
+import functools
 import io
-import itertools
 import json
 import multiprocessing
-import os
 import shlex
-import subprocess
 import sys
-import tempfile
 from collections import Counter, defaultdict
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -22,20 +17,12 @@ import pyarrow.parquet as pq
 import soundfile as sf
 import typer
 
-from dtm_hf.training.corpus.render import PROGRAMS, SAMPLE_RATE, VOICES, check_voice, render, require_program
-from dtm_hf.training.corpus.sentences import (
-    CLOSED_VOCABULARY,
-    DOMAINS,
-    SPLITS,
-    held_out_sentences,
-    normalize,
-    train_sentences,
-)
-
-LICENCES = {
-    "flite": "BSD-like free licence of Carnegie Mellon University, for the program and its built-in voices",
-    "espeak-ng": "GPL-3.0-or-later (covers the program, not the audio that it speaks)",
-}
+from dtm_hf.files import written_aside
+from dtm_hf.training.corpus.engine import Unspeakable
+from dtm_hf.training.corpus.engines import ENGINES, load_engine
+from dtm_hf.training.corpus.recipe import Recipe, Shard, row_rng, working_order
+from dtm_hf.training.corpus.render import SAMPLE_RATE, render
+from dtm_hf.training.corpus.sentences import CLOSED_VOCABULARY, normalize, read_sentences
 
 _FEATURES = {
     "id": {"dtype": "string", "_type": "Value"},
@@ -63,118 +50,60 @@ _ROW_GROUP_SIZE = 100
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """Everything that decides what is in the shards."""
-
-    domain: str = "closed"
-    voices: tuple[str, ...] = ("slt", "rms")
-    num_train: int = 20_000
-    num_validation: int = 200
-    num_test: int = 200
-    shard_size: int = 1000
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.domain not in DOMAINS:
-            raise ValueError(f"`domain` must be one of {tuple(DOMAINS)}, but got {self.domain!r}")
-        if not self.voices or len(set(self.voices)) != len(self.voices):
-            raise ValueError(f"`voices` must be one or more distinct names of {tuple(VOICES)}, but got {self.voices}")
-        for voice in self.voices:
-            if voice not in VOICES:
-                raise ValueError(f"`voices` must be names of {tuple(VOICES)}, but got {voice!r}")
-        for name in ("num_train", "num_validation", "num_test"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"`{name}` must be 0 or more, but got {getattr(self, name)}")
-        if self.shard_size < 1:
-            raise ValueError(f"`shard_size` must be 1 or more, but got {self.shard_size}")
-
-    def num_rows(self, split: str) -> int:
-        return {"train": self.num_train, "validation": self.num_validation, "test": self.num_test}[split]
-
-    def shards(self) -> list["Shard"]:
-        """All shards, in the order train, validation, test."""
-        found = []
-        for split in SPLITS:
-            starts = range(0, self.num_rows(split), self.shard_size)
-            for index, start in enumerate(starts):
-                size = min(self.shard_size, self.num_rows(split) - start)
-                name = f"{split}-{index:05d}-of-{len(starts):05d}.parquet"
-                found.append(Shard(split=split, index=index, size=size, file_name=name))
-        return found
-
-
-@dataclass(frozen=True)
-class Shard:
-    """One parquet file of `size` rows."""
-
-    split: str
-    index: int
-    size: int
-    file_name: str
-
-
-def shard_lines(recipe: Recipe, shard: Shard) -> list[tuple[str, str]]:
-    """(text, speaker) of each row; depends on the recipe and the shard's index alone."""
-    if shard.split == "train":
-        texts = itertools.islice(train_sentences(recipe.domain, recipe.seed, stream=shard.index), shard.size)
-    else:
-        # One stream for the whole split, so that its sentences are distinct across shards too.
-        start = shard.index * recipe.shard_size
-        sentences = held_out_sentences(recipe.domain, shard.split, recipe.seed)
-        texts = itertools.islice(sentences, start, start + shard.size)
-    order = _rng(recipe.seed, shard.split, shard.index).permutation(shard.size)
-    return [(text, recipe.voices[place % len(recipe.voices)]) for text, place in zip(texts, order, strict=True)]
-
-
-def write_shard(recipe: Recipe, shard: Shard, out_dir: Path) -> int:
+def write_shard(recipe: Recipe, shard: Shard, out_dir: Path, model: str | None = None) -> int:
     """Render one shard aside, then put it in place under its final name. Returns its number of rows."""
+    engine = _engine(recipe.engine, model, recipe.voices)
     rows: dict[str, list] = {name: [] for name in _SCHEMA.names}
-    with tempfile.TemporaryDirectory(prefix="corpus-") as directory:
-        for row, (text, speaker) in enumerate(shard_lines(recipe, shard)):
-            identifier = f"{recipe.domain}-{shard.split}-{shard.index:05d}-{row:06d}"
-            waveform = render(text, speaker, Path(directory), _rng(recipe.seed, identifier))
-            rows["id"].append(identifier)
-            rows["audio"].append({"bytes": _flac_bytes(waveform), "path": f"{identifier}.flac"})
-            rows["text"].append(text)
-            rows["speaker"].append(speaker)
-            rows["duration"].append(len(waveform) / SAMPLE_RATE)
-    aside = out_dir / f".{shard.file_name}.{os.getpid()}.tmp"
-    try:
+    for row, (text, speaker) in enumerate(recipe.lines(shard)):
+        identifier = f"{recipe.domain}-{shard.split}-{shard.index:05d}-{row:06d}"
+        try:
+            waveform = render(engine, text, speaker, row_rng(recipe.seed, identifier))
+        except Unspeakable:
+            continue
+        rows["id"].append(identifier)
+        rows["audio"].append({"bytes": _flac_bytes(waveform), "path": f"{identifier}.flac"})
+        rows["text"].append(text)
+        rows["speaker"].append(speaker)
+        rows["duration"].append(len(waveform) / SAMPLE_RATE)
+    with written_aside(out_dir / shard.file_name) as aside:
         # FLAC does not compress any further.
         pq.write_table(pa.table(rows, schema=_SCHEMA), aside, row_group_size=_ROW_GROUP_SIZE, compression="none")
-        os.replace(aside, out_dir / shard.file_name)
-    finally:
-        aside.unlink(missing_ok=True)
-    return shard.size
+    return len(rows["id"])
 
 
-def build_corpus(recipe: Recipe, out_dir: Path, workers: int = 2, command: str = "") -> dict:
+def build_corpus(recipe: Recipe, out_dir: Path, workers: int = 2, command: str = "", model: str | None = None) -> dict:
     """Render every shard that is not there yet and write `corpus.json`; returns what that file holds.
+
+    Args:
+        recipe (`Recipe`): What is in the corpus.
+        out_dir (`Path`): Folder of the shards.
+        workers (`int`, defaults to 2): Processes, each with an engine of its own.
+        command (`str`): What the user typed, for the card.
+        model (`str`, *optional*): Folder or Hub name of the engine's weights.
 
     Raises:
         ValueError: if `out_dir` holds another corpus, or `workers` is not positive.
-        MissingProgramError: if a voice's program is not installed; nothing is written then.
+        MissingProgramError: if the engine is not installed; nothing is written then.
     """
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     if workers < 1:
         raise ValueError(f"`workers` must be 1 or more, but got {workers}")
-    for voice in recipe.voices:
-        check_voice(voice)
+    engine = load_engine(recipe.engine, model, recipe.voices)
+    engine.require()
     out_dir = Path(out_dir)
     card_path = out_dir / "corpus.json"
-    recipe_card = json.loads(json.dumps(asdict(recipe)))
     if card_path.is_file():
         present = json.loads(card_path.read_text())["recipe"]
-        if present != recipe_card:
+        if present != recipe.card():
             raise ValueError(f"`out_dir` {out_dir} holds another corpus, {present}: choose an empty folder")
     out_dir.mkdir(parents=True, exist_ok=True)
-    card = {"recipe": recipe_card, "command": command, "complete": False, "programs": _programs(recipe)}
+    programs = {recipe.engine: engine.about()}
+    card = {"recipe": recipe.card(), "command": command, "complete": False, "programs": programs}
     _write_json(card, card_path)
 
     shards = recipe.shards()
-    missing = [shard for shard in shards if not (out_dir / shard.file_name).is_file()]
+    missing = [shard for shard in working_order(shards) if not (out_dir / shard.file_name).is_file()]
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns) as progress:
         total = sum(shard.size for shard in shards)
@@ -182,10 +111,11 @@ def build_corpus(recipe: Recipe, out_dir: Path, workers: int = 2, command: str =
         # Spawned, not forked: a caller that has torch loaded is slow and unsafe to fork.
         context = multiprocessing.get_context("spawn")
         with concurrent.futures.ProcessPoolExecutor(workers, mp_context=context) as pool:
-            jobs = [pool.submit(write_shard, recipe, shard, out_dir) for shard in missing]
+            jobs = {pool.submit(write_shard, recipe, shard, out_dir, model): shard for shard in missing}
             try:
                 for job in concurrent.futures.as_completed(jobs):
-                    progress.advance(task, job.result())
+                    job.result()
+                    progress.advance(task, jobs[job].size)
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
@@ -202,31 +132,47 @@ def main() -> None:
 @app.command()
 def build(
     out_dir: Annotated[Path, typer.Argument(help="Folder of the shards; a build that was cut short goes on there.")],
-    domain: Annotated[str, typer.Option(help="'closed' (73 words) or 'wide' (thousands of words).")] = "closed",
-    voices: Annotated[str, typer.Option(help=f"Comma-separated names of {', '.join(VOICES)}.")] = "slt,rms",
-    num_train: Annotated[int, typer.Option(help="Training sentences.")] = 20_000,
-    num_validation: Annotated[int, typer.Option(help="Validation sentences.")] = 200,
-    num_test: Annotated[int, typer.Option(help="Test sentences.")] = 200,
+    sentences: Annotated[
+        list[Path] | None,
+        typer.Option(help="Text file with a sentence a line, 'id|' before it or not; can be given more than once."),
+    ] = None,
+    domain: Annotated[str, typer.Option(help="What is said without --sentences: 'closed' (73 words).")] = "closed",
+    engine: Annotated[str, typer.Option(help=f"One of {', '.join(ENGINES)}.")] = "flite",
+    voices: Annotated[str, typer.Option(help="Comma-separated voices; a wrong one lists them.")] = "slt,rms",
+    unseen_voices: Annotated[str, typer.Option(help="Voices for the split 'unseen' alone.")] = "",
+    model: Annotated[str | None, typer.Option(help="Folder or Hub name of the engine's weights (kokoro).")] = None,
+    num_train: Annotated[int, typer.Option(help="Training rows.")] = 20_000,
+    num_validation: Annotated[int, typer.Option(help="Validation rows.")] = 200,
+    num_test: Annotated[int, typer.Option(help="Test rows.")] = 200,
+    num_unseen: Annotated[int, typer.Option(help="Rows of the unseen voices, who say the test sentences.")] = 0,
     shard_size: Annotated[int, typer.Option(help="Rows per parquet file.")] = 1000,
-    seed: Annotated[int, typer.Option(help="Decides sentences, speakers and dither.")] = 0,
+    seed: Annotated[int, typer.Option(help="Decides sentences, speakers, dither and what the engine varies.")] = 0,
     workers: Annotated[int, typer.Option(help="Processes.")] = 2,
 ) -> None:
     """Render a corpus into OUT_DIR."""
     try:
-        names = tuple(name.strip() for name in voices.split(",") if name.strip())
-        recipe = Recipe(domain, names, num_train, num_validation, num_test, shard_size, seed)
+        if domain != "closed":
+            raise ValueError(f"`domain` must be 'closed', but got {domain!r}; for other sentences, use `sentences`")
+        numbers = (num_train, num_validation, num_test, num_unseen)
+        texts = read_sentences(sentences) if sentences else ()
+        recipe = Recipe(engine, _names(voices), _names(unseen_voices), *numbers, shard_size, seed, texts)
         command = shlex.join(["python", "-m", "dtm_hf.training.corpus", *sys.argv[1:]])
-        card = build_corpus(recipe, out_dir, workers, command)
+        card = build_corpus(recipe, out_dir, workers, command, model)
     except (ValueError, RuntimeError, OSError) as error:
         typer.echo(f"Error: {error}", err=True)
         raise typer.Exit(1) from error
     hours = ", ".join(f"{speaker} {value:.2f} h" for speaker, value in card["hours_per_speaker"].items())
     typer.echo(f"{sum(card['rows'].values())} utterances in {out_dir}: {hours}")
+    if card["left_out"]:
+        typer.echo(f"left out: {card['left_out']} that the engine cannot say", err=True)
 
 
-def _rng(*parts: object) -> np.random.Generator:
-    digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
-    return np.random.default_rng(int.from_bytes(digest[:16], "big"))
+# Once a process: an engine may have weights to load.
+_engine = functools.cache(load_engine)
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
 def _flac_bytes(waveform: np.ndarray) -> bytes:
@@ -234,24 +180,6 @@ def _flac_bytes(waveform: np.ndarray) -> bytes:
     samples = np.round(np.clip(waveform, -1, 1) * 32767).astype(np.int16)
     sf.write(buffer, samples, SAMPLE_RATE, format="FLAC", subtype="PCM_16")
     return buffer.getvalue()
-
-
-def _programs(recipe: Recipe) -> dict[str, dict[str, str]]:
-    """Version and licence of each synthesiser that the recipe uses."""
-    found = {}
-    for name in PROGRAMS:
-        if any(VOICES[voice][0] == name for voice in recipe.voices):
-            # flite prints its version and leaves with status 1.
-            done = subprocess.run([require_program(name), "--version"], capture_output=True, text=True, check=False)
-            lines = [line.strip() for line in (done.stdout + done.stderr).splitlines()]
-            # The path of the data folder says where it was built, not what it is.
-            version = next((line for line in lines if "version:" in line or "eSpeak" in line), "unknown")
-            found[name] = {
-                "version": version.removeprefix("version:").split("Data at")[0].strip(),
-                "licence": LICENCES[name],
-                "package": PROGRAMS[name],
-            }
-    return found
 
 
 def _statistics(recipe: Recipe, out_dir: Path) -> dict:
@@ -270,14 +198,14 @@ def _statistics(recipe: Recipe, out_dir: Path) -> dict:
     return {
         "sample_rate": SAMPLE_RATE,
         "rows": dict(rows),
+        "left_out": sum(shard.size for shard in recipe.shards()) - rows.total(),
         "distinct_sentences": {split: len(found) for split, found in texts.items()},
         "rows_per_speaker": dict(speakers),
         "hours_per_speaker": {speaker: round(value / 3600, 4) for speaker, value in sorted(seconds.items())},
-        "vocabulary": sorted(CLOSED_VOCABULARY if recipe.domain == "closed" else words),
+        "vocabulary": sorted(words if recipe.sentences else CLOSED_VOCABULARY),
     }
 
 
 def _write_json(content: dict, path: Path) -> None:
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    aside.write_text(json.dumps(content, indent=2) + "\n")
-    os.replace(aside, path)
+    with written_aside(path) as aside:
+        aside.write_text(json.dumps(content, indent=2) + "\n")

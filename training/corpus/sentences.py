@@ -1,22 +1,27 @@
-"""Seeded sentences of a domain, in training, validation and test splits that cannot share a sentence."""
+"""Sentences in training, validation and test splits that cannot share one: drawn from a grammar, or from a list."""
 
 import hashlib
 import random
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from dtm_hf.training.corpus.closed import CLOSED_VOCABULARY, closed_sentence, closed_words
-from dtm_hf.training.corpus.wide import wide_sentence, wide_words
 
-__all__ = ["CLOSED_VOCABULARY", "DOMAINS", "SPLITS", "held_out_sentences", "normalize", "split_of", "train_sentences"]
+__all__ = [
+    "CLOSED_VOCABULARY",
+    "SPLITS",
+    "held_out_sentences",
+    "normalize",
+    "read_sentences",
+    "split_of",
+    "train_sentences",
+]
 
 SPLITS = ("train", "validation", "test")
 
-# domain -> (full-template sentence, short word sequence)
-DOMAINS = {"closed": (closed_sentence, closed_words), "wide": (wide_sentence, wide_words)}
-
 # Share of the training sentences that are short word sequences instead of full templates.
-_WORD_SEQUENCE_SHARE = {"closed": 0.35, "wide": 0.15}
+_WORD_SEQUENCE_SHARE = 0.35
 
 _MIN_HELD_OUT_WORDS = 3
 _MAX_DRAWS_WITHOUT_NEWS = 20_000
@@ -33,49 +38,60 @@ def split_of(text: str) -> str:
     return "train" if bucket < 90 else "validation" if bucket < 95 else "test"
 
 
-def train_sentences(domain: str, seed: int, stream: int = 0) -> Iterator[str]:
-    """Endless training sentences of `domain`; each (`seed`, `stream`) pair is a sequence of its own.
+def read_sentences(paths: Sequence[Path]) -> tuple[str, ...]:
+    """
+    The distinct sentences of text files in UTF-8, one a line, in the order of the files; `id|` before one is dropped.
 
     Raises:
-        ValueError: if `domain` is unknown.
+        ValueError: if a file is not text or holds no sentence.
+        OSError: if a file cannot be read.
     """
-    template, word_sequence = _generators(domain)
-    rng = random.Random(f"{domain}/train/{seed}/{stream}")
+    found: dict[str, str] = {}
+    for path in paths:
+        try:
+            lines = Path(path).read_text(encoding="utf-8").splitlines()
+        except UnicodeDecodeError as error:
+            raise ValueError(f"`sentences` must be text in UTF-8, but {path} is not") from error
+        texts = [line.rpartition("|")[2].strip() for line in lines]
+        texts = [text for text in texts if normalize(text)]
+        if not texts:
+            raise ValueError(f"`sentences` must hold a sentence a line, but {path} holds none")
+        for text in texts:
+            found.setdefault(normalize(text), text)
+    return tuple(found.values())
+
+
+def train_sentences(seed: int, stream: int = 0) -> Iterator[str]:
+    """Endless training sentences of the closed domain; each (`seed`, `stream`) pair is a sequence of its own."""
+    rng = random.Random(f"closed/train/{seed}/{stream}")
     while True:
-        maker = word_sequence if rng.random() < _WORD_SEQUENCE_SHARE[domain] else template
+        maker = closed_words if rng.random() < _WORD_SEQUENCE_SHARE else closed_sentence
         text = _finish(maker(rng))
         if split_of(text) == "train":
             yield text
 
 
-def held_out_sentences(domain: str, split: str, seed: int) -> Iterator[str]:
-    """Distinct full-template sentences of at least three words, all of which hash to `split`.
+def held_out_sentences(split: str, seed: int) -> Iterator[str]:
+    """Distinct closed sentences of a full template and at least three words, all of which hash to `split`.
 
     Raises:
-        ValueError: if `domain` is unknown, `split` is not "validation" or "test", or the domain has no more sentences.
+        ValueError: if `split` is not "validation" or "test", or there are no more sentences.
     """
-    template, _ = _generators(domain)
     if split not in SPLITS[1:]:
         raise ValueError(f"`split` must be one of {SPLITS[1:]}, but got {split!r}")
-    rng = random.Random(f"{domain}/{split}/{seed}")
+    rng = random.Random(f"closed/{split}/{seed}")
     seen: set[str] = set()
     draws = 0
     while draws < _MAX_DRAWS_WITHOUT_NEWS:
         draws += 1
-        text = _finish(template(rng))
+        text = _finish(closed_sentence(rng))
         key = normalize(text)
         if split_of(text) != split or key in seen or len(key.split()) < _MIN_HELD_OUT_WORDS:
             continue
         draws = 0
         seen.add(key)
         yield text
-    raise ValueError(f"`domain` {domain!r} has no more than about {len(seen)} {split} sentences: ask for fewer")
-
-
-def _generators(domain: str):
-    if domain not in DOMAINS:
-        raise ValueError(f"`domain` must be one of {tuple(DOMAINS)}, but got {domain!r}")
-    return DOMAINS[domain]
+    raise ValueError(f"the closed domain has no more than about {len(seen)} {split} sentences: ask for fewer")
 
 
 def _finish(text: str) -> str:
