@@ -67,9 +67,7 @@ class Kokoro:
         phonemes = tokenizer.phonemize(text, "en-gb" if voice.startswith("b") else "en-us")
         tokens = [token for phoneme in phonemes if (token := tokenizer.vocab.get(phoneme)) is not None]
         if not 0 < len(tokens) <= _MAX_PHONEMES:
-            raise Unspeakable(
-                f"`text` must have between 1 and {_MAX_PHONEMES} phonemes, but {text!r} has {len(tokens)}"
-            )
+            raise Unspeakable(f"`text` must have 1 to {_MAX_PHONEMES} phonemes, but {text!r} has {len(tokens)}")
         speed = np.exp(rng.uniform(-_LOG_SPEED, _LOG_SPEED))
         row = round(len(tokens) * np.exp(rng.uniform(-_LOG_STYLE_ROW, _LOG_STYLE_ROW)))
         row = min(max(row, 1), _MAX_PHONEMES) - 1

@@ -13,23 +13,35 @@ import pytest
 import soundfile as sf
 from typer.testing import CliRunner
 
-from dtm_hf.training.corpus.build import Recipe, app, build_corpus, shard_lines, write_shard
-from dtm_hf.training.corpus.inflection import article, conjugate, plural
+from dtm_hf.training.corpus.__main__ import app
+from dtm_hf.training.corpus.build import build_corpus, write_shard
+from dtm_hf.training.corpus.engine import Unspeakable
 from dtm_hf.training.corpus.numbers import spell_number
-from dtm_hf.training.corpus.render import SAMPLE_RATE, VOICES, MissingProgramError, render, synthesize, trim_silence
+from dtm_hf.training.corpus.phrases import FIXED, KINDS, phrases
+from dtm_hf.training.corpus.programs import Flite
+from dtm_hf.training.corpus.recipe import Recipe, working_order
+from dtm_hf.training.corpus.render import SAMPLE_RATE, render, trim_silence
 from dtm_hf.training.corpus.sentences import (
     CLOSED_VOCABULARY,
-    DOMAINS,
     held_out_sentences,
     normalize,
+    read_sentences,
     split_of,
     train_sentences,
 )
-from dtm_hf.training.corpus.wide import lexicon, wide_word_list
 
 needs_flite = pytest.mark.skipif(shutil.which("flite") is None, reason="needs flite (apt-get install flite)")
-SMALL = Recipe(
-    domain="closed", voices=("slt", "rms"), num_train=10, num_validation=2, num_test=3, shard_size=4, seed=3
+SMALL = Recipe(voices=("slt", "rms"), num_train=10, num_validation=2, num_test=3, shard_size=4, seed=3)
+LISTED = Recipe(
+    engine="kokoro",
+    voices=("af_heart", "am_puck", "bf_emma"),
+    unseen_voices=("bm_george",),
+    num_train=500,
+    num_validation=6,
+    num_test=4,
+    num_unseen=5,
+    shard_size=5,
+    sentences=tuple(f"This is sentence {spell_number(i)}." for i in range(200)),
 )
 
 
@@ -44,39 +56,29 @@ def corpus(tmp_path_factory):
     return folder
 
 
-def _level(waveform):
-    """RMS of each 10 ms in dB below the loudest."""
-    blocks = waveform[: len(waveform) // 240 * 240].reshape(-1, 240)
-    power = np.mean(blocks.astype(np.float64) ** 2, axis=1) + 1e-14
-    return 10 * np.log10(power / power.max())
-
-
 class TestSentences:
-    @pytest.mark.parametrize("domain", DOMAINS)
-    def test_seed_and_stream_decide_the_sentences(self, domain):
-        first = _take(train_sentences(domain, 1, 0), 50)
-        assert first == _take(train_sentences(domain, 1, 0), 50)
-        assert first != _take(train_sentences(domain, 2, 0), 50)
-        assert first != _take(train_sentences(domain, 1, 1), 50)
+    def test_seed_and_stream_decide_the_sentences(self):
+        first = _take(train_sentences(1, 0), 50)
+        assert first == _take(train_sentences(1, 0), 50)
+        assert first != _take(train_sentences(2, 0), 50)
+        assert first != _take(train_sentences(1, 1), 50)
 
-    @pytest.mark.parametrize("domain", DOMAINS)
-    def test_splits_share_no_sentence_whatever_the_seed(self, domain):
+    def test_splits_share_no_sentence_whatever_the_seed(self):
         held_out = {
-            split: {normalize(text) for seed in (0, 1) for text in _take(held_out_sentences(domain, split, seed), 300)}
+            split: {normalize(text) for seed in (0, 1) for text in _take(held_out_sentences(split, seed), 300)}
             for split in ("validation", "test")
         }
         assert not held_out["validation"] & held_out["test"]
-        train = {normalize(text) for seed in (0, 7) for text in _take(train_sentences(domain, seed), 20_000)}
+        train = {normalize(text) for seed in (0, 7) for text in _take(train_sentences(seed), 20_000)}
         assert not train & (held_out["validation"] | held_out["test"])
 
-    @pytest.mark.parametrize("domain", DOMAINS)
-    def test_held_out_sentences_are_distinct_and_of_three_words_or_more(self, domain):
-        texts = _take(held_out_sentences(domain, "test", 0), 300)
+    def test_held_out_sentences_are_distinct_and_of_three_words_or_more(self):
+        texts = _take(held_out_sentences("test", 0), 300)
         assert len({normalize(text) for text in texts}) == 300
         assert min(len(normalize(text).split()) for text in texts) == 3
 
     def test_the_split_does_not_depend_on_case_or_punctuation(self):
-        for text in _take(held_out_sentences("wide", "test", 0), 50):
+        for text in _take(held_out_sentences("test", 0), 50):
             assert split_of(text.upper().replace(".", " !")) == "test"
 
     def test_shares_of_the_splits(self):
@@ -85,89 +87,97 @@ class TestSentences:
         assert splits.count("test") / 20_000 == pytest.approx(0.05, abs=0.01)
 
     def test_closed_sentences_use_the_whole_closed_vocabulary_and_nothing_else(self):
-        texts = _take(train_sentences("closed", 0), 5000) + _take(held_out_sentences("closed", "validation", 0), 300)
+        texts = _take(train_sentences(0), 5000) + _take(held_out_sentences("validation", 0), 300)
         assert {word for text in texts for word in normalize(text).split()} == set(CLOSED_VOCABULARY)
         assert len(CLOSED_VOCABULARY) == 73
         assert list(CLOSED_VOCABULARY) == sorted(CLOSED_VOCABULARY)
 
-    def test_wide_sentences_reach_thousands_of_words(self):
-        texts = _take(train_sentences("wide", 0), 20_000)
-        assert len({word for text in texts for word in normalize(text).split()}) > 5000
-        assert any(text.endswith("?") for text in texts)
-
-    @pytest.mark.parametrize("domain", DOMAINS)
-    def test_sentences_are_plain_capitalised_and_ended(self, domain):
-        for text in _take(train_sentences(domain, 5), 3000):
+    def test_sentences_are_plain_capitalised_and_ended(self):
+        for text in _take(train_sentences(5), 3000):
             assert re.fullmatch(r"[A-Z][A-Za-z' ,]*[A-Za-z][.?]", text), text
             assert "  " not in text
 
-    def test_word_lists_hold_no_word_twice(self):
-        for name, words in lexicon().words.items():
-            assert len(words) == len(set(words)), name
-        assert len(wide_word_list()) > 5000
-
     def test_refusals(self):
-        with pytest.raises(ValueError, match="`domain` must be one of .* but got 'poems'"):
-            next(train_sentences("poems", 0))
         with pytest.raises(ValueError, match="`split` must be one of"):
-            next(held_out_sentences("closed", "train", 0))
+            next(held_out_sentences("train", 0))
         with pytest.raises(ValueError, match="`number` must be between"):
             spell_number(-1)
 
-    @pytest.mark.parametrize(
-        "entry, forms",
-        [
-            ("stop", "stop stops stopped stopped stopping"),
-            ("carry", "carry carries carried carried carrying"),
-            ("prefer+", "prefer prefers preferred preferred preferring"),
-            ("visit", "visit visits visited visited visiting"),
-            ("rain", "rain rains rained rained raining"),
-            ("agree", "agree agrees agreed agreed agreeing"),
-            ("tie", "tie ties tied tied tying"),
-            ("fix", "fix fixes fixed fixed fixing"),
-            ("go", "go goes went gone going"),
-        ],
-    )
-    def test_verbs(self, entry, forms):
-        verb = conjugate(entry, {"go": ("went", "gone")})
-        assert " ".join(dataclasses.astuple(verb)) == forms
-
-    def test_nouns_and_articles(self):
-        assert [plural(noun) for noun in ("box", "city", "day", "match", "quiz")] == [
-            "boxes", "cities", "days", "matches", "quizzes",
-        ]  # fmt: skip
-        assert [article(word) for word in ("owl", "unique plan", "unusual plan", "honest man", "dog")] == [
-            "an", "a", "an", "an", "a",
-        ]  # fmt: skip
+    def test_numbers(self):
         assert [spell_number(n) for n in (0, 40, 321, 1005, 2310)] == [
             "zero", "forty", "three hundred and twenty one", "one thousand and five",
             "two thousand three hundred and ten",
         ]  # fmt: skip
 
 
-class TestRender:
-    @pytest.mark.parametrize("voice", VOICES)
-    def test_each_voice_is_trimmed_level_and_dithered(self, voice, tmp_path):
-        if shutil.which(VOICES[voice][0]) is None:
-            pytest.skip(f"{VOICES[voice][0]} is not installed")
-        text = "Meet me at half past ten on Monday."
-        waveform = render(text, voice, tmp_path, np.random.default_rng(0))
-        assert waveform.dtype == np.float32 and waveform.ndim == 1
-        assert 1.2 < len(waveform) / SAMPLE_RATE < 4
-        rms, peak = np.sqrt(np.mean(waveform**2)), np.abs(waveform).max()
-        # kal16 is spiky: its level is what the peak allows.
-        assert rms == pytest.approx(0.1, rel=0.01) or (0.08 < rms < 0.1 and peak == pytest.approx(0.98, abs=0.002))
-        assert peak < 0.983
-        quiet = np.flatnonzero(_level(waveform) > -45)
-        assert quiet[0] <= 4 and len(_level(waveform)) - 1 - quiet[-1] <= 4
-        # A run of exact zeros would be digital silence.
-        assert np.count_nonzero(waveform == 0) < 5
-        assert list(tmp_path.iterdir()) == []
+class TestLists:
+    def test_files_are_read_in_order_without_ids_blanks_and_repeats(self, tmp_path):
+        (tmp_path / "a.txt").write_text("LJ001|One, two.\n\n  Three four. \n...\n")
+        (tmp_path / "b.txt").write_text("one two\nFive é six.\n", encoding="utf-8")
+        assert read_sentences([tmp_path / "a.txt", tmp_path / "b.txt"]) == ("One, two.", "Three four.", "Five é six.")
 
+    @pytest.mark.parametrize("content, message", [(b"\n...\n", "holds none"), (b"\xff\xfe\xff", "UTF-8")])
+    def test_files_without_a_sentence_are_refused(self, content, message, tmp_path):
+        (tmp_path / "a.txt").write_bytes(content)
+        with pytest.raises(ValueError, match=f"`sentences` must .*{message}"):
+            read_sentences([tmp_path / "a.txt"])
+
+    def test_each_sentence_is_said_once_then_again_in_another_voice(self):
+        pool = [text for text in LISTED.sentences if split_of(text) == "train"]
+        rows = [line for shard in LISTED.shards() if shard.split == "train" for line in LISTED.lines(shard)]
+        rounds = [rows[i : i + len(pool)] for i in range(0, 2 * len(pool), len(pool))]
+        for said in rounds:
+            assert sorted(text for text, _ in said) == sorted(pool)
+        assert [text for text, _ in rounds[0]] == [text for text, _ in rounds[1]] != pool
+        assert all(first != second for first, second in zip(*rounds, strict=True))
+
+    def test_any_stretch_has_every_voice_and_the_unseen_one_only_in_its_split(self):
+        for shard in LISTED.shards():
+            voices = {voice for _, voice in LISTED.lines(shard)}
+            held_out = shard.split == "unseen"
+            assert voices == ({"bm_george"} if held_out else {"af_heart", "am_puck", "bf_emma"}) or shard.size < 3
+            wanted = "test" if held_out else shard.split
+            assert {split_of(text) for text, _ in LISTED.lines(shard)} == {wanted}
+
+    def test_the_split_and_order_do_not_depend_on_engine_or_number_of_rows(self):
+        other = dataclasses.replace(LISTED, engine="flite", voices=("slt",), unseen_voices=("rms",), num_train=1000)
+        for shard in LISTED.shards()[:5]:
+            twin = next(s for s in other.shards() if (s.split, s.index) == (shard.split, shard.index))
+            assert [text for text, _ in other.lines(twin)] == [text for text, _ in LISTED.lines(shard)]
+
+    def test_held_out_shards_come_early_and_training_between_them(self):
+        order = [(shard.split, shard.index) for shard in working_order(LISTED.shards())]
+        assert order[:8] == [
+            ("validation", 0), ("train", 0), ("test", 0), ("train", 1), ("unseen", 0), ("train", 2), ("validation", 1),
+            ("train", 3),
+        ]  # fmt: skip
+        assert sorted(order) == sorted((shard.split, shard.index) for shard in LISTED.shards())
+        assert order[8:] == [("train", index) for index in range(4, 100)]
+
+    def test_a_list_without_held_out_sentences_is_refused(self):
+        sentence = next(text for text in LISTED.sentences if split_of(text) == "train")
+        with pytest.raises(ValueError, match="`sentences` holds none of the split validation"):
+            Recipe(sentences=(sentence,))
+
+    def test_phrases_are_distinct_spelled_out_and_of_every_kind(self):
+        found = _take(phrases(0), 1500)
+        assert found == _take(phrases(0), 1500) != _take(phrases(1), 1500)
+        assert len(set(found)) == 1500 and set(FIXED) == set(found[: len(FIXED)])
+        for text in found:
+            assert re.fullmatch(r"[A-Z][A-Za-zé' ,.?!-]*[.?!]", text) and ".." not in text, text
+        makers = sum(len(kind) for kind in KINDS.values())
+        assert makers > 50 and len({text.split()[0] for text in found}) > 100
+
+    def test_phrases_by_command(self, tmp_path):
+        result = CliRunner().invoke(app, ["phrases", str(tmp_path / "a" / "p.txt"), "--num", "120", "--seed", "3"])
+        assert result.exit_code == 0, result.output
+        assert read_sentences([tmp_path / "a" / "p.txt"])[:120] == tuple(_take(phrases(3), 120))
+
+
+class TestRender:
     @needs_flite
-    def test_the_program_alone_leaves_silence(self, tmp_path):
-        synthesize("Monday.", "rms", tmp_path / "a.wav")
-        waveform, rate = sf.read(tmp_path / "a.wav", dtype="float32")
+    def test_the_program_alone_leaves_silence(self):
+        waveform, rate = Flite().speak("Monday.", "rms", np.random.default_rng(0))
         assert rate != SAMPLE_RATE
         assert len(waveform) > len(trim_silence(waveform, rate)) + 0.1 * rate
 
@@ -180,20 +190,19 @@ class TestRender:
         assert np.flatnonzero(trimmed)[0] == pytest.approx(720, abs=5)
 
     def test_silence_alone_is_refused(self):
-        with pytest.raises(ValueError, match="`waveform` holds no sound"):
+        with pytest.raises(Unspeakable, match="`waveform` holds no sound"):
             trim_silence(np.zeros(1000, np.float32))
 
     @needs_flite
-    def test_a_loud_peak_lowers_the_level_instead_of_clipping(self, tmp_path, monkeypatch):
+    def test_a_loud_peak_lowers_the_level_instead_of_clipping(self, monkeypatch):
         monkeypatch.setattr("dtm_hf.training.corpus.render.TARGET_RMS", 0.9)
-        waveform = render("Monday.", "slt", tmp_path, np.random.default_rng(0))
+        waveform = render(Flite(), "Monday.", "slt", np.random.default_rng(0))
         assert 0.97 < np.abs(waveform).max() < 0.99
 
     def test_a_missing_program_names_its_package(self, tmp_path, monkeypatch):
         monkeypatch.setenv("PATH", str(tmp_path))
-        with pytest.raises(MissingProgramError, match="`flite` is not installed: run `apt-get install flite`"):
-            synthesize("Hello.", "slt", tmp_path / "a.wav")
-        result = CliRunner().invoke(app, ["build", str(tmp_path / "out"), "--voices", "espeak-en-us"])
+        arguments = ["build", str(tmp_path / "out"), "--engine", "espeak-ng", "--voices", "espeak-en-us"]
+        result = CliRunner().invoke(app, arguments)
         assert result.exit_code == 1 and "apt-get install espeak-ng" in result.output
         assert not (tmp_path / "out").exists()
 
@@ -231,9 +240,9 @@ class TestBuild:
 
     def test_a_shard_depends_on_seed_and_index_alone(self, corpus, tmp_path):
         longer = dataclasses.replace(SMALL, num_train=100)
-        assert shard_lines(longer, longer.shards()[1]) == shard_lines(SMALL, SMALL.shards()[1])
+        assert longer.lines(longer.shards()[1]) == SMALL.lines(SMALL.shards()[1])
         other = dataclasses.replace(SMALL, seed=4)
-        assert shard_lines(other, other.shards()[1]) != shard_lines(SMALL, SMALL.shards()[1])
+        assert other.lines(other.shards()[1]) != SMALL.lines(SMALL.shards()[1])
         shard = SMALL.shards()[-1]
         assert write_shard(SMALL, shard, tmp_path) == 3
         assert (tmp_path / shard.file_name).read_bytes() == (corpus / shard.file_name).read_bytes()
@@ -253,9 +262,51 @@ class TestBuild:
         assert sf.read(io.BytesIO(rows[0]["audio"]["bytes"]))[1] == SAMPLE_RATE
 
 
+@needs_flite
+def test_a_list_by_command_goes_on_and_counts_what_cannot_be_said(tmp_path, monkeypatch):
+    (tmp_path / "list.txt").write_text("\n".join(LISTED.sentences))
+    out = tmp_path / "out"
+    command = ["build", str(out), "--sentences", str(tmp_path / "list.txt"), "--voices", "slt", "--workers", "1"]
+    command += ["--unseen-voices", "rms", "--num-unseen", "2", "--num-train", "4", "--num-validation", "2"]
+    result = CliRunner().invoke(app, [*command, "--num-test", "2", "--shard-size", "2"])
+    assert result.exit_code == 0, result.output
+    card = json.loads((out / "corpus.json").read_text())
+    assert card["rows"] == {"train": 4, "validation": 2, "test": 2, "unseen": 2} and card["left_out"] == 0
+    assert card["recipe"]["sentences"]["number"] == 200 and len(card["recipe"]["sentences"]["sha256"]) == 64
+    (row, _) = pq.read_table(out / "unseen-00000-of-00001.parquet").to_pylist()
+    assert row["speaker"] == "rms" and row["text"] in LISTED.sentences and split_of(row["text"]) == "test"
+    # The same words in another order are another list.
+    (tmp_path / "list.txt").write_text("\n".join(LISTED.sentences[::-1]))
+    result = CliRunner().invoke(app, [*command, "--num-test", "2", "--shard-size", "2"])
+    assert result.exit_code == 1 and "holds another corpus" in result.output
+
+
+@needs_flite
+def test_what_cannot_be_said_is_left_out(tmp_path, monkeypatch):
+    recipe = dataclasses.replace(LISTED, engine="flite", voices=("slt",), unseen_voices=(), num_unseen=0)
+    shard = recipe.shards()[0]
+    refused = recipe.lines(shard)[1][0]
+
+    def speak(self, text, voice, rng):
+        if text == refused:
+            raise Unspeakable("no")
+        return np.ones(24_000, np.float32), 24_000
+
+    monkeypatch.setattr(Flite, "speak", speak)
+    assert write_shard(recipe, shard, tmp_path) == shard.size - 1
+    texts = [row["text"] for row in pq.read_table(tmp_path / shard.file_name).to_pylist()]
+    assert texts == [text for text, _ in recipe.lines(shard) if text != refused]
+
+
 def test_recipes_that_cannot_be_are_refused():
     with pytest.raises(ValueError, match="`voices` must be names of .* but got 'bob'"):
         Recipe(voices=("slt", "bob"))
+    with pytest.raises(ValueError, match="`engine` must be one of .* but got 'festival'"):
+        Recipe(engine="festival")
+    with pytest.raises(ValueError, match="`unseen_voices` must be none of `voices`, but got slt in both"):
+        Recipe(unseen_voices=("slt",))
+    with pytest.raises(ValueError, match="`unseen_voices` must name a voice for `num_unseen` 5"):
+        Recipe(num_unseen=5)
     with pytest.raises(ValueError, match="`shard_size` must be 1 or more, but got 0"):
         Recipe(shard_size=0)
     with pytest.raises(ValueError, match="`num_test` must be 0 or more, but got -1"):
