@@ -51,7 +51,7 @@ def step(networks, frames: int, device: str) -> float:
     from dtm_hf import DTMScheduler
     from dtm_hf.training.objectives.arguments import TDMSpeechArguments
     from dtm_hf.training.objectives.conditioning import MelBatch
-    from dtm_hf.training.objectives.tdm_speech import TDMSpeechObjective
+    from dtm_hf.training.speech.tdm import TDMSpeechObjective
 
     networks.to(device)
     objective = TDMSpeechObjective(TDMSpeechArguments(), networks, DTMScheduler(4, 0))

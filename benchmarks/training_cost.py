@@ -324,18 +324,15 @@ def count_step(bench: Bench, objective, utterances: int) -> dict[str, int]:
 
 def count_memory(bench: Bench) -> None:
     options = bench.options
-    bench.options.count_memory = True
     few, many = options.count_utterances, 2 * options.count_utterances
     as_on_cuda(bench)
-    warm_up = bench.batch(1)
     # Adam's moments and the gradients' layout exist from the first step on.
-    bench.step(bench.objective(1), warm_up)
+    bench.step(bench.objective(1), bench.batch(1))
+    moments = [value for state in bench.optimizer.state.values() for value in state.values()]
     sizes = {
         f"backbone, {options.backbone_dtype}": sum(p.nbytes for p in bench.backbone.state_dict().values()),
         "head, float32": sum(p.nbytes for p in bench.parameters),
-        "Adam's two moments": sum(
-            value.nbytes for state in bench.optimizer.state.values() for value in state.values() if value.ndim
-        ),
+        "Adam's two moments": sum(value.nbytes for value in moments if value.ndim),
         "averaged weights": sum(p.nbytes for p in bench.ema.shadow_params),
     }
     fixed = sum(sizes.values())
@@ -352,8 +349,7 @@ def count_memory(bench: Bench) -> None:
         if checkpointing:
             bench.head.gradient_checkpointing_enable()
         for k in DRAWS:
-            objective = bench.objective(k)
-            lines = {}
+            objective, lines = bench.objective(k), {}
             low, high = (count_step(bench, objective, utterances) for utterances in (few, many))
             for part in low:
                 slope = (high[part] - low[part]) / ((many - few) * UTTERANCE_FRAMES)
@@ -374,9 +370,7 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=38400, help="of a batch")
     parser.add_argument("--dtype", choices=("float32", "bf16"), default="bf16", help="bf16: mixed precision")
     parser.add_argument("--backbone-dtype", choices=("float32", "bfloat16"), default="float32", help="frozen weights")
-    parser.add_argument(
-        "--baked", action="store_true", help="guidance baked in, so that the frozen pass runs both branches"
-    )
+    parser.add_argument("--baked", action="store_true", help="guidance baked in: the frozen pass runs both branches")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--run-steps", type=int, default=10, help="of the training command; 0 to go without")
     parser.add_argument("--workers", type=int, default=2, help="processes that read and decode")

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import torch
 
-from dtm_hf.training.images.models import FAMILIES, ImageModel
+from dtm_hf.training.images.families import FAMILIES
+from dtm_hf.training.images.models import ImageModel
 from dtm_hf.training.objectives.prediction import prediction_for
 
 

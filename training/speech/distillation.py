@@ -15,10 +15,10 @@ from dtm_hf.training.config.arguments import TrainingConfig
 from dtm_hf.training.objectives.adapters import F5_LAYERS, AdapterNetworks
 from dtm_hf.training.objectives.conditioning import MelBatch
 from dtm_hf.training.objectives.phases import Phase
-from dtm_hf.training.objectives.tdm_speech import TDMSpeechObjective, WalkedBatch
 from dtm_hf.training.speech.components import Components, frozen_parts
 from dtm_hf.training.speech.provenance import provenance
 from dtm_hf.training.speech.task import SpeechTask
+from dtm_hf.training.speech.tdm import TDMSpeechObjective, WalkedBatch
 
 # Of the finished pipeline's folder: the student alone.
 STUDENT_FOLDER = "student"

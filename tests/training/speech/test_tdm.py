@@ -9,7 +9,7 @@ from tiny import randomise
 from dtm_hf import DTMScheduler
 from dtm_hf.training.objectives.adapters import F5_LAYERS, ROLES, AdapterNetworks
 from dtm_hf.training.objectives.arguments import TDMSpeechArguments
-from dtm_hf.training.objectives.tdm_speech import TDMSpeechObjective
+from dtm_hf.training.speech.tdm import TDMSpeechObjective
 
 both_modes = pytest.mark.parametrize("full_parameters", [False, True], ids=["adapters", "full"])
 

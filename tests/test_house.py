@@ -1,0 +1,123 @@
+"""The shape of the house: which room may import which, imports inside functions and for type checkers included."""
+
+import ast
+import graphlib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+# Where a folder lies when it is installed.
+PACKAGES = {"dtm_hf": "dtm_hf", "scheduling": "dtm_hf.scheduling", "training": "dtm_hf.training"}
+MAX_LINES = 400
+
+# Single files that anyone may use; they use each other alone.
+TOOLS = {"f5_import", "files", "pictures", "provenance"}
+NETWORKS = {"backbone", "codec", "frontend", "head", "speecht5", "trm", "vocoder"}
+BELOW_PIPELINES = NETWORKS | TOOLS | {"hub", "scheduling"}
+BELOW_TRAINING = BELOW_PIPELINES | {"evaluation", "pipelines"}
+ROOMS = {"training.config", "training.data", "training.loop", "training.objectives"}
+
+# A room, and what it may import beside itself.
+ARROWS = {
+    "scheduling": set(),
+    **dict.fromkeys(TOOLS, TOOLS),
+    "hub": TOOLS,
+    **dict.fromkeys(NETWORKS, TOOLS | {"hub"}),
+    "pipelines": BELOW_PIPELINES,
+    "ports": BELOW_PIPELINES | {"pipelines"},
+    "evaluation": BELOW_PIPELINES | {"pipelines"},
+    "commands": BELOW_TRAINING | {"dtm_hf", "ports"},
+    "app": BELOW_TRAINING | {"dtm_hf", "ports"},
+    # What `import dtm_hf` exports and registers.
+    "dtm_hf": BELOW_PIPELINES | {"pipelines"},
+    # Of the training: the ground floor knows no system.
+    "training.config": set(),
+    "training.data": {"training.config"},
+    "training.objectives": {"training.config", "backbone", "scheduling"},
+    "training.loop": {"training.config", "training.objectives", "files", "hub"},
+    # Each kind of training stands by itself.
+    "training.speech": ROOMS | BELOW_TRAINING,
+    "training.images": ROOMS | {"backbone", "files", "hub"},
+    "training.corpus": {"training.config", "training.data", "training.speech", "files"},
+    "training": ROOMS | {"training.speech", "training.images"},
+}
+
+
+def modules():
+    """Path by module."""
+    found = {}
+    for folder, package in PACKAGES.items():
+        for path in (ROOT / folder).rglob("*.py"):
+            parts = path.relative_to(ROOT / folder).with_suffix("").parts
+            found[".".join([package, *(part for part in parts if part != "__init__")])] = path
+    return found
+
+
+def room(module):
+    """`training.loop` of `dtm_hf.training.loop.task`, `head` of `dtm_hf.head.modeling_dtm`, `hub` of `dtm_hf.hub`."""
+    parts = module.split(".")[1:]
+    if parts[:1] == ["training"]:
+        return ".".join(parts[:2]) if len(parts) > 2 or MODULES[module].name == "__init__.py" else "training"
+    return parts[0] if parts and not parts[0].startswith("_") else "dtm_hf"
+
+
+def imports(path):
+    """Modules of the project that a file imports, anywhere in it; a string that names one is an import to come."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            module = ".".join([*["dtm_hf"] * node.level, *filter(None, [node.module])])
+            names |= {module} | {f"{module}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            names |= {node.value.split(":")[0]} if node.value.startswith("dtm_hf.") else set()
+    return {name for name in names if name in MODULES and MODULES[name] != path}
+
+
+MODULES = modules()
+# Arrows and lengths that are on their way out.
+GOING = {
+    ("dtm_hf.head.modeling_dtm", "dtm_hf.pipelines.repositories"),
+    ("dtm_hf.pipelines.repositories", "dtm_hf.pipelines.pipeline_dtm"),
+    ("dtm_hf.training.images.task", "dtm_hf.training.speech.provenance"),
+    ("dtm_hf.training.loop.monitoring", "dtm_hf.backbone.low_rank"),
+    ("dtm_hf.training.loop.publishing", "dtm_hf.pipelines.repositories"),
+}
+LONG = {"dtm_hf/pipelines/pipeline_dtm.py", "tests/training/corpus/test_prepare.py", "training/trainer.py"}
+GRAPH = {module: {name for name in imports(path) if (module, name) not in GOING} for module, path in MODULES.items()}
+
+
+def test_no_two_files_import_each_other():
+    # A package itself is imported with everything in it, and is no arrow.
+    graph = {module: {name for name in names if name != "dtm_hf"} for module, names in GRAPH.items()}
+    try:
+        graphlib.TopologicalSorter(graph).prepare()
+    except graphlib.CycleError as error:
+        pytest.fail(" -> ".join(error.args[1]))
+
+
+def test_rooms_import_what_lies_below_them():
+    wrong = [
+        f"{module} imports {name}"
+        for module, names in GRAPH.items()
+        for name in names
+        if room(name) != room(module) and room(name) not in ARROWS[room(module)]
+    ]
+    assert not wrong, wrong
+
+
+def test_the_arrows_themselves_have_no_circle():
+    graphlib.TopologicalSorter({name: below - {name} for name, below in ARROWS.items() if name not in TOOLS}).prepare()
+    for name in ("training", *ROOMS):
+        assert not [above for above, below in ARROWS.items() if name in below and not above.startswith("training")]
+
+
+@pytest.mark.parametrize("folder", ["dtm_hf", "scheduling", "training", "tests", "benchmarks"])
+def test_no_file_is_longer_than_one_idea(folder):
+    lengths = {
+        path.relative_to(ROOT).as_posix(): len(path.read_text(encoding="utf-8").splitlines())
+        for path in (ROOT / folder).rglob("*.py")
+    }
+    assert not {name: length for name, length in lengths.items() if length > MAX_LINES and name not in LONG}
