@@ -3,6 +3,9 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
 .PHONY: demo test env clean
+# Empty is unset: without the bytecode that the first import leaves behind, every process compiles its libraries anew,
+# which is more than half of its start.
+export PYTHONDONTWRITEBYTECODE :=
 
 # The lock is resolved for 3.11, so that one is preferred where several are installed.
 PYTHON ?= $(shell python3.11 -V >/dev/null 2>&1 && echo python3.11 || echo python3)

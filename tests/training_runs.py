@@ -2,17 +2,19 @@
 
 import json
 import os
-import signal
+import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
-import psutil
+from processes import Forked, kill
 from speech_corpora import row, write_parquet
 from tiny import VOCABULARY
 
+from dtm_hf.training.train import main
+
 ROOT = Path(__file__).parents[1]
+ON_CPU = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": ""}
 SIZES = (
     "--backbone_dim 64 --backbone_depth 2 --backbone_heads 1 --backbone_text_dim 32 --backbone_conv_layers 1".split()
 )
@@ -44,38 +46,66 @@ def log(folder: Path, name: str) -> dict[int, float]:
     return {line["step"]: line[name] for line in lines if name in line}
 
 
+def rank_variables(processes: int) -> list[dict[str, str]]:
+    """What a launcher tells each of several processes of one machine."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+    common |= {"WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes)}
+    return [common | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(processes)]
+
+
 class Run:
-    """
-    The training command as a group of processes, started by Accelerate's launcher or, with several processes on a
-    CPU, by torch's own.
-    """
+    """The training command in one process, or in several that a launcher would have started."""
 
     def __init__(self, argv: list[str], processes: int = 1, file_size_limit: int | None = None, **variables: str):
+        self.output_dir = Path(argv[argv.index("--output_dir") + 1])
+        self.output_dir.mkdir(parents=True, exist_ok=True)
+        self.output = self.output_dir.with_name(self.output_dir.name + ".out")
+        self.output.touch()
+        ranks = rank_variables(processes) if processes > 1 else [{}]
+        self.ranks = [
+            Forked(
+                main, argv, output=self.output, environment=ON_CPU | variables | rank, file_size_limit=file_size_limit
+            )
+            for rank in ranks
+        ]
+
+    def wait(self, seconds: float = 300) -> int:
+        """Exit status: 0 if each process has it."""
+        return max(abs(rank.wait(seconds)) for rank in self.ranks)
+
+    def poll(self) -> int | None:
+        """Exit status of the first process; `None` while it runs."""
+        return self.ranks[0].poll()
+
+    def kill(self) -> None:
+        """SIGKILL to all of its processes."""
+        for rank in self.ranks:
+            rank.kill()
+
+
+class Launched:
+    """
+    The training command as a user types it, in new processes: started by Accelerate's launcher or, with several
+    processes on a CPU, by torch's own. To start them takes longer than a [`Run`].
+    """
+
+    def __init__(self, argv: list[str], processes: int = 1):
         launcher = ["-m", "accelerate.commands.launch", "--num_processes", "1", "--num_machines", "1"]
         launcher += ["--mixed_precision", "no", "--dynamo_backend", "no"]
         if processes > 1:
             launcher = ["-m", "torch.distributed.run", "--nproc-per-node", str(processes), "--standalone"]
-        environment = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": ""}
-        environment |= variables
-
-        def limit() -> None:
-            import resource
-
-            # A write past the limit fails as one on a full disk does.
-            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-            resource.setrlimit(resource.RLIMIT_FSIZE, (file_size_limit, file_size_limit))
-
-        self.output_dir = Path(argv[argv.index("--output_dir") + 1])
-        self.output_dir.mkdir(parents=True, exist_ok=True)
-        self.output = self.output_dir.with_name(self.output_dir.name + ".out")
+        output_dir = Path(argv[argv.index("--output_dir") + 1])
+        output_dir.mkdir(parents=True, exist_ok=True)
+        self.output = output_dir.with_name(output_dir.name + ".out")
         with open(self.output, "ab") as output:
             self.process = subprocess.Popen(
                 [sys.executable, *launcher, "training/train.py", *argv],
                 cwd=ROOT,
-                env=environment,
+                env=ON_CPU,
                 stdout=output,
                 stderr=output,
-                preexec_fn=limit if file_size_limit else None,
             )
 
     def wait(self, seconds: float = 300) -> int:
@@ -86,28 +116,11 @@ class Run:
             self.kill()
             raise AssertionError(f"no end after {seconds} s: {self.output.read_text()[-2000:]}") from None
 
-    def wait_until(self, condition, seconds: float = 300) -> None:
-        """Look often until `condition()` holds; fails if the run ends first."""
-        end = time.monotonic() + seconds
-        while not condition():
-            if self.process.poll() is not None or time.monotonic() > end:
-                self.kill()
-                raise AssertionError(f"not reached: {self.output.read_text()[-2000:]}")
-            time.sleep(0.0005)
-
-    def processes(self) -> list[psutil.Process]:
-        """The launcher and all that it started; torch's gives each a session of its own."""
-        try:
-            launcher = psutil.Process(self.process.pid)
-            return [launcher, *launcher.children(recursive=True)]
-        except psutil.NoSuchProcess:
-            return []
+    def poll(self) -> int | None:
+        """Exit status; `None` while it runs."""
+        return self.process.poll()
 
     def kill(self) -> None:
-        """SIGKILL to all of its processes at once; the launcher first, lest it sees the others die."""
-        for process in self.processes():
-            try:
-                process.kill()
-            except psutil.NoSuchProcess:
-                pass
+        """SIGKILL to the launcher and all that it started."""
+        kill(self.process.pid)
         self.process.wait()

@@ -12,7 +12,7 @@ import torch
 import yaml
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from training_runs import QUIET, ROOT, Run, log, write_corpus
+from training_runs import QUIET, ROOT, Launched, log, write_corpus
 from typer.testing import CliRunner
 
 from dtm_hf import DTMHead, DTMHeadConfig, DTMPipeline, F5Backbone
@@ -114,7 +114,7 @@ def test_a_head_is_trained_on_a_checkpoint_of_full_size(folder, reference_audio)
     # Short and few; a warm-up would leave the weights as they are for a step. All else is the file's.
     argv += "--frames_per_batch 150 --num_workers 0 --max_steps 3 --warmup_steps 0".split()
     argv += "--log_interval 1 --save_interval 1 --eval_interval 3".split()
-    training = Run([*argv, *QUIET])
+    training = Launched([*argv, *QUIET])
     assert training.wait() == 0, training.output.read_text()[-2000:]
     for name in ("loss", "grad_norm"):
         figures = log(run, name)

@@ -2,8 +2,9 @@
 
 import pytest
 import torch
+from processes import processes, wait_until
 from safetensors.torch import load_file
-from training_runs import Run, flow_matching_arguments, log, write_corpus
+from training_runs import Launched, Run, flow_matching_arguments, log, write_corpus
 
 from dtm_hf.training.loop.checkpoints import checkpoint_folders
 from dtm_hf.training.systems import parse_config
@@ -52,7 +53,7 @@ def test_two_processes_killed_go_on_bit_for_bit(two, corpus, tmp_path):
     workers, folder = two
     argv = arguments(corpus, tmp_path / "killed", workers)
     run = Run(argv, processes=2)
-    run.wait_until(lambda: checkpoint_folders(tmp_path / "killed"))
+    wait_until(run, lambda: checkpoint_folders(tmp_path / "killed"))
     run.kill()
     assert Run(argv, processes=2).wait() == 0
     assert log(tmp_path / "killed", "loss") == log(folder, "loss")
@@ -63,9 +64,9 @@ def test_two_processes_killed_go_on_bit_for_bit(two, corpus, tmp_path):
 
 def test_a_killed_process_ends_the_others(corpus, tmp_path):
     argv = arguments(corpus, tmp_path / "run", 0, "--max_steps", "100000", "--save_interval", "100000")
-    run = Run(argv, processes=2)
-    run.wait_until(lambda: (tmp_path / "run" / "log.jsonl").exists())
-    members = run.processes()
+    run = Launched(argv, processes=2)
+    wait_until(run, lambda: (tmp_path / "run" / "log.jsonl").exists())
+    members = processes(run.process.pid)
     (second,) = [
         member for member in members if member.environ().get("RANK") == "1" and "train.py" in member.cmdline()[2]
     ]

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from processes import wait_until
 from safetensors.torch import load_file
 from training_runs import Run, flow_matching_arguments, log, write_corpus
 
@@ -52,7 +53,7 @@ def test_killed_while_it_writes_a_checkpoint(corpus, tmp_path, workers):
     argv = arguments(corpus, tmp_path / "killed", "--num_workers", workers)
     run = Run(argv)
     partial = tmp_path / "killed" / ".partial-checkpoint-00000006"
-    run.wait_until(lambda: partial.exists() or len(checkpoint_folders(tmp_path / "killed")) > 1)
+    wait_until(run, lambda: partial.exists() or len(checkpoint_folders(tmp_path / "killed")) > 1)
     run.kill()
     complete = [path.name for path in checkpoint_folders(tmp_path / "killed")]
     assert complete in (["checkpoint-00000003"], ["checkpoint-00000003", "checkpoint-00000006"])
