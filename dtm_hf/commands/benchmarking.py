@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from dtm_hf.evaluation.arms import Arm, parse_arms
 
 from .console import ArgumentError, say_note, stderr
-from .models import choose_model, load_pipeline
+from .models import choose_model, choose_reference, load_pipeline, packaged_voices
 
 if TYPE_CHECKING:
     from dtm_hf import DTMPipeline
@@ -33,6 +33,9 @@ class BenchmarkRequest:
     student: str | None
     items: str
     split: str
+    voice: str | None
+    reference_audio: Path | None
+    reference_text: str | None
     recognizer: str | None
     limit: int
     arms: str
@@ -57,8 +60,9 @@ def benchmark(request: BenchmarkRequest) -> None:
     from dtm_hf.evaluation.sets import load_set
 
     # Before the model is loaded: what is wrong with a list is said within seconds.
+    prompts = _prompts(request, model)
     try:
-        items = load_set(request.items, request.limit, request.split)
+        items = load_set(request.items, request.limit, request.split, prompts)
     except (ValueError, OSError) as error:
         raise ArgumentError(str(error)) from error
     items.recognizer = request.recognizer or items.recognizer
@@ -110,6 +114,23 @@ def benchmark(request: BenchmarkRequest) -> None:
     _illustrate(request.output, pipe, student, arms, items, metrics, records, seeds[0])
     typer.echo(table(results, metrics))
     typer.echo(request.output / "results.md")
+
+
+def _prompts(request: BenchmarkRequest, model: str) -> list[tuple[Path, str]]:
+    """Recordings to speak like, for a set of texts alone: those asked for, else all that the model packages."""
+    from dtm_hf.evaluation.sets import speaks_texts
+
+    asked = (request.voice, request.reference_audio, request.reference_text)
+    if not speaks_texts(request.items):
+        if any(value is not None for value in asked):
+            raise ArgumentError(
+                "`--voice`, `--reference-audio` and `--reference-text` are for lists of texts alone, typed or .txt, "
+                f"but `--set` {request.items!r} has prompts of its own."
+            )
+        return []
+    chosen = choose_reference(model, request.reference_audio, request.reference_text, request.voice)
+    voices = list(packaged_voices(model).values()) if asked == (None, None, None) else [chosen]
+    return [(voice.audio, voice.text) for voice in voices]
 
 
 def _take_durations(items: "BenchmarkSet") -> None:

@@ -214,7 +214,8 @@ def benchmark(
         typer.Option(
             "--set",
             help="Folder of a corpus; a .csv, .tsv or .jsonl list of reference_audio, reference_text, text and, if "
-            "there is one, recording; or seed-tts-en:FOLDER, seed-tts-zh:FOLDER, librispeech-pc:FOLDER.",
+            "there is one, recording; typed, a hundred lines that people type, or a .txt list of text|kind, in the "
+            "packaged voices; or seed-tts-en:FOLDER, seed-tts-zh:FOLDER, librispeech-pc:FOLDER.",
         ),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the results; goes on where it stopped.")],
@@ -231,6 +232,16 @@ def benchmark(
     metrics: Annotated[
         str, typer.Option(help="Judges, with commas between.")
     ] = "wer,cer,mel,similarity,mos,pitch,difference",
+    voice: Annotated[
+        str | None,
+        typer.Option(
+            help="Packaged recording for a list of texts alone.", metavar="NAME", show_default="all, in turns"
+        ),
+    ] = None,
+    reference_audio: Annotated[
+        Path | None, typer.Option(help="Recording of the voice for a list of texts alone.", show_default=False)
+    ] = None,
+    reference_text: Annotated[str | None, typer.Option(help="What is said in it.", show_default=False)] = None,
     recognizer: Annotated[
         str | None,
         typer.Option(
@@ -271,6 +282,9 @@ def benchmark(
             student=student,
             items=items,
             split=split,
+            voice=voice,
+            reference_audio=reference_audio,
+            reference_text=reference_text,
             recognizer=recognizer,
             limit=limit,
             arms=arms,

@@ -2,8 +2,9 @@
 
 import csv
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,10 @@ from dtm_hf.evaluation.metric import BenchmarkItem
 from dtm_hf.frontend.audio import MIN_SECONDS, SILENT_RMS
 
 LIST_SUFFIXES = (".csv", ".tsv", ".jsonl")
+TEXT_SUFFIX = ".txt"
 
 _REQUIRED = ("reference_audio", "reference_text", "text")
-_OPTIONAL = ("recording", "id", "language")
+_OPTIONAL = ("recording", "id", "language", "kind")
 
 
 @dataclass
@@ -30,6 +32,7 @@ class Entry:
         reference_text (`str`): What it says.
         recording (`Path`, *optional*): The text as its speaker says it.
         language (`str`, defaults to `"en"`): Language of the text.
+        kind (`str`, *optional*): Of the text.
     """
 
     where: str
@@ -39,6 +42,29 @@ class Entry:
     reference_text: str
     recording: Path | None = None
     language: str = "en"
+    kind: str | None = None
+
+
+def text_list(path: Path, prompts: Sequence[tuple[Path, str]]) -> Iterator[Entry]:
+    """
+    Texts alone, one a line, where wanted with ` | ` and its kind behind it.
+
+    Args:
+        path (`Path`): The list.
+        prompts (sequence of `(Path, str)`): Recordings and what they say; the lines take them in turns.
+
+    Raises:
+        ValueError: for no prompt, and a line with other fields.
+    """
+    if not prompts:
+        raise ValueError(f"{path} holds texts alone: `prompts` must hold a recording to speak like, but got none.")
+    turns = cycle(prompts)
+    for line, row in _lines(path):
+        where, fields = f"{path}:{line}", [field.strip() for field in row.split("|")]
+        if len(fields) > 2:
+            raise ValueError(f"{where}: must have 1 or 2 fields with | between, but got {len(fields)}.")
+        audio, said = next(turns)
+        yield Entry(where, f"{path.stem}-{line:04d}", fields[0], audio, said, kind=(fields[1:] or [None])[0] or None)
 
 
 def own_list(path: Path) -> Iterator[Entry]:
@@ -46,8 +72,8 @@ def own_list(path: Path) -> Iterator[Entry]:
     A user's list: `.csv` and `.tsv` with a header, `.jsonl` with an object a line.
 
     Columns are `reference_audio`, `reference_text` and `text`, and where wanted `recording`, `id` (else the line
-    number) and `language` (else `"en"`). Audio files lie in the folder of the list or below it; a `.tsv` has no
-    quoting, so that a text may begin with a quotation mark.
+    number), `language` (else `"en"`) and `kind`. Audio files lie in the folder of the list or below it; a `.tsv` has
+    no quoting, so that a text may begin with a quotation mark.
 
     Raises:
         ValueError: for other columns, a line that cannot be read, or an audio file outside the folder.
@@ -70,6 +96,7 @@ def own_list(path: Path) -> Iterator[Entry]:
             reference_text=row["reference_text"],
             recording=_inside(path.parent, row["recording"], where, "recording") if "recording" in row else None,
             language=row.get("language", "en"),
+            kind=row.get("kind"),
         )
 
 
@@ -147,7 +174,9 @@ def read_items(entries: Iterable[Entry], sampling_rate: int) -> list[BenchmarkIt
         if entry.recording is not None:
             recording = read_audio(entry.recording, sampling_rate, f"{entry.where}: `recording`")
         audio = read_audio(entry.reference_audio, sampling_rate, f"{entry.where}: `reference_audio`")
-        items.append(BenchmarkItem(entry.id, entry.text, audio, entry.reference_text, recording, entry.language))
+        item = BenchmarkItem(entry.id, entry.text, audio, entry.reference_text, recording, entry.language)
+        item.kind = entry.kind
+        items.append(item)
     return items
 
 

@@ -19,6 +19,7 @@ class BenchmarkItem:
         recording (`np.ndarray` of shape `(T,)`, *optional*): The text as its speaker says it, at the same rate.
         language (`str`, defaults to `"en"`): Language of the text.
         duration_s (`float`, *optional*): Seconds of the speech; what the pipeline guesses by default.
+        kind (`str`, *optional*): Of the sentence, such as `"question"`: the figures of each kind are told apart.
     """
 
     id: str
@@ -28,6 +29,7 @@ class BenchmarkItem:
     recording: np.ndarray | None = None
     language: str = "en"
     duration_s: float | None = None
+    kind: str | None = None
 
 
 @dataclass

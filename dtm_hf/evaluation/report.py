@@ -44,6 +44,8 @@ def table(results: dict, metrics: Sequence[Metric]) -> str:
         )
     for name, control in results["controls"].items():
         lines += _row([name, "", "", "", "", *_cells(control["metrics"], metrics, with_diversity)])
+    if results.get("kinds") and any(metric.name == "wer" for metric in metrics):
+        lines += ["", "## WER by kind of sentence", "", *_kinds(results["kinds"])]
     if results.get("unheard"):
         left_out = {item for items in results["unheard"].values() for item in items}
         words = ", ".join(sorted(results["unheard"]))
@@ -68,6 +70,17 @@ def table(results: dict, metrics: Sequence[Metric]) -> str:
         )
         lines.append(f"- {name}: {said or 'nothing to compare'}")
     return "\n".join(lines) + "\n"
+
+
+def _kinds(kinds: dict) -> list[str]:
+    """One row a kind, one column an arm or control with a word error."""
+    names = [name for name, found in next(iter(kinds.values())).items() if "wer" in found]
+    lines = _rows(["kind", "sentences", *names])
+    for kind, arms in kinds.items():
+        counts = {found["wer"]["n"] for found in arms.values() if "wer" in found}
+        cells = [_estimate(arms[name].get("wer")) for name in names]
+        lines += _row([kind, str(max(counts, default=0)), *cells])
+    return lines
 
 
 def _about(results: dict) -> str:

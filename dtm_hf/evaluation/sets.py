@@ -2,12 +2,21 @@
 
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from dtm_hf.evaluation.lists import LIST_SUFFIXES, librispeech_pc, own_list, read_audio, read_items, seed_tts
+from dtm_hf.evaluation.lists import (
+    LIST_SUFFIXES,
+    TEXT_SUFFIX,
+    librispeech_pc,
+    own_list,
+    read_audio,
+    read_items,
+    seed_tts,
+    text_list,
+)
 from dtm_hf.evaluation.metric import BenchmarkItem
 from dtm_hf.evaluation.recognizers.vocabulary import vocabulary_of
 
@@ -18,9 +27,12 @@ _PUBLIC = {
     "librispeech-pc": (librispeech_pc, "en", "whisper:large-v3", "wavlm-large"),
 }
 _FORMS = (
-    f"a folder of parquet shards, a {', '.join(LIST_SUFFIXES)} list, or one of "
+    f"a folder of parquet shards, a {', '.join(LIST_SUFFIXES)} or {TEXT_SUFFIX} list, typed, or one of "
     f"{', '.join(f'{name}:FOLDER' for name in _PUBLIC)}"
 )
+# What people type into a synthesiser: a hundred lines in the package.
+TYPED = "typed"
+_TYPED_LIST = Path(__file__).with_name("typed.txt")
 # Of a corpus. A shorter prompt says too little of the pace.
 _MIN_PROMPT_SECONDS = 1.2
 
@@ -53,7 +65,17 @@ class BenchmarkSet:
     language: str = "en"
 
 
-def load_set(spec: str, limit: int | None = None, split: str = "validation") -> BenchmarkSet:
+def speaks_texts(spec: str) -> bool:
+    """Whether a set has texts alone, so that prompts must come from elsewhere."""
+    return spec == TYPED or spec.endswith(TEXT_SUFFIX)
+
+
+def load_set(
+    spec: str,
+    limit: int | None = None,
+    split: str = "validation",
+    prompts: Sequence[tuple[Path, str]] = (),
+) -> BenchmarkSet:
     """
     Read a set.
 
@@ -61,14 +83,17 @@ def load_set(spec: str, limit: int | None = None, split: str = "validation") -> 
         spec (`str`):
             A folder of parquet shards; a `.csv`, `.tsv` or `.jsonl` list with the columns `reference_audio`,
             `reference_text`, `text` and, where there is one, `recording`, paths relative to it
-            ([`~dtm_hf.evaluation.lists.own_list`]); `seed-tts-en:FOLDER`, `seed-tts-zh:FOLDER` or
+            ([`~dtm_hf.evaluation.lists.own_list`]); `typed`, the packaged list of what people type, or a `.txt` list
+            of `text|kind` lines; `seed-tts-en:FOLDER`, `seed-tts-zh:FOLDER` or
             `librispeech-pc:FOLDER`, a public list and its audio.
         limit (`int`, *optional*): Items at most, the first ones.
         split (`str`, defaults to `"validation"`): Of a folder of shards; the others have one.
+        prompts (sequence of `(Path, str)`, *optional*): Recordings and what they say, for lists of texts alone.
 
     Returns:
         [`BenchmarkSet`]: A closed vocabulary goes with pocketsphinx: that in the `corpus.json` of a folder, that of
-        the texts of an English list of one's own. Sets without one name a large recogniser.
+        the texts of an English list of one's own. Whisper base listens to lists of texts; other sets without a
+        vocabulary name a large recogniser.
 
     Raises:
         ValueError: for a spec of another form, a set without items, and a list or audio that cannot be used, naming
@@ -82,15 +107,23 @@ def load_set(spec: str, limit: int | None = None, split: str = "validation") -> 
         loaded = _public_set(kind, Path(folder).expanduser(), limit)
     elif path.is_dir():
         loaded = _corpus_set(path, limit, split)
+    elif speaks_texts(spec):
+        path = _TYPED_LIST if spec == TYPED else _existing(path)
+        items = read_items(islice(text_list(path, prompts), limit), BenchmarkSet.sampling_rate)
+        loaded = BenchmarkSet(TYPED if spec == TYPED else path.name, items, recognizer="whisper:base")
     elif path.suffix in LIST_SUFFIXES:
-        if not path.is_file():
-            raise ValueError(f"{spec!r} is not an existing file.")
-        loaded = _own_set(path, limit)
+        loaded = _own_set(_existing(path), limit)
     else:
         raise ValueError(f"The set must be {_FORMS}, but got {spec!r}.")
     if not loaded.items:
         raise ValueError(f"{spec!r} holds no sentence to speak.")
     return loaded
+
+
+def _existing(path: Path) -> Path:
+    if not path.is_file():
+        raise ValueError(f"{str(path)!r} is not an existing file.")
+    return path
 
 
 def _public_set(kind: str, folder: Path, limit: int | None) -> BenchmarkSet:

@@ -46,7 +46,8 @@ class Summary:
     def results(self) -> dict:
         """
         `{"arms": {name: {"cost", "metrics", "against_reference", "against_best_training_free"}}, "controls":
-        {name: {"metrics"}}, "checks", "unheard": {word: [id, ...]}}`; an estimate is `{"value", "low", "high", "n"}`.
+        {name: {"metrics"}}, "checks", "kinds": {kind: {name: {metric: estimate}}}, "unheard": {word:
+        [id, ...]}}`; an estimate is `{"value", "low", "high", "n"}`. `"kinds"` is empty where no item names its kind.
         """
         arms = {}
         for arm in self.arms:
@@ -67,7 +68,29 @@ class Summary:
             }
         controls = {name: {"metrics": self._metrics(name, [None])} for name in CONTROLS}
         controls = {name: entry for name, entry in controls.items() if entry["metrics"]}
-        return {"arms": arms, "controls": controls, "checks": self._checks(), "unheard": self._unheard()}
+        return {
+            "arms": arms,
+            "controls": controls,
+            "checks": self._checks(),
+            "kinds": self._kinds([*arms, *controls]),
+            "unheard": self._unheard(),
+        }
+
+    def _kinds(self, names: list[str]) -> dict[str, dict[str, dict[str, dict]]]:
+        kinds = dict.fromkeys(item.kind for item in self.items.items if item.kind is not None)
+        kept = {kind: [item.kind == kind for item in self.items.items] for kind in kinds}
+        return {
+            kind: {
+                name: {
+                    metric.name: asdict(ratio(above[rows], below[rows]))
+                    for metric in self.metrics
+                    for above, below in [self._pairs(name, metric.name)]
+                    if (below[rows] > 0).any()
+                }
+                for name in names
+            }
+            for kind, rows in kept.items()
+        }
 
     def _unheard(self) -> dict[str, list[str]]:
         """Words that the recogniser cannot hear, with the items that have no word error for them."""

@@ -101,6 +101,7 @@ def test_killed_it_goes_on_to_the_same_results(model, sentences, tmp_path):
         ("--arms euler-4,sway-4", "`arms`.*'sway-4'"),
         ("--seeds 0,x", "`--seeds`.*'0,x'"),
         ("--seeds 1,1", "`--seeds`"),
+        ("--voice slt", "`--voice`.*has prompts of its own"),
         ("--recognizer ears:base", "`--recognizer`.*'ears:base'"),
         ("--metrics mel,beauty", "`--metrics`.*'beauty'"),
         ("--reference euler-3", "`--reference`.*'euler-3'"),

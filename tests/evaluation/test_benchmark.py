@@ -174,6 +174,33 @@ def test_a_ratio_is_better_the_nearer_it_is_to_one(tiny_pipeline, items, tmp_pat
     assert results["arms"]["euler-1"]["against_reference"]["length"]["value"] == pytest.approx(0.2 - 0.3)
 
 
+def test_the_figures_of_each_kind_are_told_apart(items, tmp_path):
+    class Words(Length):
+        name, title, higher_is_better = "wer", "WER", False
+        ears = type("Deaf", (), {"recognizer": type("To", (), {"unheard": staticmethod(lambda text: [])})})
+
+    records, arms = Records(tmp_path, {}), parse_arms("euler-2")
+    for item, kind, errors in zip(items.items, ("asked", "said", "said"), (3.0, 1.0, 0.0), strict=True):
+        item.kind = kind
+        records.append("euler-2", item.id, 0, {"wer": (errors, 4.0)})
+    results = Summary(items, arms, [0], [Words()], records, {}, baked=False, reference="euler-2").results()
+    assert {kind: found["euler-2"]["wer"]["value"] for kind, found in results["kinds"].items()} == (
+        {"asked": 3 / 4, "said": 1 / 8}
+    )
+    assert results["kinds"]["said"]["euler-2"]["wer"]["n"] == 2
+    results["settings"] = {"set": "three", "items": 3, "seeds": [0], "model": "tiny", "device": "cpu"} | {
+        "dtype": "float32",
+        "durations": "bytes",
+        "reference": "euler-2",
+    }
+    text = table(results, [Words()])
+    assert "## WER by kind of sentence" in text and "| said | 2 | 0.125 [0.000, 0.250] |" in text
+    for item in items.items:
+        item.kind = None
+    plain = Summary(items, arms, [0], [Words()], records, {}, baked=False, reference="euler-2").results()
+    assert plain["kinds"] == {} and "by kind" not in table(plain | {"settings": results["settings"]}, [Words()])
+
+
 def test_an_unknown_reference_is_refused(items, tmp_path):
     with pytest.raises(ValueError, match="`reference` must be one of the arms .*'euler-9'"):
         Summary(items, parse_arms(ARMS), [0], [Level()], Records(tmp_path, {}), {}, False, "euler-9")

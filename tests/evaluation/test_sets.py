@@ -42,7 +42,57 @@ def test_a_bad_list_is_refused_without_waiting_for_torch():
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
+# Texts alone
+
+
+def test_the_typed_list_is_a_hundred_lines_in_the_voices_that_are_given(folder):
+    prompts = [(folder / "audio" / "a.wav", "Said, and done."), (folder / "audio" / "b.wav", "Other words.")]
+    loaded = load_set("typed", prompts=prompts)
+    assert (loaded.name, loaded.recognizer, loaded.vocabulary, loaded.normalization) == (
+        ("typed", "whisper:base", None, None)
+    )
+    assert len(loaded.items) == len({item.text.lower() for item in loaded.items}) == 100
+    kinds = [item.kind for item in loaded.items]
+    assert {kind: kinds.count(kind) for kind in ("tongue twister", "long", "word")} == (
+        {"tongue twister": 1, "long": 3, "word": 5}
+    )
+    assert set(kinds) >= {"greeting", "question", "number", "time", "address", "name"}
+    assert [item.reference_text for item in loaded.items[:3]] == ["Said, and done.", "Other words.", "Said, and done."]
+    assert all(item.recording is None for item in loaded.items)
+
+
+def test_no_typed_line_is_a_phrase_that_corpora_are_made_of(folder):
+    from dtm_hf.training.corpus.phrases import FIXED
+
+    typed = {item.text for item in load_set("typed", prompts=[(folder / "audio" / "a.wav", "Said.")]).items}
+    assert not typed & set(FIXED)
+
+
+def test_a_list_of_texts_may_name_kinds(folder):
+    path = write(folder / "mine.txt", "Say this.|calm\n\nAnd that!\nAnd this? | asked\n")
+    loaded = load_set(path, prompts=[(folder / "audio" / "a.wav", "Said.")])
+    assert [(item.id, item.text, item.kind) for item in loaded.items] == [
+        ("mine-0001", "Say this.", "calm"),
+        ("mine-0003", "And that!", None),
+        ("mine-0004", "And this?", "asked"),
+    ]
+    with pytest.raises(ValueError, match="`prompts` must hold a recording"):
+        load_set(path)
+    with pytest.raises(ValueError, match="not an existing file"):
+        load_set(str(folder / "absent.txt"), prompts=[(folder / "audio" / "a.wav", "Said.")])
+    with pytest.raises(ValueError, match=r"bad.txt:1: must have 1 or 2 fields"):
+        load_set(write(folder / "bad.txt", "a|b|c\n"), prompts=[(folder / "audio" / "a.wav", "Said.")])
+
+
 # A list of one's own
+
+
+def test_a_column_may_name_the_kind(folder):
+    path = write(
+        folder / "kinds.csv",
+        "reference_audio,reference_text,text,kind\naudio/a.wav,Said.,Now say this.,calm\naudio/b.wav,Other.,Say.,\n",
+    )
+    assert [item.kind for item in load_set(path).items] == ["calm", None]
 
 
 def test_csv(folder):
