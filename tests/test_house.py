@@ -39,7 +39,7 @@ ARROWS = {
     # Each kind of training stands by itself.
     "training.speech": ROOMS | BELOW_TRAINING,
     "training.images": ROOMS | {"backbone", "files", "hub"},
-    "training.corpus": {"training.config", "training.data", "training.speech", "files"},
+    "training.corpus": {"training.config", "training.data", "training.speech", "evaluation", "files"},
     "training": ROOMS | {"training.speech", "training.images"},
 }
 
@@ -82,10 +82,9 @@ GOING = {
     ("dtm_hf.head.modeling_dtm", "dtm_hf.pipelines.repositories"),
     ("dtm_hf.pipelines.repositories", "dtm_hf.pipelines.pipeline_dtm"),
     ("dtm_hf.training.images.task", "dtm_hf.training.speech.provenance"),
-    ("dtm_hf.training.loop.monitoring", "dtm_hf.backbone.low_rank"),
     ("dtm_hf.training.loop.publishing", "dtm_hf.pipelines.repositories"),
 }
-LONG = {"dtm_hf/pipelines/pipeline_dtm.py", "tests/training/corpus/test_prepare.py", "training/trainer.py"}
+LONG = {"dtm_hf/pipelines/pipeline_dtm.py", "tests/training/corpus/test_prepare.py"}
 GRAPH = {module: {name for name in imports(path) if (module, name) not in GOING} for module, path in MODULES.items()}
 
 

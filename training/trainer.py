@@ -23,8 +23,8 @@ from dtm_hf.training.loop.checkpoints import (
     read_state,
     write_checkpoint,
 )
-from dtm_hf.training.loop.figures import Window, append_lines, drop_later_lines
 from dtm_hf.training.loop.groups import ParameterGroup, average_gradients
+from dtm_hf.training.loop.journal import Journal
 from dtm_hf.training.loop.optimization import set_schedules
 from dtm_hf.training.loop.publishing import Publisher
 from dtm_hf.training.loop.sharding import check_sharding, is_sharded, sharded_like, whole
@@ -71,10 +71,8 @@ class Trainer:
         check_sharding(self.accelerator, config, [name for name, system in SYSTEMS.items() if system.shardable])
         set_seed(options.seed)
         self._build_model()
-        self.step, self.units = 0, 0
-        self.window = Window()
-        self.bad_rows: Counter = Counter()
-        self.dropped: Counter = Counter()
+        self.step = 0
+        self.journal = Journal(self.accelerator, self.output_dir, self.task.unit)
         self.data_seed, self.loader = options.seed, None
         if config.logging.resume:
             self._resume()
@@ -164,7 +162,7 @@ class Trainer:
                 last = self.step == options.max_steps
                 if self.step % logging.log_interval == 0:
                     figures = self._window_figures()
-                    self._log(figures)
+                    self.journal.log(self.step, figures)
                     progress.update(task, description=f"loss {figures['loss']:.3f}")
                 if self.has_samples and (self.step % logging.sample_interval == 0 or last):
                     with self.averaged_weights():
@@ -173,7 +171,7 @@ class Trainer:
                 figure = self._validated() if validated else None
                 if self.step % logging.save_interval == 0 or last or (validated and self._is_best(figure)):
                     self.save_checkpoint(figure)
-        self._report_bad_rows()
+        self.journal.report_rows()
         self.save_result()
         if self.publisher is not None:
             self.publisher.close()
@@ -206,9 +204,9 @@ class Trainer:
     def _next_batch(self, batches: Iterator[dict]):
         began = time.perf_counter()
         raw = next(batches)
-        self.window.waited += time.perf_counter() - began
+        self.journal.window.waited += time.perf_counter() - began
         batch = self.task.batch(raw, self.accelerator.device)
-        self._count(raw, batch)
+        self.journal.count(self.step, raw, *self.task.size(raw, batch))
         return batch
 
     def _descend(self, phase: Phase, batch) -> None:
@@ -223,11 +221,11 @@ class Trainer:
                 if not self.task.groups_are_called:
                     average_gradients(accelerator, group.parameters)
                 grad_norm = accelerator.clip_grad_norm_(group.parameters, max_norm)
-                self.window.add_grad_norm(grad_norm, self._prefix(group))
+                self.journal.window.add_grad_norm(grad_norm, self._prefix(group))
             for optimizer in group.optimizers:
                 optimizer.step()
                 optimizer.zero_grad()
-        self.window.add(output, self._prefix(group))
+        self.journal.window.add(output, self._prefix(group))
 
     def _prefix(self, group: ParameterGroup) -> str:
         """Of the names of its figures; none for the group that the run is about."""
@@ -240,22 +238,11 @@ class Trainer:
 
     # Figures
 
-    def _count(self, raw: dict, batch) -> None:
-        units, padded_units = self.task.size(raw, batch)
-        self.window.units += units
-        self.window.padded_units += padded_units
-        self.bad_rows.update(raw["bad_rows"])
-        self.dropped.update(raw["dropped"])
-        if raw["bad_row_details"]:
-            append_lines(self.output_dir / self._bad_rows_file, self.step, raw["bad_row_details"])
-
     def _window_figures(self) -> dict[str, float]:
         """Figures since the last log line, over all processes."""
-        figures = self.window.figures(self.accelerator, self.bad_rows, self.dropped, self.task.unit)
-        self.window = Window()
-        self.units += figures.pop(self.task.unit)
+        figures = self.journal.window_figures()
         rates = {f"{self._prefix(group)}learning_rate": group.schedules[0].get_last_lr()[0] for group in self.groups}
-        return figures | rates | {"ema_decay": self.ema.cur_decay_value} | self.task.amount(self.units)
+        return figures | rates | {"ema_decay": self.ema.cur_decay_value} | self.task.amount(self.journal.units)
 
     @property
     def _decisive(self) -> str:
@@ -263,7 +250,7 @@ class Trainer:
 
     def _validated(self) -> float | None:
         figures = self.validate()
-        self._log(figures)
+        self.journal.log(self.step, figures)
         return figures.get(self._decisive)
 
     def _is_best(self, figure: float | None) -> bool:
@@ -303,18 +290,6 @@ class Trainer:
             self.module.train()
             self.ema.restore(self.parameters)
 
-    def _log(self, figures: dict[str, float]) -> None:
-        if not figures or not self.accelerator.is_main_process:
-            return
-        append_lines(self.output_dir / "log.jsonl", self.step, [figures])
-        self.accelerator.log(figures, step=self.step)
-
-    def _report_bad_rows(self) -> None:
-        for name, reasons in (("skipped", self.bad_rows), ("dropped", self.dropped)):
-            if reasons:
-                summary = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
-                self.accelerator.print(f"Rows {name} by the main process: {summary}.")
-
     # State
 
     def save_checkpoint(self, figure: float | None = None) -> None:
@@ -326,11 +301,13 @@ class Trainer:
             shadow = {str(i): p.contiguous() for i, p in enumerate(whole(self.ema.shadow_params))}
             if self.accelerator.is_main_process:
                 save_file(shadow, folder / "ema.safetensors")
-            (folder / self._rank_file).write_text(json.dumps(self._rank_state()))
+            (folder / self._rank_file).write_text(
+                json.dumps({"data": self.loader.state_dict()} | self.journal.state_dict())
+            )
 
         state = {
             "step": self.step,
-            "frames": self.units,
+            "units": self.journal.units,
             "ema_step": self.ema.optimization_step,
             "data_seed": self.data_seed,
             "num_processes": self.accelerator.num_processes,
@@ -349,24 +326,11 @@ class Trainer:
         if self.publisher is not None:
             results = None if figure is None else {self._decisive: figure}
             with self.averaged_weights():
-                self.publisher.submit(self.step, self.units, results)
+                self.publisher.submit(self.step, self.journal.units, results)
 
     @property
     def _rank_file(self) -> str:
         return f"process-{self.accelerator.process_index}.json"
-
-    @property
-    def _bad_rows_file(self) -> str:
-        return f"bad_rows-{self.accelerator.process_index}.jsonl"
-
-    def _rank_state(self) -> dict:
-        """What differs between the processes: the position in the data, and the figures of an unfinished window."""
-        return {
-            "data": self.loader.state_dict(),
-            "bad_rows": self.bad_rows,
-            "dropped": self.dropped,
-            "window": self.window.state_dict(),
-        }
 
     def _resume(self) -> None:
         folders = checkpoint_folders(self.output_dir)
@@ -375,7 +339,9 @@ class Trainer:
         checkpoint, device = folders[-1], self.accelerator.device
         self.accelerator.load_state(str(checkpoint))
         state = read_state(checkpoint)
-        self.step, self.units, self.data_seed = state["step"], state["frames"], state["data_seed"]
+        self.step, self.data_seed = state["step"], state["data_seed"]
+        # Once they were called frames, whatever they were.
+        self.journal.units = state["units"] if "units" in state else state["frames"]
         # Not onto the device at once: safetensors refuses the `cpu:0` of several processes on a CPU.
         shadow = load_file(checkpoint / "ema.safetensors")
         averaged = [shadow[str(i)].to(device) for i in range(len(shadow))]
@@ -384,9 +350,7 @@ class Trainer:
         for group in self.groups:
             set_schedules(group.schedules, self.step)
         self._resume_data(checkpoint, state["num_processes"])
-        if self.accelerator.is_main_process:
-            drop_later_lines(self.output_dir / "log.jsonl", self.step)
-        drop_later_lines(self.output_dir / self._bad_rows_file, self.step)
+        self.journal.forget_after(self.step)
         self.accelerator.print(f"Resumed from {checkpoint} at step {self.step}.")
 
     def _resume_data(self, checkpoint: Path, num_processes: int) -> None:
@@ -402,8 +366,7 @@ class Trainer:
             self.data_seed = self.config.optimization.seed + self.step
             self.accelerator.print(f"The data is read in a new order, for the checkpoint does not fit: {error}")
             return
-        self.bad_rows, self.dropped = Counter(rank_state["bad_rows"]), Counter(rank_state["dropped"])
-        self.window = Window.from_state_dict(rank_state["window"], self.accelerator.device)
+        self.journal.load_state_dict(rank_state)
 
     def save_result(self) -> None:
         """Write the result with the averaged weights."""
@@ -415,7 +378,7 @@ class Trainer:
         first, *_ = task.groups().values()
         for parameter, average in zip(first.values(), averaged, strict=True):
             parameter.data.copy_(average)
-        task.save(self.output_dir, self.step, self.units)
+        task.save(self.output_dir, self.step, self.journal.units)
 
 
 def _flat(config: TrainingConfig) -> dict[str, object]:

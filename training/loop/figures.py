@@ -13,6 +13,8 @@ from dtm_hf.files import written_aside
 from dtm_hf.training.loop.monitoring import LossWindow
 from dtm_hf.training.objectives.losses import LossOutput
 
+_OLD_NAMES = {"units": "frames", "padded_units": "padded_frames"}
+
 
 @dataclass
 class Window:
@@ -22,7 +24,7 @@ class Window:
     Args:
         losses: of its batches.
         details: the losses by time.
-        units: processed, without padding: frames of speech, say.
+        units: processed, without padding.
         padded_units: processed, with padding.
         grad_norm: of the last step.
         waited: seconds without a batch.
@@ -52,7 +54,7 @@ class Window:
         else:
             self.grad_norm = grad_norm
 
-    def figures(self, accelerator, bad_rows: Counter, dropped: Counter, unit: str = "frames") -> dict[str, float]:
+    def figures(self, accelerator, bad_rows: Counter, dropped: Counter, unit: str) -> dict[str, float]:
         """Figures over all processes, each of which must make this call; `unit` names what is counted."""
         seconds = time.perf_counter() - self.began
         # MPS has no float64; a window of its one process stays far below 2^24 frames.
@@ -77,15 +79,17 @@ class Window:
         return {
             "losses": [float(loss) for loss in self.losses],
             "details": self.details.state_dict(),
-            "frames": self.units,
-            "padded_frames": self.padded_units,
+            "units": self.units,
+            "padded_units": self.padded_units,
         }
 
     @classmethod
     def from_state_dict(cls, state: dict, device: torch.device) -> "Window":
         """Go on with a window that another run began."""
         losses = [torch.tensor(loss, device=device) for loss in state["losses"]]
-        window = cls(losses, units=state["frames"], padded_units=state["padded_frames"])
+        # What is counted was once called frames, whatever it was.
+        units, padded_units = (state[name] if name in state else state[old] for name, old in _OLD_NAMES.items())
+        window = cls(losses, units=units, padded_units=padded_units)
         window.details.load_state_dict(state["details"], device)
         return window
 

@@ -4,15 +4,13 @@ from collections.abc import Callable
 
 import torch
 
-from dtm_hf.backbone.low_rank import MAX_STEPS
 from dtm_hf.training.objectives.losses import LossOutput
-from dtm_hf.training.objectives.tdm import TDMLossOutput
 
 
 class LossWindow:
     """
-    Mean figures of the batches between two log lines: the loss in bins of t and of s, or by the step of a few-step
-    student, and the objective's own figures.
+    Mean figures of the batches between two log lines: the loss by its times, as [`LossOutput.by_time`] has it, and the
+    objective's own figures.
 
     A loss that falls on average may still rise near the noise, where the text decides, or near the data. `add` neither
     copies to the host nor waits for the device.
@@ -32,33 +30,12 @@ class LossWindow:
         """Count a batch in; `prefix` goes before the names of its figures."""
         for name, figure in output.figures.items():
             self.add_figure(prefix + name, figure)
-        if isinstance(output, TDMLossOutput):
-            self._add_by_step(output, prefix)
-            return
-        weights = output.row_frames.float()
-        # A product and a sum rather than an indexed addition, which has no fixed order on a GPU.
-        parts = torch.stack([output.row_losses.float() * weights, weights])
-        for name, times in (("loss_t", output.t), ("loss_s", output.s)):
-            if times is not None:
-                index = (times * self.num_bins).long().clamp(0, self.num_bins - 1)
-                inside = index[:, None] == torch.arange(self.num_bins, device=index.device)
-                self._count(prefix + name, (parts[:, :, None] * inside).sum(dim=1))
+        for name, parts in output.by_time(self.num_bins).items():
+            self._count(prefix + name, parts)
 
     def add_figure(self, name: str, figure: torch.Tensor) -> None:
         """Count one figure of a batch, shape `()`, in."""
         self._count(name, torch.stack([figure.detach().float(), torch.ones_like(figure, dtype=torch.float32)]))
-
-    def _add_by_step(self, output: TDMLossOutput, prefix: str) -> None:
-        # The intervals of a student's steps have times in units of its network, and widths of their own.
-        weights = output.row_frames.float()
-        values = {"loss": output.row_losses, "score_gap": output.row_gaps}
-        for count in range(1, MAX_STEPS + 1):
-            for step in range(count):
-                inside = weights * ((output.num_steps == count) & (output.step == step))
-                for name, rows in values.items():
-                    if rows is not None:
-                        parts = torch.stack([(rows.float() * inside).sum(), inside.sum()])
-                        self._count(f"{prefix}{name}_step_{step + 1}_of_{count}", parts)
 
     def figures(self, reduce: Callable[[torch.Tensor], torch.Tensor] | None = None) -> dict[str, float]:
         """

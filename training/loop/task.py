@@ -30,7 +30,7 @@ class Task(ABC):
     module: nn.Module
     groups_are_called = True
     decisive = "loss"
-    unit = "frames"
+    unit: str
 
     @abstractmethod
     def groups(self) -> dict[str, dict[str, nn.Parameter]]:
@@ -56,8 +56,8 @@ class Task(ABC):
     @abstractmethod
     def loader(self, split: str, *, seed: int, rank: int, world_size: int, endless: bool) -> Iterable[dict]:
         """
-        Batches with `bad_rows`, `dropped` (reason -> count) and `bad_row_details`, as
-        [`~dtm_hf.training.data.batches.FrameBatches`] has them; `state_dict` and `load_state_dict` keep the place.
+        Batches with `bad_rows`, `dropped` (reason -> count) and `bad_row_details`, a list of dictionaries that JSON
+        can hold; `state_dict` and `load_state_dict` keep the place.
         """
 
     @abstractmethod

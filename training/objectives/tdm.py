@@ -72,6 +72,19 @@ class TDMLossOutput(LossOutput):
     num_steps: torch.Tensor | None = None
     row_gaps: torch.Tensor | None = None
 
+    def by_time(self, num_bins: int) -> dict[str, torch.Tensor]:
+        """By step: the intervals of a student's steps have times in units of its network, and widths of their own."""
+        weights, found = self.row_frames.float(), {}
+        values = {"loss": self.row_losses, "score_gap": self.row_gaps}
+        for count in range(1, MAX_STEPS + 1):
+            for step in range(count):
+                inside = weights * ((self.num_steps == count) & (self.step == step))
+                for name, rows in values.items():
+                    if rows is not None:
+                        sums = torch.stack([(rows.float() * inside).sum(), inside.sum()])
+                        found[f"{name}_step_{step + 1}_of_{count}"] = sums.reshape(2, 1)
+        return found
+
 
 class TDM:
     r"""

@@ -31,6 +31,8 @@ class SpeechTask(Task):
         config ([`TrainingConfig`]): the run.
     """
 
+    unit = "frames"
+
     def __init__(self, config: TrainingConfig):
         self.config = config
         self.components = self.build(config)
