@@ -25,6 +25,9 @@ def prepare_command(
     shard_size_mb: Annotated[float, typer.Option(help="Megabytes of audio in a shard, about.")] = 256,
     rows_per_shard: Annotated[int | None, typer.Option(help="Rows of a shard at most, in place of its size.")] = None,
     num_validation: Annotated[int, typer.Option(help="Rows set apart as the split validation.")] = 0,
+    split_by_text: Annotated[
+        bool, typer.Option("--split-by-text", help="Make train, validation and test, which share no sentence.")
+    ] = False,
     min_seconds: Annotated[float, typer.Option(help="Shorter clips are left out.")] = 0.3,
     max_seconds: Annotated[float, typer.Option(help="Longer clips are left out.")] = 30.0,
     sampling_rate: Annotated[
@@ -42,7 +45,9 @@ def prepare_command(
         columns = {"audio_column": audio_column, "text_column": text_column, "speaker_column": speaker_column or None}
         arguments = SourceArguments(source, format=format, config=config, revision=revision, **columns)
         checks = RowChecks(min_seconds, max_seconds, sampling_rate)
-        preparation = Preparation(arguments, split, rows_per_shard, shard_size_mb, num_validation, seed, checks)
+        preparation = Preparation(
+            arguments, split, rows_per_shard, shard_size_mb, num_validation, split_by_text, seed, checks
+        )
         manifest = prepare(preparation, out_dir, workers)
     except (ValueError, RuntimeError, OSError) as error:
         typer.echo(f"Error: {error}", err=True)
@@ -55,6 +60,30 @@ def prepare_command(
         typer.echo(f"left out: {count} {reason}", err=True)
     for name in manifest["broken_shards"]:
         typer.echo(f"left out: the shard {name}, or what follows the place where it breaks", err=True)
+
+
+@app.command("filter")
+def filter_command(
+    source: Annotated[Path, typer.Argument(help="Folder that `build` writes; it may still be writing.")],
+    out_dir: Annotated[Path, typer.Argument(help="Folder of the shards without what is misheard.")],
+    recognizer: Annotated[
+        str, typer.Option(help="As in `dtm-hf benchmark`: whisper:SIZE or whisper:FOLDER.")
+    ] = "whisper:tiny.en",
+    max_wer: Annotated[float, typer.Option(help="Clips with a higher word error rate are dropped.")] = 0.2,
+    workers: Annotated[int, typer.Option(help="Processes.")] = 1,
+) -> None:
+    """Drop the clips in which a recogniser does not hear the text. New shards are heard when it runs again."""
+    from dtm_hf.training.corpus.hearing import filter_corpus
+
+    try:
+        card = filter_corpus(source, out_dir, recognizer, max_wer, workers)
+    except (ImportError, ValueError, RuntimeError, OSError) as error:
+        typer.echo(f"Error: {error}", err=True)
+        raise typer.Exit(1) from error
+    for split, speakers in card["splits"].items():
+        for speaker, counts in speakers.items():
+            kept = f"{counts['kept']:6} kept, {counts['dropped']} dropped: {counts['hours']:.2f} h"
+            typer.echo(f"{split:10} {speaker:12} {kept}")
 
 
 @app.command("phrases")

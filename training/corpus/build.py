@@ -1,51 +1,25 @@
 """Command line: render a corpus into pre-shuffled parquet shards that `datasets` reads as audio."""
 
-import concurrent.futures
 import functools
-import io
 import json
-import multiprocessing
 import shlex
 import sys
 from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import soundfile as sf
 import typer
 
 from dtm_hf.files import written_aside
 from dtm_hf.training.corpus.engine import Unspeakable
 from dtm_hf.training.corpus.engines import ENGINES, load_engine
+from dtm_hf.training.corpus.jobs import process_pool, progress_bar, run_missing
 from dtm_hf.training.corpus.recipe import Recipe, Shard, row_rng, working_order
 from dtm_hf.training.corpus.render import SAMPLE_RATE, render
+from dtm_hf.training.corpus.rows import SCHEMA, flac_bytes, write_table
 from dtm_hf.training.corpus.sentences import CLOSED_VOCABULARY, normalize, read_sentences
-
-_FEATURES = {
-    "id": {"dtype": "string", "_type": "Value"},
-    "audio": {"sampling_rate": SAMPLE_RATE, "_type": "Audio"},
-    "text": {"dtype": "string", "_type": "Value"},
-    "speaker": {"dtype": "string", "_type": "Value"},
-    "duration": {"dtype": "float64", "_type": "Value"},
-}
-
-# The metadata that `datasets` itself writes: with it, load_dataset gives an Audio feature and no cast is needed.
-_SCHEMA = pa.schema(
-    [
-        ("id", pa.string()),
-        ("audio", pa.struct([("bytes", pa.binary()), ("path", pa.string())])),
-        ("text", pa.string()),
-        ("speaker", pa.string()),
-        ("duration", pa.float64()),
-    ],
-    metadata={"huggingface": json.dumps({"info": {"features": _FEATURES}})},
-)
-
-# Small row groups: a streaming reader holds one at a time.
-_ROW_GROUP_SIZE = 100
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 
@@ -53,7 +27,7 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_
 def write_shard(recipe: Recipe, shard: Shard, out_dir: Path, model: str | None = None) -> int:
     """Render one shard aside, then put it in place under its final name. Returns its number of rows."""
     engine = _engine(recipe.engine, model, recipe.voices)
-    rows: dict[str, list] = {name: [] for name in _SCHEMA.names}
+    rows: dict[str, list] = {name: [] for name in SCHEMA.names}
     for row, (text, speaker) in enumerate(recipe.lines(shard)):
         identifier = f"{recipe.domain}-{shard.split}-{shard.index:05d}-{row:06d}"
         try:
@@ -61,13 +35,11 @@ def write_shard(recipe: Recipe, shard: Shard, out_dir: Path, model: str | None =
         except Unspeakable:
             continue
         rows["id"].append(identifier)
-        rows["audio"].append({"bytes": _flac_bytes(waveform), "path": f"{identifier}.flac"})
+        rows["audio"].append({"bytes": flac_bytes(waveform), "path": f"{identifier}.flac"})
         rows["text"].append(text)
         rows["speaker"].append(speaker)
         rows["duration"].append(len(waveform) / SAMPLE_RATE)
-    with written_aside(out_dir / shard.file_name) as aside:
-        # FLAC does not compress any further.
-        pq.write_table(pa.table(rows, schema=_SCHEMA), aside, row_group_size=_ROW_GROUP_SIZE, compression="none")
+    write_table(pa.table(rows, schema=SCHEMA), out_dir / shard.file_name)
     return len(rows["id"])
 
 
@@ -85,8 +57,6 @@ def build_corpus(recipe: Recipe, out_dir: Path, workers: int = 2, command: str =
         ValueError: if `out_dir` holds another corpus, or `workers` is not positive.
         MissingProgramError: if the engine is not installed; nothing is written then.
     """
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
     if workers < 1:
         raise ValueError(f"`workers` must be 1 or more, but got {workers}")
     engine = load_engine(recipe.engine, model, recipe.voices)
@@ -102,23 +72,12 @@ def build_corpus(recipe: Recipe, out_dir: Path, workers: int = 2, command: str =
     card = {"recipe": recipe.card(), "command": command, "complete": False, "programs": programs}
     _write_json(card, card_path)
 
-    shards = recipe.shards()
-    missing = [shard for shard in working_order(shards) if not (out_dir / shard.file_name).is_file()]
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns) as progress:
-        total = sum(shard.size for shard in shards)
-        task = progress.add_task("utterances", total=total, completed=total - sum(shard.size for shard in missing))
-        # Spawned, not forked: a caller that has torch loaded is slow and unsafe to fork.
-        context = multiprocessing.get_context("spawn")
-        with concurrent.futures.ProcessPoolExecutor(workers, mp_context=context) as pool:
-            jobs = {pool.submit(write_shard, recipe, shard, out_dir, model): shard for shard in missing}
-            try:
-                for job in concurrent.futures.as_completed(jobs):
-                    job.result()
-                    progress.advance(task, jobs[job].size)
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
+    jobs = [
+        (out_dir / shard.file_name, write_shard, (recipe, shard, out_dir, model))
+        for shard in working_order(recipe.shards())
+    ]
+    with progress_bar() as progress, process_pool(workers) as pool:
+        run_missing(pool, progress, "shards", jobs)
     card |= {"complete": True} | _statistics(recipe, out_dir)
     _write_json(card, card_path)
     return card
@@ -173,13 +132,6 @@ _engine = functools.cache(load_engine)
 
 def _names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(",") if name.strip())
-
-
-def _flac_bytes(waveform: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    samples = np.round(np.clip(waveform, -1, 1) * 32767).astype(np.int16)
-    sf.write(buffer, samples, SAMPLE_RATE, format="FLAC", subtype="PCM_16")
-    return buffer.getvalue()
 
 
 def _statistics(recipe: Recipe, out_dir: Path) -> dict:

@@ -47,12 +47,13 @@ def add_up(units: Sequence[Path], shards: Sequence[Shard]) -> dict:
     Raises:
         ValueError: if there is no row, or some texts are strings and some lists of tokens.
     """
-    rows, token_rows, size, seconds, skipped, broken = 0, 0, 0, Counter(), Counter(), []
+    rows, token_rows, size, seconds, skipped, broken, splits = 0, 0, 0, Counter(), Counter(), [], Counter()
     for shard, summary in _summaries(units, shards):
         rows += summary["rows"]
         token_rows += summary["token_rows"]
         size += summary["bytes"]
         seconds.update(summary["seconds"])
+        splits.update(summary.get("splits", {}))
         skipped.update(reason for _, reason in summary["skipped"])
         if summary["broken"] and shard.name not in broken:
             broken.append(shard.name)
@@ -63,6 +64,7 @@ def add_up(units: Sequence[Path], shards: Sequence[Shard]) -> dict:
         raise ValueError(f"`source`: texts must be strings or lists of tokens, but got {token_rows} lists of {rows}")
     return {
         "rows": rows,
+        "rows_by_text": dict(splits),
         "bytes": size,
         "tokens": token_rows > 0,
         "hours": round(seconds.total() / 3600, 4),

@@ -13,6 +13,7 @@ import numpy as np
 import soundfile
 
 from dtm_hf.files import folder_written_aside, written_aside
+from dtm_hf.training.corpus.sentences import SPLITS, split_of
 from dtm_hf.training.corpus.shuffle import gather, store_rows
 from dtm_hf.training.data.formats import Shard
 from dtm_hf.training.data.rows import BadRow, WrongLength, decode_audio
@@ -81,20 +82,29 @@ def unit_folder(work: Path, number: int) -> Path:
     return work / f"{number:06d}"
 
 
-def store_shard(source: Source, shard: Shard, number: int, work: Path, seed: int, checks: RowChecks) -> None:
+def store_shard(
+    source: Source, shard: Shard, number: int, work: Path, seed: int, checks: RowChecks, by_text: bool = False
+) -> None:
     """
     First pass: keep the rows of `shard`, the source's `number`-th, that pass `checks`, and note those that do not.
 
-    A shard that cannot be read to its end is kept up to there.
+    A shard that cannot be read to its end is kept up to there. `by_text` orders the rows by the split of their text,
+    then at random.
 
     Raises:
         SourceUnavailable: if the source cannot be reached, so that what it holds is not known.
         OSError: if `work` cannot be written.
     """
-    summary = {"rows": 0, "token_rows": 0, "bytes": 0, "seconds": Counter(), "skipped": [], "broken": None}
+    summary = {"rows": 0, "token_rows": 0, "bytes": 0, "seconds": Counter(), "splits": Counter()}
+    summary |= {"skipped": [], "broken": None}
     with folder_written_aside(unit_folder(work, number)) as folder:
-        store_rows(folder, seed, number, _kept(source, shard, checks, summary))
+        store_rows(folder, seed, number, _kept(source, shard, checks, summary), _text_split if by_text else None)
         (folder / "summary.json").write_text(json.dumps(summary), encoding="utf-8")
+
+
+def _text_split(header: dict) -> int:
+    """Place in [`SPLITS`] of the only split in which the text of a row may be."""
+    return SPLITS.index(split_of("".join(header["text"])))
 
 
 def _kept(source: Source, shard: Shard, checks: RowChecks, summary: dict) -> Iterator[tuple[int, dict, bytes]]:
@@ -111,6 +121,7 @@ def _kept(source: Source, shard: Shard, checks: RowChecks, summary: dict) -> Ite
             summary["rows"] += 1
             summary["token_rows"] += isinstance(header["text"], list)
             summary["bytes"] += len(audio)
+            summary["splits"][SPLITS[_text_split(header)]] += 1
             summary["seconds"][header["speaker"] or ""] += header["duration"]
             # The path leads back to the row it was; only its ending is ever read.
             header["path"] = f"{shard.name}/{index}.{header.pop('format')}"

@@ -6,14 +6,10 @@ import fcntl
 import hashlib
 import json
 import math
-import multiprocessing
 import os
 import re
 import shutil
-import signal
-import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from collections.abc import Iterator, Mapping
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +17,9 @@ from pathlib import Path
 from dtm_hf.files import written_aside
 from dtm_hf.training.config.arguments import SourceArguments
 from dtm_hf.training.corpus.card import add_up, dataset_card, write_skipped
+from dtm_hf.training.corpus.jobs import process_pool, progress_bar, run_missing
 from dtm_hf.training.corpus.passes import RowChecks, store_shard, unit_folder, write_shard
+from dtm_hf.training.corpus.sentences import SPLITS
 from dtm_hf.training.corpus.shuffle import stretches
 from dtm_hf.training.data.sources import Source, open_source
 
@@ -42,6 +40,8 @@ class Preparation:
     """Audio of a shard, about, in megabytes of 10^6 bytes."""
     num_validation: int = 0
     """Rows set apart as the split `validation`."""
+    split_by_text: bool = False
+    """Whether a row goes to train, validation or test by its text, so that no two of them share a sentence."""
     seed: int = 0
     checks: RowChecks = dataclasses.field(default_factory=RowChecks)
 
@@ -55,31 +55,48 @@ class Preparation:
         if self.num_validation and self.split == _VALIDATION:
             raise ValueError(f"`num_validation` must be 0 for the split 'validation', but got {self.num_validation}")
 
+        if self.split_by_text and (self.num_validation or self.split != "train"):
+            raise ValueError(
+                f"`split_by_text` makes the splits of the source's `split` 'train', without `num_validation`, but got "
+                f"{self.split!r} and {self.num_validation}"
+            )
+
     def as_json(self) -> dict:
         """All fields as JSON holds them, but the weight of the source, which is for training alone."""
         fields = dataclasses.asdict(self)
         del fields["source"]["weight"]
+        # Folders made before it was an option do not name it.
+        if not self.split_by_text:
+            del fields["split_by_text"]
         return json.loads(json.dumps(fields))
 
-    def shard_sizes(self, rows: int, size: int) -> dict[str, int]:
+    def shard_sizes(self, rows: int, size: int, by_text: Mapping[str, int] | None = None) -> dict[str, int]:
         """
-        Name -> rows of every shard to write, validation first.
+        Name -> rows of every shard to write, in the shuffled order of their rows.
 
         Args:
             rows (`int`): Rows there are.
             size (`int`): Bytes of their audio.
+            by_text (mapping of `str` to `int`, *optional*): How many of them each split has, if their text decides it.
         """
-        if rows <= self.num_validation:
-            raise ValueError(
-                f"`num_validation` must be below the {rows} rows there are, but got {self.num_validation}"
-            )
-        train = rows - self.num_validation
-        if self.rows_per_shard is None:
-            count = min(train, max(1, round(size * train / rows / (self.shard_size_mb * 1e6))))
+        if by_text is not None:
+            splits = {split: by_text[split] for split in SPLITS if by_text.get(split)}
+            main = max(splits, key=splits.get)
         else:
-            count = math.ceil(train / self.rows_per_shard)
-        validation_count = math.ceil(self.num_validation / math.ceil(train / count))
-        return _even(_VALIDATION, self.num_validation, validation_count) | _even(self.split, train, count)
+            if rows <= self.num_validation:
+                raise ValueError(
+                    f"`num_validation` must be below the {rows} rows there are, but got {self.num_validation}"
+                )
+            splits, main = {_VALIDATION: self.num_validation, self.split: rows - self.num_validation}, self.split
+        if self.rows_per_shard is None:
+            count = min(splits[main], max(1, round(size * splits[main] / rows / (self.shard_size_mb * 1e6))))
+        else:
+            count = math.ceil(splits[main] / self.rows_per_shard)
+        per_shard = math.ceil(splits[main] / count)
+        sizes = {}
+        for split, number in splits.items():
+            sizes |= _even(split, number, count if split == main else math.ceil(number / per_shard))
+        return sizes
 
 
 def _even(split: str, rows: int, count: int) -> dict[str, int]:
@@ -198,27 +215,28 @@ def _remove_asides(*folders: Path) -> None:
 
 
 def _both_passes(preparation: Preparation, source: Source, work: Path, out_dir: Path, workers: int) -> dict:
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
     units = [unit_folder(work, number) for number in range(len(source.shards))]
     # A job takes its one shard along, and not the list of all.
     bare = dataclasses.replace(source, shards=[])
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns) as progress, _pool(workers) as pool:
+    with progress_bar() as progress, process_pool(workers) as pool:
+        options = (work, preparation.seed, preparation.checks, preparation.split_by_text)
         jobs = [
-            (unit, store_shard, (bare, shard, number, work, preparation.seed, preparation.checks))
+            (unit, store_shard, (bare, shard, number, *options))
             for number, (unit, shard) in enumerate(zip(units, source.shards, strict=True))
         ]
-        _run(pool, progress, "shards read", jobs)
+        run_missing(pool, progress, "shards read", jobs)
         totals = add_up(units, source.shards)
-        sizes = preparation.shard_sizes(totals["rows"], totals["bytes"])
+        by_text = totals.pop("rows_by_text")
+        sizes = preparation.shard_sizes(
+            totals["rows"], totals["bytes"], by_text if preparation.split_by_text else None
+        )
         keys = stretches(units, list(sizes.values()))
         paths = [out_dir / name for name in sizes]
         jobs = [
             (path, write_shard, (work, len(units), first, end, path, totals["tokens"]))
             for path, (first, end) in zip(paths, keys, strict=True)
         ]
-        _run(pool, progress, "shards written", jobs)
+        run_missing(pool, progress, "shards written", jobs)
     manifest = {"arguments": preparation.as_json(), "shards": sizes, **totals}
     with written_aside(out_dir / SKIPPED) as aside:
         write_skipped(units, source.shards, aside)
@@ -228,35 +246,3 @@ def _both_passes(preparation: Preparation, source: Source, work: Path, out_dir: 
     with written_aside(out_dir / MANIFEST) as aside:
         aside.write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     return manifest
-
-
-def _pool(workers: int) -> Executor:
-    if workers == 1:
-        return ThreadPoolExecutor(1)
-    # Spawned, not forked: a caller that has torch loaded is slow and unsafe to fork.
-    return ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _end_with_parent)
-
-
-def _run(pool: Executor, progress, name: str, jobs: list[tuple[Path, Callable, tuple]]) -> None:
-    """Call each function whose result, a file or folder, is not there yet."""
-    missing = [(function, arguments) for path, function, arguments in jobs if not path.exists()]
-    task = progress.add_task(name, total=len(jobs), completed=len(jobs) - len(missing))
-    try:
-        for future in as_completed([pool.submit(function, *arguments) for function, arguments in missing]):
-            future.result()
-            progress.advance(task)
-    except BaseException:
-        pool.shutdown(wait=False, cancel_futures=True)
-        raise
-
-
-def _end_with_parent() -> None:
-    """In each process of the pool: it would wait for work for ever if its parent were killed."""
-    # Ctrl-C reaches all processes: these end at once and without a word.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-    def wait() -> None:
-        multiprocessing.parent_process().join()
-        os._exit(1)
-
-    threading.Thread(target=wait, daemon=True).start()

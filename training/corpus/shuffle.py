@@ -8,7 +8,7 @@ any process, and is the same each time. Memory holds 8 bytes a row.
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import accumulate
 from pathlib import Path
 
@@ -19,12 +19,19 @@ import numpy as np
 _KEY, _OFFSET, _HEADER_SIZE, _AUDIO_SIZE = range(4)
 
 
-def row_key(seed: int, shard: int, row: int) -> int:
-    """The 64-bit place of a row in the shuffle."""
-    return int.from_bytes(hashlib.blake2b(f"{seed}/{shard}/{row}".encode(), digest_size=8).digest(), "little")
+def row_key(seed: int, shard: int, row: int, group: int | None = None) -> int:
+    """The 64-bit place of a row in the shuffle; of `group` 0 to 3, behind all rows of lower groups."""
+    key = int.from_bytes(hashlib.blake2b(f"{seed}/{shard}/{row}".encode(), digest_size=8).digest(), "little")
+    return key if group is None else group << 62 | key >> 2
 
 
-def store_rows(folder: Path, seed: int, shard: int, rows: Iterable[tuple[int, dict, bytes]]) -> None:
+def store_rows(
+    folder: Path,
+    seed: int,
+    shard: int,
+    rows: Iterable[tuple[int, dict, bytes]],
+    group: Callable[[dict], int] | None = None,
+) -> None:
     """
     Write `rows.bin` and `index.npy` into `folder`, which exists.
 
@@ -33,6 +40,7 @@ def store_rows(folder: Path, seed: int, shard: int, rows: Iterable[tuple[int, di
         seed (`int`): Seed of the shuffle.
         shard (`int`): Number of the source shard.
         rows: Number of each row in its shard, what JSON can hold of it, and its encoded audio.
+        group: Tells the group of a row, 0 to 3, from what JSON holds of it: groups follow one another in the shuffle.
     """
     index, offset = [], 0
     with open(folder / "rows.bin", "wb") as file:
@@ -40,7 +48,7 @@ def store_rows(folder: Path, seed: int, shard: int, rows: Iterable[tuple[int, di
             head = json.dumps(header).encode()
             file.write(head)
             file.write(audio)
-            index.append((row_key(seed, shard, row), offset, len(head), len(audio)))
+            index.append((row_key(seed, shard, row, group and group(header)), offset, len(head), len(audio)))
             offset += len(head) + len(audio)
     np.save(folder / "index.npy", np.array(sorted(index), np.uint64).reshape(-1, 4).T.copy())
 
