@@ -1,7 +1,17 @@
 """One tiny set of components, shared by all tests. Imports are inside the fixtures: many tests need no network."""
 
+import os
+import tempfile
+
 import pytest
+from hub_server import environment, free_port
 from tiny import SAMPLING_RATE, VOCABULARY, randomise, voice
+
+# Before anything imports `huggingface_hub`, which reads them once: no test reaches a Hub other than its own.
+_home = tempfile.TemporaryDirectory(prefix="hf-home-")
+_variables = environment(f"http://127.0.0.1:{free_port()}", _home.name)
+os.environ.clear()
+os.environ.update(_variables)
 
 
 def pytest_collection_modifyitems(items):

@@ -3,8 +3,9 @@
     with HubServer(folder) as hub:
         HfApi(endpoint=hub.url, token="any").create_repo("org/name")
 
-Code that takes no endpoint reads `HF_ENDPOINT`, and does so when `huggingface_hub` is imported: run it in a process of
-its own with `hub.environment(home)`. Large files go through git-LFS: this Hub does not speak Xet.
+Code that takes no endpoint reads `HF_ENDPOINT`, and does so when `huggingface_hub` is imported. The tests' process has
+one of its own from the start (`conftest.py`), where [`hub_of_this_process`] serves; a new process gets
+`hub.environment(home)`. Large files go through git-LFS: this Hub does not speak Xet.
 """
 
 import base64
@@ -13,9 +14,12 @@ import http.server
 import json
 import os
 import re
+import shutil
+import socket
 import threading
 import urllib.parse
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 from hub_card_rules import check_card, read_metadata
 from hub_store import HubError, Store
@@ -45,21 +49,54 @@ ROUTES = [
 READS_BY_POST = ("paths_info", "validate_card")
 
 
+def environment(url: str, home: os.PathLike | str) -> dict[str, str]:
+    """The environment for a process that shall see the Hub at `url` and no other, with its caches under `home`."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
+    quiet = {"HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_HUB_DISABLE_XET": "1"}
+    return kept | quiet | {"HF_ENDPOINT": url, "HF_HOME": str(home), "NO_PROXY": "127.0.0.1,localhost"}
+
+
+def free_port() -> int:
+    """A port of loopback on which nobody listens, below those that the system gives to outgoing connections."""
+    for port in range(20_000 + os.getpid() % 10_000, 32_000):
+        with socket.socket() as candidate:
+            if candidate.connect_ex(("127.0.0.1", port)):
+                return port
+    raise OSError("no port is free")
+
+
+@contextmanager
+def hub_of_this_process(folder: os.PathLike | str, token: str = "hf_test") -> Iterator["HubServer"]:
+    """A [`HubServer`] at the `HF_ENDPOINT` of this process, which has its token and an empty cache."""
+    from huggingface_hub import close_session, constants
+
+    shutil.rmtree(constants.HF_HUB_CACHE, ignore_errors=True)
+    os.environ["HF_TOKEN"] = token
+    try:
+        with HubServer(folder, token, urllib.parse.urlsplit(constants.ENDPOINT).port) as hub:
+            yield hub
+    finally:
+        # A connection that is kept open would reach the old server's thread in the place of a new server.
+        close_session()
+        os.environ.pop("HF_TOKEN", None)
+
+
 class HubServer:
     """The server and its switches.
 
     Args:
         folder: where repositories are kept.
         token: if given, writing, and reading private repositories, needs `Authorization: Bearer <token>`.
+        port: where to listen; 0 is any that is free.
 
     Attributes:
         url: what to use as the endpoint.
         requests: "METHOD path" of every request so far, failed ones included.
     """
 
-    def __init__(self, folder: os.PathLike | str, token: str | None = None):
+    def __init__(self, folder: os.PathLike | str, token: str | None = None, port: int = 0):
         self.store, self.token, self.requests, self._faults = Store(folder), token, [], []
-        self._http = http.server.ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": self}))
+        self._http = http.server.ThreadingHTTPServer(("127.0.0.1", port), type("Handler", (_Handler,), {"hub": self}))
         self._http.daemon_threads = True
         self.url = f"http://127.0.0.1:{self._http.server_port}"
         # Large files come from another host, as on the real Hub: there the client follows no redirect when it asks for
@@ -78,14 +115,7 @@ class HubServer:
 
     def environment(self, home: os.PathLike | str) -> dict[str, str]:
         """The environment for a process that shall see this Hub and no other, with its caches under `home`."""
-        kept = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
-        hub = {"HF_ENDPOINT": self.url, "HF_HOME": str(home), "HF_TOKEN": self.token or "hf_loopback"}
-        quiet = {
-            "HF_HUB_DISABLE_TELEMETRY": "1",
-            "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-            "NO_PROXY": "127.0.0.1,localhost",
-        }
-        return kept | hub | quiet | {"HF_HUB_DISABLE_XET": "1"}
+        return environment(self.url, home) | {"HF_TOKEN": self.token or "hf_loopback"}
 
     def fail_next(self, count: int, status: int = 500, matching: str = "") -> None:
         """Answers the next `count` requests whose "METHOD path" has a match for `matching` with `status`."""

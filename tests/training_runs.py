@@ -14,7 +14,7 @@ from tiny import VOCABULARY
 from dtm_hf.training.train import main
 
 ROOT = Path(__file__).parents[1]
-ON_CPU = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": ""}
+ON_CPU = {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": ""}
 SIZES = (
     "--backbone_dim 64 --backbone_depth 2 --backbone_heads 1 --backbone_text_dim 32 --backbone_conv_layers 1".split()
 )
@@ -66,7 +66,11 @@ class Run:
         ranks = rank_variables(processes) if processes > 1 else [{}]
         self.ranks = [
             Forked(
-                main, argv, output=self.output, environment=ON_CPU | variables | rank, file_size_limit=file_size_limit
+                main,
+                argv,
+                output=self.output,
+                environment=os.environ | ON_CPU | variables | rank,
+                file_size_limit=file_size_limit,
             )
             for rank in ranks
         ]
@@ -103,7 +107,7 @@ class Launched:
             self.process = subprocess.Popen(
                 [sys.executable, *launcher, "training/train.py", *argv],
                 cwd=ROOT,
-                env=ON_CPU,
+                env=os.environ | ON_CPU,
                 stdout=output,
                 stderr=output,
             )

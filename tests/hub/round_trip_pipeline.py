@@ -1,6 +1,6 @@
-"""Run by test_hub_round_trip.py: `push FOLDER` fills the Hub of `HF_ENDPOINT`, `load FOLDER` reads it anew.
+"""Of test_hub_round_trip.py: `push` fills the Hub of `HF_ENDPOINT`; run as a script with a folder, it reads it anew.
 
-Each writes what it saw as JSON into FOLDER. A GET of /mark/NAME puts a mark into the server's list of requests.
+What it saw is then in `load.json` there. A GET of /mark/NAME puts a mark into the server's list of requests.
 """
 
 import json
@@ -148,5 +148,5 @@ def load(folder: pathlib.Path) -> dict:
 
 
 if __name__ == "__main__":
-    action, folder = sys.argv[1], pathlib.Path(sys.argv[2])
-    (folder / f"{action}.json").write_text(json.dumps({"push": push, "load": load}[action](folder)))
+    folder = pathlib.Path(sys.argv[1])
+    (folder / "load.json").write_text(json.dumps(load(folder)))

@@ -2,37 +2,28 @@
 
 import json
 import pathlib
+import runpy
 import subprocess
 import sys
 
 import pytest
 from hub_card_rules import check_card
-from hub_server import HubServer
+from hub_server import hub_of_this_process
 from huggingface_hub import HfApi
 
-pytestmark = pytest.mark.slow  # starts two processes that import diffusers and f5_tts
+pytestmark = pytest.mark.slow  # starts a process that imports diffusers and f5_tts
 
 REPO, HALF, HEAD = "org/dtm-f5", "org/dtm-f5-bf16", "org/dtm-head"
 COMPONENTS = ("backbone", "head", "vocoder", "scheduler", "tokenizer", "feature_extractor")
 
 
+SCRIPT = pathlib.Path(__file__).with_name("round_trip_pipeline.py")
+
+
 @pytest.fixture(scope="module")
 def hub(tmp_path_factory):
-    with HubServer(tmp_path_factory.mktemp("hub"), token="hf_test") as server:
+    with hub_of_this_process(tmp_path_factory.mktemp("hub")) as server:
         yield server
-
-
-def run(action, hub, folder):
-    script = pathlib.Path(__file__).with_name("round_trip_pipeline.py")
-    process = subprocess.run(
-        [sys.executable, str(script), action, str(folder)],
-        env=hub.environment(folder / "home"),
-        cwd=folder,
-        capture_output=True,
-        text=True,
-    )
-    assert process.returncode == 0, process.stderr
-    return json.loads((folder / f"{action}.json").read_text())
 
 
 @pytest.fixture(scope="module")
@@ -42,12 +33,20 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def pushed(hub, folder):
-    return run("push", hub, folder)
+    return runpy.run_path(str(SCRIPT))["push"](folder)
 
 
 @pytest.fixture(scope="module")
 def loaded(hub, folder, pushed):
-    return run("load", hub, folder)
+    process = subprocess.run(
+        [sys.executable, str(SCRIPT), str(folder)],
+        env=hub.environment(folder / "home"),
+        cwd=folder,
+        capture_output=True,
+        text=True,
+    )
+    assert process.returncode == 0, process.stderr
+    return json.loads((folder / "load.json").read_text())
 
 
 def test_a_pipeline_speaks_as_before_in_a_new_process(loaded):

@@ -4,7 +4,7 @@ import json
 
 import pytest
 import soundfile
-from hub_server import HubServer
+from hub_server import hub_of_this_process
 from training_runs import Run, flow_matching_arguments, log, write_corpus
 
 pytestmark = pytest.mark.slow
@@ -24,13 +24,13 @@ def run(tmp_path_factory):
         "--push_to_hub",
         "me/run",
     ]
-    with HubServer(folder / "server", token="hf_test") as hub:
+    with hub_of_this_process(folder / "server") as hub:
         # The first push fails.
         hub.fail_next(1, 500, matching="POST /api/repos/create")
         argv = flow_matching_arguments(
             corpus, folder / "run", "--max_steps", "5", *watching, "--report_to", "tensorboard"
         )
-        process = Run(argv, **hub.environment(folder / "home"))
+        process = Run(argv)
         assert process.wait() == 0, process.output.read_text()[-3000:]
         repository = hub.store.load("models", "me/run")
     return folder / "run", process.output.read_text(), repository
