@@ -5,7 +5,9 @@ them takes longer than such a test. The server has one thread, and nothing of a 
 
 import multiprocessing
 import os
+import runpy
 import signal
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -61,6 +63,12 @@ class Forked:
         """SIGKILL to it, then to all that it started."""
         kill(self.pid)
         self.process.join()
+
+
+def command(module: str, *arguments: object) -> None:
+    """`python -m MODULE ARGUMENTS` in this process, for a [`Forked`]."""
+    sys.argv = [module, *map(str, arguments)]
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 
 def wait_until(running, condition: Callable[[], bool], seconds: float = 300) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import runpy
 import socket
 import subprocess
 import sys
@@ -56,18 +57,28 @@ def rank_variables(processes: int) -> list[dict[str, str]]:
 
 
 class Run:
-    """The training command in one process, or in several that a launcher would have started."""
+    """
+    The training command in one process, or in several that a launcher would have started; or a `script` in its place.
+    Further arguments are variables of the environment.
+    """
 
-    def __init__(self, argv: list[str], processes: int = 1, file_size_limit: int | None = None, **variables: str):
+    def __init__(
+        self,
+        argv: list[str],
+        processes: int = 1,
+        script: Path | None = None,
+        file_size_limit: int | None = None,
+        **variables: str,
+    ):
         self.output_dir = Path(argv[argv.index("--output_dir") + 1])
         self.output_dir.mkdir(parents=True, exist_ok=True)
         self.output = self.output_dir.with_name(self.output_dir.name + ".out")
         self.output.touch()
+        called = (main, argv) if script is None else (runpy.run_path, str(script))
         ranks = rank_variables(processes) if processes > 1 else [{}]
         self.ranks = [
             Forked(
-                main,
-                argv,
+                *called,
                 output=self.output,
                 environment=os.environ | ON_CPU | variables | rank,
                 file_size_limit=file_size_limit,
@@ -85,6 +96,8 @@ class Run:
 
     def kill(self) -> None:
         """SIGKILL to all of its processes."""
+        for rank in self.ranks:
+            kill(rank.pid)
         for rank in self.ranks:
             rank.kill()
 

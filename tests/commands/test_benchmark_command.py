@@ -2,13 +2,11 @@
 
 import csv
 import json
-import subprocess
-import sys
-import time
 
 import numpy as np
 import pytest
 import soundfile
+from processes import Forked, command, wait_until
 from tiny import SAMPLING_RATE, voice
 from typer.testing import CliRunner
 
@@ -71,22 +69,19 @@ def test_a_list_of_ones_own(model, sentences, tmp_path):
 
 
 def test_killed_it_goes_on_to_the_same_results(model, sentences, tmp_path):
-    def command(output):
+    def arguments(output):
         options = f"--model {model} --set {sentences} --metrics mel,difference --seeds 0,1 --repeats 0 --batch-size 1"
-        return [sys.executable, "-m", "dtm_hf.commands.main", "benchmark", *options.split()] + (
-            f"--arms euler-8,dtm-2x2 --reference euler-8 -o {output}".split()
-        )
+        return f"{options} --arms euler-8,dtm-2x2 --reference euler-8 -o {output}".split()
 
     lines = tmp_path / "killed" / "records.jsonl"
-    process = subprocess.Popen(command(tmp_path / "killed"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while process.poll() is None and not (lines.exists() and lines.read_text().count("\n") >= 6):
-        time.sleep(0.01)
+    output = tmp_path / "killed.out"
+    process = Forked(command, "dtm_hf.commands.main", "benchmark", *arguments(tmp_path / "killed"), output=output)
+    wait_until(process, lambda: lines.exists() and lines.read_text().count("\n") >= 6)
     process.kill()
-    process.wait()
-    known = lines.read_text().count("\n")
-    assert known >= 6 and not (tmp_path / "killed" / "results.json").exists()
-    subprocess.run(command(tmp_path / "killed"), check=True, capture_output=True)
-    assert run(*command(tmp_path / "whole")[4:]).exit_code == 0
+    assert not (tmp_path / "killed" / "results.json").exists()
+    for folder in ("killed", "whole"):
+        result = run(*arguments(tmp_path / folder))
+        assert result.exit_code == 0, result.stderr
     killed, whole = (json.loads((tmp_path / name / "results.json").read_text()) for name in ("killed", "whole"))
     assert lines.read_text().count("\n") == (tmp_path / "whole" / "records.jsonl").read_text().count("\n")
     for arm in whole["arms"]:

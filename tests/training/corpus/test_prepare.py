@@ -6,8 +6,6 @@ import json
 import os
 import resource
 import signal
-import subprocess
-import sys
 import time
 
 import numpy as np
@@ -15,6 +13,7 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 import soundfile
+from processes import Forked, command, processes, wait_until
 from speech_corpora import encoded, row, short_rows, tar_members, write_audio_files, write_parquet, write_tar
 from tiny import voice
 from typer.testing import CliRunner
@@ -228,7 +227,7 @@ def test_a_network_that_fails_is_no_broken_shard(tmp_path):
 
 
 def test_equal_keys_lose_no_row(tmp_path, monkeypatch):
-    monkeypatch.setattr(shuffle, "row_key", lambda seed, shard, row: row % 2)
+    monkeypatch.setattr(shuffle, "row_key", lambda seed, shard, row, group: row % 2)
     folders = [tmp_path / str(i) for i in range(3)]
     for i, folder in enumerate(folders):
         folder.mkdir()
@@ -263,20 +262,15 @@ def large(tmp_path_factory):
 def start(folder, out, *options):
     columns = itertools.chain.from_iterable((f"--{k.replace('_', '-')}", v) for k, v in WEB.items())
     arguments = [str(folder), str(out), *columns, "--rows-per-shard", "3", "--min-seconds", "0.01", *options]
-    command = [sys.executable, "-m", "dtm_hf.training.corpus", "prepare", *arguments]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    output = out.with_suffix(".out")
+    output.touch()
+    return Forked(command, "dtm_hf.training.corpus", "prepare", *arguments, output=output)
 
 
-def wait_for(condition, process):
-    while not condition():
-        assert process.poll() is None, process.stdout.read().decode()
-        time.sleep(0.002)
-
-
-def kill(process):
+def kill_the_parent(process):
     """End the parent alone; its workers end by themselves."""
-    workers = psutil.Process(process.pid).children(recursive=True)
-    process.send_signal(signal.SIGKILL)
+    _, *workers = processes(process.pid)
+    os.kill(process.pid, signal.SIGKILL)
     process.wait()
     for _ in range(3000):
         if not any(worker.is_running() and worker.status() != psutil.STATUS_ZOMBIE for worker in workers):
@@ -292,10 +286,10 @@ def test_kill_and_go_on(large, tmp_path):
 
     # Killed while the pipe is waited for: the other shards are read.
     process = start(folder, out, "--workers", "2")
-    wait_for(lambda: len(list(work.glob("0000*"))) == 11, process)
+    wait_until(process, lambda: len(list(work.glob("0000*"))) == 11)
     with pytest.raises(ValueError, match="is being written by another process"):
         prepare(preparation(folder, WEB, rows_per_shard=3), out)
-    kill(process)
+    kill_the_parent(process)
     assert [path.name for path in out.iterdir()] == [".prepare"]
 
     with pytest.raises(ValueError, match="holds another preparation, with `seed` 0, but got 1"):
@@ -312,8 +306,8 @@ def test_kill_and_go_on(large, tmp_path):
         pipe.write(last)
     # Writing into a pipe changes its time; a source must not change.
     os.utime(folder / "11.tar", (0, 0))
-    wait_for(lambda: any(out.glob("train-*")), process)
-    kill(process)
+    wait_until(process, lambda: any(out.glob("train-*")))
+    kill_the_parent(process)
     first = {path.name: path.stat().st_mtime_ns for path in out.glob("train-*")}
     assert 0 < len(first) < 200 and not (out / "manifest.json").exists()
     assert (work / "000003").stat().st_mtime_ns == kept

@@ -1,27 +1,26 @@
 """A network in shards (FSDP): the same training as in one piece, resumed too, and the same files at the end."""
 
 import json
-import os
-import subprocess
-import sys
 from types import SimpleNamespace
 
 import pytest
 import torch
+from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 from accelerate.utils import DistributedType
+from accelerate.utils.launch import prepare_multi_gpu_env
 from safetensors.torch import load_file
-from training_runs import ROOT, flow_matching_arguments, log, write_corpus
+from training_runs import ROOT, Run, flow_matching_arguments, log, write_corpus
 
 from dtm_hf.training.loop.sharding import check_sharding
 from dtm_hf.training.systems import parse_config
 from dtm_hf.training.trainer import Trainer
 
+FSDP = ROOT / "training/configs/accelerate/fsdp.yaml"
 WEIGHTS = "backbone/diffusion_pytorch_model.safetensors"
 
 # Accelerate takes FSDP up on accelerators alone, though it runs on CPUs: here its state is told so. The run is ended
 # after two steps and resumed, in the same processes: to start others takes longer than to train.
 ON_CPUS = """
-import sys
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, PartialState
@@ -53,8 +52,8 @@ def build(config):
     return task
 
 
-main([*sys.argv[1:], "--max_steps", "2"])
-Trainer(parse_config(sys.argv[1:]), build).train()
+main([*ARGV, "--max_steps", "2"])
+Trainer(parse_config(ARGV), build).train()
 """
 
 
@@ -66,15 +65,14 @@ def arguments(corpus, output_dir, *more):
 @pytest.mark.slow
 def test_shards_train_and_resume_as_one_piece_does(tmp_path):
     corpus = write_corpus(tmp_path / "corpus", train_rows=24, shards=4)
-    (tmp_path / "on_cpus.py").write_text(ON_CPUS)
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "2", "--main_process_port", "0"]
-    # The configuration that the documentation names.
-    command += ["--config_file", "training/configs/accelerate/fsdp.yaml", str(tmp_path / "on_cpus.py")]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": ""}
-    command += arguments(corpus, tmp_path / "run")
-    run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
-    assert run.returncode == 0, run.stderr[-3000:]
-    assert "Resumed from" in run.stdout and "at step 2" in run.stdout
+    argv = arguments(corpus, tmp_path / "run")
+    (tmp_path / "on_cpus.py").write_text(f"ARGV = {argv}\n{ON_CPUS}")
+    # What the launcher tells its processes with the configuration that the documentation names.
+    launch = ["--num_processes", "2", "--main_process_port", "0", "--config_file", str(FSDP), "train.py"]
+    told, _, _ = _validate_launch_command(launch_command_parser().parse_args(launch))
+    run = Run(argv, processes=2, script=tmp_path / "on_cpus.py", **prepare_multi_gpu_env(told))
+    assert run.wait() == 0, run.output.read_text()[-3000:]
+    assert "Resumed from" in run.output.read_text() and "at step 2" in run.output.read_text()
     assert len(list((tmp_path / "run/checkpoint-00000004/pytorch_model_fsdp_0").glob("*.distcp"))) == 2
 
     Trainer(

@@ -1,6 +1,6 @@
 """`python -m dtm_hf.training.durations`: recordings in, a predictor in a pipeline out."""
 
-import subprocess
+import runpy
 import sys
 
 import numpy as np
@@ -70,14 +70,16 @@ def test_in_proportion_to_another_of_the_same_speaker():
     assert proportion_error(rows[:2], true_seconds)[1] == 0
 
 
-def test_a_saved_pipeline_takes_it_in(tiny_pipeline, reference_audio, tmp_path):
+def test_a_saved_pipeline_takes_it_in(tiny_pipeline, reference_audio, tmp_path, monkeypatch, capsys):
     corpus = write_parquet(tmp_path / "corpus", recordings(400), shards=2)
     tiny_pipeline.save_pretrained(tmp_path / "model")
     assert DTMPipeline.from_pretrained(tmp_path / "model").duration_predictor is None
-    command = [sys.executable, "-m", "dtm_hf.training.durations", str(corpus), str(tmp_path / "model")]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "fitted on 360 recordings, 5 characters" in done.stdout and "held-out pairs" in done.stdout
+    monkeypatch.setattr(sys, "argv", ["durations", str(corpus), str(tmp_path / "model")])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_module("dtm_hf.training.durations", run_name="__main__")
+    said = capsys.readouterr()
+    assert not ended.value.code, said.err
+    assert "fitted on 360 recordings, 5 characters" in said.out and "held-out pairs" in said.out
     card = (tmp_path / "model" / "README.md").read_text()
     assert "by DurationPredictor, fitted on 360 recordings of corpus" in card
 
