@@ -47,6 +47,11 @@ class SourceArguments:
     text_column: str = "text"
     speaker_column: str | None = "speaker"
 
+    @property
+    def columns(self) -> dict[str, str | None]:
+        """The column of each role of a row of speech."""
+        return {"audio": self.audio_column, "text": self.text_column, "speaker": self.speaker_column}
+
 
 @dataclass
 class DataArguments:

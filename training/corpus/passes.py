@@ -16,8 +16,9 @@ from dtm_hf.files import folder_written_aside, written_aside
 from dtm_hf.training.corpus.sentences import SPLITS, split_of
 from dtm_hf.training.corpus.shuffle import gather, store_rows
 from dtm_hf.training.data.formats import Shard
-from dtm_hf.training.data.rows import BadRow, WrongLength, decode_audio
+from dtm_hf.training.data.rows import BadRow, WrongLength
 from dtm_hf.training.data.sources import Source, UnreadableShard
+from dtm_hf.training.speech.rows import decode_audio
 
 # Small row groups: a streaming reader holds one at a time.
 _ROW_GROUP_SIZE = 100
@@ -52,14 +53,14 @@ class RowChecks:
         Raises:
             BadRow, WrongLength: if it is left out.
         """
-        text, speaker = source.text(row), source.speaker(row)
+        text, speaker = source.text(row), source.label(row, "speaker")
         if not "".join(text).strip():
             raise BadRow("empty text")
         try:
             f"{''.join(text)}{speaker}".encode()
         except UnicodeEncodeError as error:
             raise BadRow("text that is not UTF-8") from error
-        audio = source.audio(row)
+        audio = source.content(row, "audio")
         try:
             stored = soundfile.info(io.BytesIO(audio))
         except Exception as error:

@@ -51,14 +51,14 @@ def open_file(path: str, mode: str = "rb", **options):
 # Parquet
 
 
-def parquet_columns(shard: Shard) -> list[str]:
+def parquet_columns(shard: Shard, *_files: str) -> list[str]:
     import pyarrow.parquet as pq
 
     with open_file(shard.path) as file:
         return pq.read_schema(file).names
 
 
-def parquet_rows(shard: Shard, columns: list[str]) -> Iterator[tuple[int, Row]]:
+def parquet_rows(shard: Shard, columns: list[str], *_files: str) -> Iterator[tuple[int, Row]]:
     # Not through `datasets`, which sends a request (to count a download) and writes a lock file for each shard.
     import pyarrow.parquet as pq
 
@@ -87,7 +87,7 @@ class _Member(tarfile.TarInfo):
             raise tarfile.ReadError(f"broken archive: {error}") from error
 
 
-def tar_columns(shard: Shard) -> list[str]:
+def tar_columns(shard: Shard, *_files: str) -> list[str]:
     """The fields of the first ten rows, or of those before the archive breaks."""
     found: dict[str, None] = {}
     try:
@@ -99,7 +99,7 @@ def tar_columns(shard: Shard) -> list[str]:
     return list(found)
 
 
-def tar_rows(shard: Shard, columns: list[str] | None = None) -> Iterator[tuple[int, Row]]:
+def tar_rows(shard: Shard, columns: list[str] | None = None, *_files: str) -> Iterator[tuple[int, Row]]:
     # Not the reader of datasets: it infers one schema from the first five rows, and a row that does not fit, or one
     # malformed JSON, ends the shard.
     index, key, row = 0, None, {}
@@ -130,18 +130,16 @@ def _parse_json(content: bytes | str):
 # A folder of audio or image files with a table of their texts
 
 
-def metadata_columns(shard: Shard, file_field: str = "audio") -> list[str]:
+def metadata_columns(shard: Shard, file_field: str, path_field: str) -> list[str]:
     """Those of the header, or of the first ten JSON lines, and `file_field` for the file that a row names."""
-    rows = (row for _, row in islice(metadata_rows(shard, file_field=file_field), 10))
+    rows = (row for _, row in islice(metadata_rows(shard, [], file_field, path_field), 10))
     return list(dict.fromkeys(name for row in rows if isinstance(row, dict) for name in row))
 
 
-def metadata_rows(
-    shard: Shard, columns: list[str] | None = None, file_field: str = "audio"
-) -> Iterator[tuple[int, Row]]:
+def metadata_rows(shard: Shard, columns: list[str], file_field: str, path_field: str) -> Iterator[tuple[int, Row]]:
     """
     Lines of JSON (`*.jsonl`), or a table with a header, separated by `|` (as F5-TTS has it) or by commas. The file
-    that a row names is also its field `file_field`; the first of the `columns` holds paths.
+    that a row names is also its field `file_field`; the field `path_field` holds paths.
 
     A table is read line by line: a quotation mark that is never closed costs one row and not the rest of the file.
     """
@@ -150,7 +148,6 @@ def metadata_rows(
         parse = _parse_json if shard.path.endswith(".jsonl") else _Table(next(lines))
         for index, line in enumerate(lines):
             if index % shard.parts == shard.part:
-                path_field = columns[0] if columns else file_field
                 yield index, _parse_line(line, parse, posixpath.dirname(shard.name), file_field, path_field)
 
 
@@ -203,16 +200,16 @@ def _arrow_table(path: str):
     return Dataset.from_file(path)
 
 
-def arrow_columns(shard: Shard) -> list[str]:
-    return ["audio", *_arrow_table(shard.path).column_names]
+def arrow_columns(shard: Shard, file_field: str, *_files: str) -> list[str]:
+    return [file_field, *_arrow_table(shard.path).column_names]
 
 
 def arrow_length(path: str) -> int:
     return len(_arrow_table(path))
 
 
-def arrow_rows(shard: Shard, columns: list[str] | None = None) -> Iterator[tuple[int, Row]]:
+def arrow_rows(shard: Shard, columns: list[str], file_field: str, *_files: str) -> Iterator[tuple[int, Row]]:
     table = _arrow_table(shard.path)
     for index in range(shard.part, len(table), shard.parts):
         row = table[index]
-        yield index, {"audio": row.get("audio_path")} | row
+        yield index, {file_field: row.get("audio_path")} | row

@@ -1,12 +1,10 @@
 """The loader of a training run: batches from worker processes, with a state that JSON can hold."""
 
-import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from torchdata.stateful_dataloader import StatefulDataLoader
 
 from dtm_hf.training.config.arguments import DataArguments, SourceArguments
-from dtm_hf.training.data.batches import FrameBatches
 from dtm_hf.training.data.resumable import ResumableBatches
 from dtm_hf.training.data.sources import NoSuchSplit, Source, open_source
 
@@ -65,75 +63,23 @@ class BatchLoader(StatefulDataLoader):
         super().load_state_dict(state_dict["loader"])
 
 
-def build_loader(
-    arguments: DataArguments,
-    split: str,
-    tokenizer,
-    feature_extractor,
-    *,
-    seed: int,
-    rank: int = 0,
-    world_size: int = 1,
-    endless: bool = True,
-) -> BatchLoader:
-    """
-    Batches of a split for one of `world_size` processes.
-
-    Args:
-        arguments ([`DataArguments`]): Sources, bounds and budget.
-        split (`str`): Every source must have it if it is `train_split`; else at least one.
-        tokenizer ([`F5Tokenizer`]), feature_extractor ([`F5FeatureExtractor`]): Of the model that is trained.
-        seed (`int`): Decides the order of shards, rows and batches, and the pairs.
-        rank, world_size (`int`): Number of this process, and of all.
-        endless (`bool`): Without end, read by `num_workers` processes; if not, one pass in fixed order, read by this
-            process.
-
-    Raises:
-        ValueError: if a source, its split or a column is not there. While it is iterated, see [`FrameBatches`].
-    """
-    # Nobody asks who speaks where no pairs are made.
-    sources = open_sources(arguments, split, speakers=arguments.pair_probability > 0)
-    batches = FrameBatches(
-        sources,
-        arguments,
-        tokenizer,
-        feature_extractor,
-        seed=seed,
-        rank=rank,
-        world_size=world_size,
-        endless=endless,
-    )
-    return BatchLoader(batches, arguments.num_workers if endless else 0)
-
-
-def open_sources(arguments: DataArguments, split: str, speakers: bool = True) -> list[Source]:
+def open_sources(
+    arguments: DataArguments, split: str, columns: Callable[[SourceArguments], Mapping[str, str | None]]
+) -> list[Source]:
     """
     The sources of a configuration that have the split.
 
     Args:
-        speakers (`bool`, defaults to `True`): `False` asks for no `speaker_column`.
+        columns (`Callable`): the columns of a source, as [`Maker.columns`] has them.
 
     Raises:
-        ValueError: if a source lacks `train_split`, or none has another split; or as [`open_source`] does.
-    """
-
-    def open_one(source: SourceArguments) -> Source:
-        return open_source(source if speakers else dataclasses.replace(source, speaker_column=None), split)
-
-    return open_each(arguments, split, open_one)
-
-
-def open_each(arguments: DataArguments, split: str, open_one: Callable[[SourceArguments], Source]) -> list[Source]:
-    """
-    What `open_one` makes of the sources of a configuration, without those that lack the split.
-
-    Raises:
-        NoSuchSplit: if a source lacks `train_split`, or none has another split. And what `open_one` raises.
+        NoSuchSplit: if a source lacks `train_split`, or none has another split.
+        ValueError: as [`open_source`] does.
     """
     sources, failure = [], None
     for source in arguments.all_sources():
         try:
-            sources.append(open_one(source))
+            sources.append(open_source(source, split, columns(source)))
         except NoSuchSplit as error:
             if split == arguments.train_split:
                 raise

@@ -1,27 +1,26 @@
 """
-Where speech comes from: a source is a list of shards, and a way to read the rows of one.
+Where rows come from: a source is a list of shards, and a way to read the rows of one.
 
-    source = open_source(SourceArguments(dataset="org/speech", text_column="json.text", audio_column="mp3"), "train")
+    source = open_source(SourceArguments(dataset="org/speech"), "train", {"audio": "mp3", "text": "json.text"})
     for shard in source.shards:
         try:
             for index, row in source.rows(shard):
                 try:
-                    audio, text, speaker = source.audio(row), source.text(row), source.speaker(row)
+                    audio, text = source.content(row, "audio"), source.text(row)
                 except BadRow as reason:
                     ...
         except UnreadableShard as error:
             ...
 
-`index` counts the rows of the file `shard.name`. `audio` is encoded bytes as they are stored. Nothing is decoded here,
-and only the files that `audio` is asked for are opened. Sources are small and can be sent to another process.
+`index` counts the rows of the file `shard.name`. `content` is encoded bytes as they are stored. Nothing is decoded
+here, and only the files that `content` is asked for are opened. Sources are small and can be sent to another process.
 """
 
 import hashlib
 import posixpath
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -34,10 +33,7 @@ _READERS = {
     "parquet": (formats.parquet_columns, formats.parquet_rows),
     "webdataset": (formats.tar_columns, formats.tar_rows),
     "audiofolder": (formats.metadata_columns, formats.metadata_rows),
-    "imagefolder": (
-        partial(formats.metadata_columns, file_field="image"),
-        partial(formats.metadata_rows, file_field="image"),
-    ),
+    "imagefolder": (formats.metadata_columns, formats.metadata_rows),
     "f5": (formats.arrow_columns, formats.arrow_rows),
 }
 # A table of texts beside the files.
@@ -59,13 +55,15 @@ class UnreadableShard(RuntimeError):
 class Source:
     """
     Args:
-        arguments ([`SourceArguments`]): Names of the columns.
+        arguments ([`SourceArguments`]): Name and weight of the data set.
+        columns (`dict[str, str]`): The column of each role, as [`Maker.columns`] has them.
         format (`str`): `parquet`, `webdataset`, `audiofolder`, `imagefolder` or `f5`.
         root (`str`): Folder, or `hf://` address of the repository at the commit that is read.
         shards (`list[Shard]`): In an order that depends on the names alone.
     """
 
     arguments: SourceArguments
+    columns: Mapping[str, str | None]
     format: str
     root: str
     shards: list[Shard]
@@ -86,42 +84,42 @@ class Source:
             UnreadableShard: when the shard, or the rest of it, cannot be read.
         """
         _, read = _READERS[self.format]
-        names = [name for name in self._columns if name]
+        names = [name.split(".")[0] for name in self.columns.values() if name]
         try:
-            yield from islice(read(shard, [name.split(".")[0] for name in names]), start, None)
+            yield from islice(read(shard, names, *self._files), start, None)
         except Exception as error:
             raise UnreadableShard(f"{type(error).__name__}: {error}") from error
 
-    def audio(self, row: Row) -> bytes:
+    def content(self, row: Row, role: str) -> bytes:
         """
-        The encoded audio of a row.
+        What a row holds, or the file that it names: encoded audio, say.
 
         Raises:
             BadRow: if there is none, or the file it names is absent or outside the folder.
         """
-        value = _field(row, self.arguments.audio_column)
+        value = _field(row, self.columns[role])
         if isinstance(value, dict):
             value = value.get("bytes") or value.get("path")
         if not value:
-            raise BadRow("no audio")
+            raise BadRow(f"no {role}")
         if isinstance(value, bytes):
             return value
         if not isinstance(value, str):
-            raise BadRow("audio that is neither bytes nor a path")
+            raise BadRow(f"{role} that is neither bytes nor a path")
         try:
-            with formats.open_file(self._file(value)) as file:
+            with formats.open_file(self._file(value, role)) as file:
                 return file.read()
         except (OSError, ValueError) as error:
-            raise error if isinstance(error, BadRow) else BadRow("audio file that cannot be opened") from error
+            raise error if isinstance(error, BadRow) else BadRow(f"{role} file that cannot be opened") from error
 
     def text(self, row: Row) -> str | list[str]:
         """
-        The transcript of a row; tokens where F5-TTS has tokenized it.
+        The text of a row; tokens where it has been tokenized.
 
         Raises:
             BadRow: if it is not UTF-8.
         """
-        value = _field(row, self.arguments.text_column)
+        value = _field(row, self.columns["text"])
         if isinstance(value, bytes):
             try:
                 return value.decode()
@@ -131,20 +129,22 @@ class Source:
             return value
         return value if isinstance(value, str) else ""
 
-    def speaker(self, row: Row) -> str | None:
-        """Who speaks, if the source says so."""
-        value = _field(row, self.arguments.speaker_column) if self.arguments.speaker_column else None
+    def label(self, row: Row, role: str) -> str | None:
+        """What a row says for a role, who speaks say; none where the source has no such column."""
+        value = _field(row, self.columns[role]) if self.columns[role] else None
         return None if value is None else str(value)
 
     @property
-    def _columns(self) -> tuple[str, str, str | None]:
-        return self.arguments.audio_column, self.arguments.text_column, self.arguments.speaker_column
+    def _files(self) -> tuple[str, str]:
+        """Of a table of files: what the field is called that has the path of a row's file, and the column of paths."""
+        role, column = next(iter(self.columns.items()))
+        return role, (column or role).split(".")[0]
 
-    def _file(self, name: str) -> str:
+    def _file(self, name: str, role: str) -> str:
         if _is_remote(self.root):
             path = posixpath.normpath(name)
             if path.startswith(("/", "..")) or "::" in path or "//" in name:
-                raise BadRow("audio file outside the folder")
+                raise BadRow(f"{role} file outside the folder")
             return f"{self.root}/{path}"
         root = Path(self.root).resolve()
         if self.format == "f5" and Path(name).exists():
@@ -152,20 +152,24 @@ class Source:
             return name
         path = (root / name).resolve()
         if self.format != "f5" and not path.is_relative_to(root):
-            raise BadRow("audio file outside the folder")
+            raise BadRow(f"{role} file outside the folder")
         return str(path)
 
 
-def open_source(arguments: SourceArguments, split: str) -> Source:
+def open_source(arguments: SourceArguments, split: str, columns: Mapping[str, str | None] | None = None) -> Source:
     """
     Find the shards of a split and check that they have the columns.
+
+    Args:
+        columns (`dict[str, str]`, *optional*): The column of each role, as [`Maker.columns`] has them; those of speech
+            that the arguments name by default.
 
     Raises:
         ValueError: if there is no such folder or data set, no such split or column, or no shard can be read.
     """
     folder = Path(arguments.dataset).expanduser()
     kind, root, shards = _local(arguments, folder, split) if folder.is_dir() else _remote(arguments, split)
-    source = Source(arguments, kind, root, shards)
+    source = Source(arguments, columns or arguments.columns, kind, root, shards)
     _check_columns(source)
     return source
 
@@ -175,17 +179,16 @@ def _check_columns(source: Source) -> None:
     found, failure = None, None
     for shard in source.shards:
         try:
-            found = find_columns(shard)
+            found = find_columns(shard, *source._files)
             break
         except Exception as error:
             failure = error
     name = source.arguments.dataset
     if found is None:
         raise ValueError(f"`dataset` {name!r}: none of its {len(source.shards)} shards can be read: {failure}")
-    for option in ("audio_column", "text_column", "speaker_column"):
-        column = getattr(source.arguments, option)
+    for role, column in source.columns.items():
         if column and column not in found and column.split(".")[0] not in found:
-            raise ValueError(f"`dataset` {name!r} has no column {column!r} (`{option}`); it has {found}.")
+            raise ValueError(f"`dataset` {name!r} has no column {column!r} (`{role}_column`); it has {found}.")
 
 
 # Folders

@@ -1,27 +1,23 @@
 """
 Prompts, and images where a metric asks for them, in batches of a fixed size that can be taken up again anywhere.
 
-The sources are those of speech, with an image in the place of the audio: parquet shards, WebDatasets, folders with a
-table of texts (`imagefolder`), or any of these on the Hub.
+They come from parquet shards, WebDatasets, folders with a table of texts (`imagefolder`), or any of these on the Hub.
 """
 
-import dataclasses
 import io
-import random
-from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from dtm_hf.training.config.arguments import DataArguments, SourceArguments
+from dtm_hf.training.data.batches import EvenBatches
 from dtm_hf.training.data.formats import Row
-from dtm_hf.training.data.loader import BatchLoader, open_each
-from dtm_hf.training.data.resumable import ResumableBatches, RowCollector
+from dtm_hf.training.data.loader import BatchLoader, open_sources
+from dtm_hf.training.data.maker import Maker
 from dtm_hf.training.data.rows import BadRow
-from dtm_hf.training.data.sources import NoSuchSplit, Source, local_format, open_source
-from dtm_hf.training.data.stream import SourceStream
+from dtm_hf.training.data.sources import Source
 
 
 @dataclass
@@ -32,59 +28,41 @@ class ImageText:
     pixels: torch.Tensor | None = None
 
 
-class ImageTextSource(Source):
-    """A [`Source`] whose rows have a prompt, and an image where `audio_column` names one; it may be empty."""
-
-    def prompt(self, row: Row) -> str:
-        """
-        Raises:
-            BadRow: if there is none.
-        """
-        text = self.text(row)
-        text = (" ".join(text) if isinstance(text, list) else text).strip()
-        if not text:
-            raise BadRow("no prompt")
-        return text
-
-    def image(self, row: Row) -> bytes:
-        """
-        The encoded image of a row.
-
-        Raises:
-            BadRow: if there is none, or the file it names is absent or outside the folder.
-        """
-        try:
-            return self.audio(row)
-        except BadRow as error:
-            raise BadRow(str(error).replace("audio", "image")) from error
-
-    @property
-    def _columns(self) -> tuple[str, str, None]:
-        # A table of files takes the first column for their paths.
-        file_column = self.arguments.audio_column or ("image" if self.format == "imagefolder" else "")
-        return file_column, self.arguments.text_column, None
-
-
-class ImageTextReader:
+class ImageTextMaker(Maker):
     """
     Makes an [`ImageText`] of a row.
 
     Args:
-        resolution (`int`, *optional*): height and width of the pictures in pixels; images are not read without.
+        image_column (`str`, *optional*): column with the encoded image; images are not read without.
+        resolution (`int`, *optional*): height and width of the pictures in pixels.
     """
 
-    def __init__(self, resolution: int | None = None):
-        self.resolution = resolution
+    def __init__(self, image_column: str | None = None, resolution: int | None = None):
+        self.image_column, self.resolution = image_column, resolution
 
-    def __call__(self, source: ImageTextSource, row: Row) -> ImageText:
+    def columns(self, source: SourceArguments) -> dict[str, str | None]:
+        return {"image": self.image_column, "text": source.text_column}
+
+    def make(self, source: Source, row: Row) -> ImageText:
         """
         Raises:
             BadRow: if there is no prompt, or no image that can be decoded where images are read.
         """
-        prompt = source.prompt(row)
-        if self.resolution is None:
+        text = source.text(row)
+        prompt = (" ".join(text) if isinstance(text, list) else text).strip()
+        if not prompt:
+            raise BadRow("no prompt")
+        if self.image_column is None:
             return ImageText(prompt)
-        return ImageText(prompt, decode_image(source.image(row), self.resolution))
+        return ImageText(prompt, decode_image(source.content(row, "image"), self.resolution))
+
+    def collate(self, samples: list[ImageText]) -> dict[str, Any]:
+        """`prompts` (`list[str]`), and `pixels` `(B, 3, R, R)` or none."""
+        pixels = [sample.pixels for sample in samples]
+        return {
+            "prompts": [sample.prompt for sample in samples],
+            "pixels": None if self.image_column is None else torch.stack(pixels),
+        }
 
 
 def decode_image(content: bytes, resolution: int) -> torch.Tensor:
@@ -110,102 +88,6 @@ def decode_image(content: bytes, resolution: int) -> torch.Tensor:
     return torch.from_numpy(np.asarray(image, dtype=np.float32) / 127.5 - 1).permute(2, 0, 1).contiguous()
 
 
-class ImageTextBatches(ResumableBatches):
-    """
-    Batches of `batch_size` rows, of the share that one worker of one rank has in the data. Of a pass that ends, the
-    last batch may be smaller.
-
-    Yields dictionaries of `prompts` (`list[str]`), `pixels` `(B, 3, R, R)` or none, and what was read for the batch:
-    `rows`, `bad_rows` and `dropped` (reason -> count) and `bad_row_details`, a list of `reason`, `source`, `shard` and
-    `row`.
-
-    `state_dict` is the place of the next batch: the number of the batch and where the sources stand. A stream that has
-    loaded it goes on with the same batches, bit for bit.
-
-    Args:
-        sources (`list[ImageTextSource]`): where rows are from, each by its weight.
-        read ([`ImageTextReader`]): makes samples of rows.
-        batch_size (`int`): rows of a batch.
-        min_size (`int`, defaults to 1): a last batch of fewer rows is left out.
-        share: `seed`, `rank`, `world_size`, `endless` and `max_bad_fraction` as in [`ResumableBatches`].
-
-    Raises:
-        ValueError: while it is iterated, if more than `max_bad_fraction` of the rows of a source are bad, or none is
-            usable.
-    """
-
-    def __init__(
-        self,
-        sources: list[ImageTextSource],
-        read: ImageTextReader,
-        batch_size: int,
-        min_size: int = 1,
-        **share,
-    ):
-        super().__init__(sources, **share)
-        self.read, self.batch_size, self.min_size = read, batch_size, min_size
-
-    def _iterate(self, number: int = 0, sources: list[dict] | None = None) -> Iterator[dict]:
-        reader, streams = self._open(sources)
-        while True:
-            batch = _Batch(streams, self.read, random.Random(f"{self.seed}-{reader.number}-{number}"))
-            batch.fill(self.batch_size)
-            if len(batch.samples) < self.min_size:
-                return
-            number += 1
-            self._place = {"number": number, "sources": [stream.state() for stream in streams]}
-            yield batch.collated()
-
-
-class _Batch(RowCollector):
-    """The [`ImageText`]s of one batch."""
-
-    def __init__(self, streams: list[SourceStream], read: ImageTextReader, rng: random.Random):
-        super().__init__(streams, rng)
-        self.read = read
-
-    def make(self, stream: SourceStream, row: Row) -> ImageText:
-        return self.read(stream.source, row)
-
-    def collated(self) -> dict:
-        pixels, counts = [sample.pixels for sample in self.samples], self.counts
-        return {
-            "prompts": [sample.prompt for sample in self.samples],
-            "pixels": None if pixels[0] is None else torch.stack(pixels),
-            "rows": counts["rows"],
-            "bad_rows": dict(counts["bad_rows"]),
-            "dropped": dict(counts["dropped"]),
-            "bad_row_details": counts["bad_row_details"],
-        }
-
-
-def open_image_sources(arguments: DataArguments, split: str, image_column: str | None = None) -> list[ImageTextSource]:
-    """
-    The sources of a configuration that have the split.
-
-    Args:
-        image_column (`str`, *optional*): column with the encoded image; images are not read without.
-
-    Raises:
-        ValueError: if a source lacks `train_split`, or none has another split; or as [`open_source`] does.
-    """
-    return open_each(arguments, split, lambda source: _open(source, split, image_column))
-
-
-def _open(arguments: SourceArguments, split: str, image_column: str | None) -> ImageTextSource:
-    arguments = dataclasses.replace(arguments, audio_column=image_column or "", speaker_column=None)
-    folder = Path(arguments.dataset).expanduser()
-    if arguments.format is None and folder.is_dir() and local_format(folder) == "audiofolder":
-        arguments = dataclasses.replace(arguments, format="imagefolder")
-    try:
-        opened = open_source(arguments, split)
-    except NoSuchSplit:
-        raise
-    except ValueError as error:
-        raise ValueError(str(error).replace("`audio_column`", "`image_column`")) from error
-    return ImageTextSource(opened.arguments, opened.format, opened.root, opened.shards)
-
-
 def build_image_loader(
     arguments: DataArguments,
     split: str,
@@ -220,7 +102,7 @@ def build_image_loader(
     min_size: int = 1,
 ) -> BatchLoader:
     """
-    Batches of a split for one of `world_size` processes; see [`ImageTextBatches`].
+    Batches of a split for one of `world_size` processes; see [`EvenBatches`] and [`ImageTextMaker.collate`].
 
     Args:
         arguments ([`DataArguments`]): sources and bounds.
@@ -234,15 +116,16 @@ def build_image_loader(
     Raises:
         ValueError: if a source, its split or a column is not there.
     """
-    batches = ImageTextBatches(
-        open_image_sources(arguments, split, image_column),
-        ImageTextReader(None if image_column is None else resolution),
+    maker = ImageTextMaker(image_column, resolution)
+    batches = EvenBatches(
+        open_sources(arguments, split, maker.columns),
+        maker,
         batch_size,
+        min_size=min_size,
         seed=seed,
         rank=rank,
         world_size=world_size,
         endless=endless,
         max_bad_fraction=arguments.max_bad_fraction,
-        min_size=min_size,
     )
     return BatchLoader(batches, arguments.num_workers if endless else 0)

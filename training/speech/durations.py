@@ -88,14 +88,14 @@ def _timed(source: Source, row: Row) -> Timed:
     if not text:
         raise BadRow("empty text")
     try:
-        seconds = soundfile.info(io.BytesIO(source.audio(row))).duration
+        seconds = soundfile.info(io.BytesIO(source.content(row, "audio"))).duration
     except soundfile.LibsndfileError as error:
         raise BadRow("undecodable audio") from error
     if seconds <= 0:
         raise BadRow("empty audio")
     if seconds > _MAX_SECONDS:
         raise WrongLength(f"longer than {_MAX_SECONDS} s")
-    return Timed(text, seconds, source.speaker(row))
+    return Timed(text, seconds, source.label(row, "speaker"))
 
 
 def fit_durations(rows: list[Timed], training_data: str | None = None) -> "DurationPredictor":

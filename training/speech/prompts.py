@@ -4,19 +4,16 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from dtm_hf.training.config.arguments import DataArguments
 from dtm_hf.training.data.loader import open_sources
-from dtm_hf.training.data.rows import BadRow, WrongLength, decode_audio
+from dtm_hf.training.data.rows import BadRow, WrongLength
 from dtm_hf.training.data.sources import Source, UnreadableShard
+from dtm_hf.training.speech.rows import decode_audio
 
-if TYPE_CHECKING:
-    from dtm_hf.pipelines.pipeline_dtm import DTMPipeline
-
-# The pipeline shortens longer recordings, whose text would then say more than is heard.
+# A pipeline shortens longer recordings, whose text would then say more than is heard.
 _MAX_REFERENCE_SECONDS = 12.0
 _MIN_REFERENCE_SECONDS = 0.1
 
@@ -44,7 +41,7 @@ class SpokenPrompt:
         source (`str`): where the prompt was given, for messages.
         speaker (`str`): as the validation split names it.
         text (`str`): what to say.
-        reference (`np.ndarray` of shape `(T,)`): recording of the speaker at the pipeline's rate.
+        reference (`np.ndarray` of shape `(T,)`): recording of the speaker.
         reference_text (`str`): what is said in it.
         truth (`np.ndarray` of shape `(T,)`, *optional*): recording of `text` by this speaker.
     """
@@ -118,7 +115,7 @@ def validation_rows(arguments: DataArguments) -> Iterator[ValidationRow]:
     split = arguments.validation_split
     if split is None:
         raise ValueError("Samples speak like the speakers of the `validation_split`, but got none.")
-    for source in open_sources(arguments, split):
+    for source in open_sources(arguments, split, lambda source: source.columns):
         yield from _rows(source)
 
 
@@ -127,11 +124,11 @@ def _rows(source: Source) -> Iterator[ValidationRow]:
         try:
             for _, row in source.rows(shard):
                 try:
-                    speaker, text = source.speaker(row), source.text(row)
+                    speaker, text = source.label(row, "speaker"), source.text(row)
                 except BadRow:
                     continue
                 # A list where F5-TTS has tokenized it.
-                yield ValidationRow(speaker or "", "".join(text).strip(), partial(source.audio, row))
+                yield ValidationRow(speaker or "", "".join(text).strip(), partial(source.content, row, "audio"))
         except UnreadableShard:
             # The loader of the training says so.
             continue
@@ -150,9 +147,7 @@ class _Voice:
         return len(self.references) == 2 and self.wanted <= self.truths.keys()
 
 
-def find_recordings(
-    prompts: list[Prompt], rows: Iterable[ValidationRow], pipeline: "DTMPipeline"
-) -> list[SpokenPrompt]:
+def find_recordings(prompts: list[Prompt], rows: Iterable[ValidationRow], sampling_rate: int) -> list[SpokenPrompt]:
     """
     Give each prompt the first recording of its speaker that says something else, and the true recording if a row of
     this speaker has exactly its text. Rows that cannot be decoded or hold no text are passed over, and as references
@@ -161,13 +156,12 @@ def find_recordings(
     Args:
         prompts (`list` of [`Prompt`]): not more than one with the same speaker and text.
         rows (iterable of [`ValidationRow`]): see [`validation_rows`].
-        pipeline ([`DTMPipeline`]): gives the sampling rate.
+        sampling_rate (`int`): of the recordings, in Hz.
 
     Raises:
         ValueError: for an unknown speaker, with those that exist; for one without a recording to speak like; for a
             prompt that was given before.
     """
-    rate = pipeline.feature_extractor.sampling_rate
     voices = {prompt.speaker: _Voice() for prompt in prompts}
     for prompt in prompts:
         voices[prompt.speaker].wanted |= {prompt.text} - {""}
@@ -176,7 +170,7 @@ def find_recordings(
         speakers[row.speaker] = None
         if row.speaker not in voices or not row.text:
             continue
-        _keep(voices[row.speaker], row, rate)
+        _keep(voices[row.speaker], row, sampling_rate)
         if all(voice.complete for voice in voices.values()):
             break
     spoken: dict[tuple[str, str], SpokenPrompt] = {}

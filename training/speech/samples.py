@@ -8,7 +8,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import soundfile
@@ -16,11 +15,8 @@ import torch
 from matplotlib.image import imread
 
 from dtm_hf.files import folder_written_aside
-from dtm_hf.pictures import save_mel_picture
 from dtm_hf.training.speech.prompts import Prompt, SpokenPrompt, ValidationRow, find_recordings
-
-if TYPE_CHECKING:
-    from dtm_hf.pipelines.pipeline_dtm import DTMPipeline
+from dtm_hf.training.speech.speaker import Speaker
 
 
 @dataclass
@@ -33,7 +29,7 @@ class _Sound:
 
 class SpeechSamples:
     """
-    Speaks the prompts with the pipeline's current weights, into `folder/step-00001000`: for each prompt a WAV and a
+    Speaks the prompts with the current weights, into `folder/step-00001000`: for each prompt a WAV and a
     picture of its mel, above that of the true recording if there is one, and `info.json` with the settings.
     `folder/ground-truth` holds the true recordings.
 
@@ -41,7 +37,7 @@ class SpeechSamples:
     random number generators is left as it was found. Only the main process needs one of these.
 
     Args:
-        pipeline ([`DTMPipeline`]): around the networks that are trained, on their device.
+        speaker ([`Speaker`]): speaks with the networks that are trained.
         prompts (`list` of [`Prompt`]): what to say.
         rows (iterable of [`ValidationRow`]): where their speakers are found.
         folder (`str` or `Path`): where the samples go.
@@ -53,21 +49,18 @@ class SpeechSamples:
 
     def __init__(
         self,
-        pipeline: "DTMPipeline",
+        speaker: Speaker,
         prompts: list[Prompt],
         rows: Iterable[ValidationRow],
         folder: str | Path,
         seed: int = 0,
     ):
-        self.pipeline, self.folder, self.seed = pipeline, Path(folder), seed
-        pipeline.set_progress_bar_config(disable=True)
-        # The trainer moves the networks alone.
-        pipeline.vocoder.to(pipeline.backbone.device)
-        found = find_recordings(prompts, rows, pipeline)
+        self.speaker, self.folder, self.seed = speaker, Path(folder), seed
+        found = find_recordings(prompts, rows, speaker.reference_rate)
         self.prompts = {_name(number, prompt): prompt for number, prompt in enumerate(found, 1)}
         for prompt in found:
             try:
-                self._speak(prompt, num_inference_steps=min(pipeline.backbone.config.step_counts or [1]))
+                self._speak(prompt, briefly=True)
             except (ValueError, TypeError) as error:
                 raise ValueError(f"{prompt.source}: {error}") from error
         for leftover in self.folder.glob(".step-*"):
@@ -103,22 +96,16 @@ class SpeechSamples:
         # Once is enough for what does not change.
         truths, self._truths = self._truths, {}
         for tracker in trackers:
-            _track(tracker, step, truths | sounds, self.pipeline.vocoder.sampling_rate)
+            _track(tracker, step, truths | sounds, self.speaker.sampling_rate)
         return folder
 
-    def _speak(self, prompt: SpokenPrompt, num_inference_steps: int | None = None) -> np.ndarray:
+    def _speak(self, prompt: SpokenPrompt, briefly: bool = False) -> np.ndarray:
         """One prompt as `(T,)`. By itself, so that many prompts need no more memory than one."""
-        rate = self.pipeline.feature_extractor.sampling_rate
-        with _random_state_kept(self.pipeline.backbone.device):
-            output = self.pipeline(
-                prompt.text,
-                (prompt.reference, rate),
-                prompt.reference_text,
-                num_inference_steps=num_inference_steps,
-                # On the CPU: the noise is then the same on every device.
-                generator=torch.Generator().manual_seed(self.seed),
-            )
-        return _in_range(output.audios[0])
+        with _random_state_kept(self.speaker.device):
+            # On the CPU: the noise is then the same on every device.
+            generator = torch.Generator().manual_seed(self.seed)
+            waveform = self.speaker.speak(prompt.text, prompt.reference, prompt.reference_text, generator, briefly)
+        return _in_range(waveform)
 
     def _write_truths(self) -> dict[str, _Sound]:
         truths = {name: _in_range(prompt.truth) for name, prompt in self.prompts.items() if prompt.truth is not None}
@@ -132,43 +119,24 @@ class SpeechSamples:
         return {f"ground_truth/{name}": _Sound(samples, folder / f"{name}.png") for name, samples in truths.items()}
 
     def _write_sound(self, folder: Path, name: str, waveform: np.ndarray, truth: np.ndarray | None = None) -> None:
-        prompt, extractor = self.prompts[name], self.pipeline.feature_extractor
-        soundfile.write(
-            folder / f"{name}.wav", waveform, self.pipeline.vocoder.sampling_rate, format="WAV", subtype="PCM_16"
-        )
+        prompt, rate = self.prompts[name], self.speaker.sampling_rate
+        soundfile.write(folder / f"{name}.wav", waveform, rate, format="WAV", subtype="PCM_16")
         titles = [f"{prompt.speaker}: {prompt.text}", "ground truth"]
         waveforms = [waveform] if truth is None else [waveform, truth]
-        save_mel_picture(
-            [extractor.log_mel(torch.from_numpy(samples)[None])[0] for samples in waveforms],
-            folder / f"{name}.png",
-            titles=titles[: len(waveforms)],
-            sampling_rate=extractor.sampling_rate,
-            hop_length=extractor.hop_length,
-        )
+        self.speaker.save_picture(waveforms, folder / f"{name}.png", titles[: len(waveforms)])
 
     def _info(self, step: int, spoken: dict[str, np.ndarray]) -> dict:
-        from dtm_hf.pipelines.pipeline_dtm import DEFAULT_GUIDANCE_SCALE
-
-        scheduler, head = self.pipeline.scheduler, self.pipeline.head
-        baked = None if head is None or scheduler.num_head_steps == 0 else head.config.guidance_scale
-        if self.pipeline.backbone.config.step_counts is not None:
-            # A student runs the conditional branch alone.
-            baked = 1.0
         return {
             "step": step,
             "seed": self.seed,
-            "num_inference_steps": scheduler.num_inference_steps,
-            "num_head_steps": scheduler.num_head_steps,
-            "head_solver": scheduler.config.head_solver,
-            "time_grid": scheduler.config.time_grid,
-            "guidance_scale": DEFAULT_GUIDANCE_SCALE if baked is None else baked,
+            **self.speaker.settings(),
             "samples": [
                 {
                     "name": name,
                     "speaker": prompt.speaker,
                     "text": prompt.text,
                     "reference_text": prompt.reference_text,
-                    "seconds": len(spoken[name]) / self.pipeline.vocoder.sampling_rate,
+                    "seconds": len(spoken[name]) / self.speaker.sampling_rate,
                     "ground_truth": prompt.truth is not None,
                     # Without: the network has diverged, and there is nothing to hear.
                     "finite": bool(np.isfinite(spoken[name]).all()),

@@ -10,7 +10,6 @@ from torch import nn
 
 from dtm_hf.pipelines.repositories import save_with_card
 from dtm_hf.training.config.arguments import TrainingConfig
-from dtm_hf.training.data.loader import build_loader
 from dtm_hf.training.loop.task import Task
 from dtm_hf.training.objectives.conditioning import MelBatch
 from dtm_hf.training.objectives.phases import Phase
@@ -19,7 +18,9 @@ from dtm_hf.training.speech.compilation import compile_parts
 from dtm_hf.training.speech.components import Components
 from dtm_hf.training.speech.prompts import read_prompts, validation_rows
 from dtm_hf.training.speech.provenance import training_record
+from dtm_hf.training.speech.rows import build_loader
 from dtm_hf.training.speech.samples import SpeechSamples
+from dtm_hf.training.speech.speaker import PipelineSpeaker
 
 
 class SpeechTask(Task):
@@ -118,7 +119,7 @@ class SpeechTask(Task):
         prompts = read_prompts(logging.sample_prompts, logging.sample_prompts_file)
         if prompts:
             rows = validation_rows(self.config.data)
-            self._samples = SpeechSamples(self.components.pipeline(), prompts, rows, folder)
+            self._samples = SpeechSamples(PipelineSpeaker(self.components.pipeline()), prompts, rows, folder)
         return bool(prompts)
 
     def write_samples(self, step: int, trackers: Sequence) -> None:

@@ -25,6 +25,7 @@ from dtm_hf.training.corpus.passes import RowChecks, SourceUnavailable, store_sh
 from dtm_hf.training.corpus.prepare import Preparation, prepare
 from dtm_hf.training.data.formats import Shard
 from dtm_hf.training.data.sources import Source, UnreadableShard, open_source
+from dtm_hf.training.speech.rows import build_loader
 
 ROWS = short_rows(50)
 WEB = {"audio_column": "wav", "text_column": "json.text", "speaker_column": "json.speaker"}
@@ -108,8 +109,6 @@ def test_card_and_manifest(prepared, source):
 
 
 def test_training_reads_it(prepared, tokenizer, feature_extractor):
-    from dtm_hf.training.data.loader import build_loader
-
     out, _ = prepared
     arguments = DataArguments(dataset=str(out), min_seconds=0.01, num_workers=0)
     loader = build_loader(arguments, "validation", tokenizer, feature_extractor, seed=0, endless=False)
@@ -145,15 +144,14 @@ def test_the_tokens_of_f5_stay_tokens(tmp_path):
         writer.finalize()
     prepare(preparation(folder, {"speaker_column": None}), tmp_path / "out", workers=1)
     read = open_source(SourceArguments(str(tmp_path / "out")), "train")
-    found = [(read.audio(r), read.text(r), read.speaker(r)) for _, r in read.rows(read.shards[0])]
+    found = [(read.content(r, "audio"), read.text(r), read.label(r, "speaker")) for _, r in read.rows(read.shards[0])]
     assert sorted(found) == sorted((a, t, None) for a, t in zip(audio_of(ROWS[:5]), texts, strict=True))
 
 
 def test_encoding_anew(tmp_path):
     stereo = np.stack([voice(1.0, pitch=110), voice(1.0, pitch=110)], axis=1)
-    write_parquet(
-        tmp_path / "source", [row(0, 1.0, content=encoded(stereo, rate=16000, container="OGG", subtype=None))]
-    )
+    content = encoded(stereo, rate=16000, container="OGG", subtype=None)
+    write_parquet(tmp_path / "source", [row(0, 1.0, content=content)])
     wanted = preparation(tmp_path / "source", checks=RowChecks(sampling_rate=24000))
     prepare(wanted, tmp_path / "out", workers=1)
     (found,) = contents(tmp_path / "out")
@@ -214,8 +212,8 @@ def test_a_network_that_fails_is_no_broken_shard(tmp_path):
             yield 0, ROWS[0]
             raise UnreadableShard("gone") from failures[-1]
 
-    source = Cut(SourceArguments("org/speech"), "parquet", "hf://datasets/org/speech@0", [])
-    failures = []
+    arguments, failures = SourceArguments("org/speech"), []
+    source = Cut(arguments, arguments.columns, "parquet", "hf://datasets/org/speech@0", [])
     for failure in (ConnectionError("Server Disconnected"), TimeoutError(), OSError(110, "timed out"), MemoryError()):
         failures.append(failure)
         with pytest.raises(SourceUnavailable, match="0.parquet cannot be read now"):
@@ -233,9 +231,7 @@ def test_equal_keys_lose_no_row(tmp_path, monkeypatch):
         folder.mkdir()
         shuffle.store_rows(folder, 0, i, [(j, {"row": (i, j)}, b"x" * j) for j in range(4 * (i != 1))])
     cuts = shuffle.stretches(folders, [3, 3, 2])
-    found = [
-        (*header["row"], len(audio)) for first, end in cuts for header, audio in shuffle.gather(folders, first, end)
-    ]
+    found = [(*head["row"], len(audio)) for cut in cuts for head, audio in shuffle.gather(folders, *cut)]
     assert found == [(i, j, j) for parity in (0, 1) for i in (0, 2) for j in (parity, parity + 2)]
 
 

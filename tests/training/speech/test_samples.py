@@ -14,6 +14,7 @@ from tiny import SAMPLING_RATE, voice
 from dtm_hf.training.config.arguments import DataArguments, SourceArguments
 from dtm_hf.training.speech.prompts import ValidationRow, find_recordings, read_prompts, validation_rows
 from dtm_hf.training.speech.samples import SpeechSamples
+from dtm_hf.training.speech.speaker import PipelineSpeaker
 
 
 def row(speaker, text, seconds=0.4, pitch=120.0):
@@ -37,7 +38,7 @@ def rows():
 
 
 def found(lines, rows, pipeline):
-    return find_recordings(read_prompts(lines), rows, pipeline)
+    return find_recordings(read_prompts(lines), rows, pipeline.feature_extractor.sampling_rate)
 
 
 def test_a_file_of_prompts(tmp_path):
@@ -123,14 +124,14 @@ def test_rows_come_from_the_validation_split_of_every_source(rows, tiny_pipeline
 )
 def test_what_cannot_be_spoken_is_refused_before_training(rows, tiny_pipeline, tmp_path, lines, message):
     with pytest.raises(ValueError, match=message):
-        SpeechSamples(tiny_pipeline, read_prompts(lines), rows, tmp_path / "samples")
+        SpeechSamples(PipelineSpeaker(tiny_pipeline), read_prompts(lines), rows, tmp_path / "samples")
     assert not (tmp_path / "samples").exists()
 
 
 @pytest.fixture
 def samples(rows, tiny_pipeline, tmp_path):
     prompts = read_prompts(["slt|Hello there $1.", "rms|"])
-    return SpeechSamples(tiny_pipeline, prompts, rows, tmp_path / "samples", seed=3)
+    return SpeechSamples(PipelineSpeaker(tiny_pipeline), prompts, rows, tmp_path / "samples", seed=3)
 
 
 NAMES = ["01-slt-hello-there-1", "02-rms-good-night"]
@@ -163,18 +164,18 @@ def test_the_noise_is_the_same_every_time_and_the_weights_tell(make_head, rows, 
     head = make_head(architecture="conv")
     tiny_pipeline.register_modules(head=head)
     prompts = read_prompts(["slt|Hello there.", "rms|Hello there."])
-    samples = SpeechSamples(tiny_pipeline, prompts, rows, tmp_path / "samples")
+    samples = SpeechSamples(PipelineSpeaker(tiny_pipeline), prompts, rows, tmp_path / "samples")
     first = read(samples.write(1))
     torch.manual_seed(99)
     assert read(samples.write(2)) == first
     # A prompt sounds the same whatever is spoken beside it.
-    alone = SpeechSamples(tiny_pipeline, prompts[:1], rows, tmp_path / "alone")
+    alone = SpeechSamples(PipelineSpeaker(tiny_pipeline), prompts[:1], rows, tmp_path / "alone")
     assert read(alone.write(1)).items() <= first.items()
     with torch.no_grad():
         head.output_proj.bias.add_(0.5)
     changed = read(samples.write(3))
     assert all(changed[name] != first[name] for name in first)
-    again = SpeechSamples(tiny_pipeline, prompts, rows, tmp_path / "again", seed=1)
+    again = SpeechSamples(PipelineSpeaker(tiny_pipeline), prompts, rows, tmp_path / "again", seed=1)
     assert all(content != changed[name] for name, content in read(again.write(1)).items())
 
 
@@ -191,7 +192,7 @@ def test_training_draws_what_it_would_have_drawn(rows, tiny_pipeline, tmp_path, 
 
     monkeypatch.setattr(type(tiny_pipeline.vocoder), "forward", drawing)
     before = states()
-    samples = SpeechSamples(tiny_pipeline, read_prompts(["slt|Hello."]), rows, tmp_path)
+    samples = SpeechSamples(PipelineSpeaker(tiny_pipeline), read_prompts(["slt|Hello."]), rows, tmp_path)
     samples.write(1)
     assert states() == before
 
@@ -200,7 +201,7 @@ def test_a_repeated_step_replaces_what_a_killed_run_left(samples, rows, tiny_pip
     folder = samples.write(5)
     (folder / "old.wav").write_bytes(b"")
     shutil.copytree(folder, folder.with_name(".step-00000007.4321"))
-    again = SpeechSamples(tiny_pipeline, read_prompts(["slt|Hello."]), rows, tmp_path / "samples")
+    again = SpeechSamples(PipelineSpeaker(tiny_pipeline), read_prompts(["slt|Hello."]), rows, tmp_path / "samples")
     assert {path.name for path in again.write(5).iterdir()} == {"01-slt-hello.wav", "01-slt-hello.png", "info.json"}
     # The ground truth went with its prompt.
     assert {path.name for path in (tmp_path / "samples").iterdir()} == {"step-00000005"}
@@ -209,7 +210,7 @@ def test_a_repeated_step_replaces_what_a_killed_run_left(samples, rows, tiny_pip
 def test_a_network_that_diverged_is_reported_and_stops_nothing(make_head, rows, tiny_pipeline, tmp_path):
     head = make_head(architecture="conv")
     tiny_pipeline.register_modules(head=head)
-    samples = SpeechSamples(tiny_pipeline, read_prompts(["slt|Hello."]), rows, tmp_path)
+    samples = SpeechSamples(PipelineSpeaker(tiny_pipeline), read_prompts(["slt|Hello."]), rows, tmp_path)
     with torch.no_grad():
         head.output_proj.bias.fill_(float("nan"))
     folder = samples.write(1)

@@ -45,7 +45,10 @@ def read(split="train", **arguments):
     except ValueError as error:
         return {"error": str(error)}
     rows = [row for shard in source.shards for _, row in source.rows(shard)]
-    rows = [[base64.b64encode(source.audio(row)).decode(), source.text(row), source.speaker(row)] for row in rows]
+    rows = [
+        [base64.b64encode(source.content(row, "audio")).decode(), source.text(row), source.label(row, "speaker")]
+        for row in rows
+    ]
     return {
         "format": source.format,
         "shards": [shard.name for shard in source.shards],

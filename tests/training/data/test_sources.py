@@ -21,7 +21,7 @@ def contents(source):
     for shard in source.shards:
         for _, entry in source.rows(shard):
             try:
-                found.append((source.audio(entry), source.text(entry), source.speaker(entry)))
+                found.append((source.content(entry, "audio"), source.text(entry), source.label(entry, "speaker")))
             except BadRow as reason:
                 found.append(str(reason))
     return found

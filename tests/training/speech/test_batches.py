@@ -11,8 +11,7 @@ from tiny import SAMPLING_RATE, voice
 
 from dtm_hf import F5FeatureExtractor
 from dtm_hf.training.config.arguments import DataArguments, SourceArguments
-from dtm_hf.training.data.loader import build_loader
-from dtm_hf.training.data.rows import RowReader, Utterance
+from dtm_hf.training.speech.rows import Utterance, UtteranceMaker, build_loader
 
 HOP_LENGTH = 256
 
@@ -320,8 +319,8 @@ def test_the_next_window_is_read_bit_by_bit(tmp_path, batches, monkeypatch):
     folder = write_parquet(tmp_path, short_rows(64))
     loader = batches(folder, endless=True, bucket_size=16, max_samples=2)
     reads, counts = [], []
-    original = RowReader.__call__
-    monkeypatch.setattr(RowReader, "__call__", lambda *call: reads.append(1) or original(*call))
+    original = UtteranceMaker.make
+    monkeypatch.setattr(UtteranceMaker, "make", lambda *call: reads.append(1) or original(*call))
     stream = iter(loader)
     for _ in range(24):
         before = len(reads)

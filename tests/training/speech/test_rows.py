@@ -9,8 +9,9 @@ from speech_corpora import encoded, row
 from tiny import SAMPLING_RATE, voice
 
 from dtm_hf.training.config.arguments import DataArguments, SourceArguments
-from dtm_hf.training.data.rows import BadRow, RowReader, WrongLength, decode_audio
+from dtm_hf.training.data.rows import BadRow, WrongLength
 from dtm_hf.training.data.sources import Source
+from dtm_hf.training.speech.rows import UtteranceMaker, decode_audio
 
 
 def test_audio_of_another_rate_and_two_channels():
@@ -51,8 +52,8 @@ def test_audio_that_is_far_too_long_is_not_decoded():
 def read(tokenizer, feature_extractor):
     def read(entry, **settings):
         arguments = DataArguments(**{"min_seconds": 0.1, "max_seconds": 2.0, "frames_per_batch": 130} | settings)
-        source = Source(SourceArguments("x"), "parquet", "/nowhere", [])
-        return RowReader(arguments, tokenizer, feature_extractor)(source, entry)
+        source = Source(SourceArguments("x"), SourceArguments("x").columns, "parquet", "/nowhere", [])
+        return UtteranceMaker(arguments, tokenizer, feature_extractor).make(source, entry)
 
     return read
 

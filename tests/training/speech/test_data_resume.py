@@ -9,7 +9,7 @@ import torch
 from speech_corpora import encoded, short_rows, tar_members, write_parquet, write_tar
 
 from dtm_hf.training.config.arguments import DataArguments, SourceArguments
-from dtm_hf.training.data.loader import build_loader
+from dtm_hf.training.speech.rows import build_loader
 
 WEB = {"audio_column": "wav", "text_column": "json.text", "speaker_column": "json.speaker"}
 
