@@ -53,10 +53,11 @@ def filter_corpus(source: Path, out_dir: Path, recognizer: str, max_wer: float =
     ears = (recognizer, vocabulary and tuple(vocabulary))
     judge = _recognizer(*ears)
     settings = {"recognizer": judge.name, "normalization": judge.normalization, "max_wer": max_wer}
-    if (out_dir / CARD).is_file():
-        present = json.loads((out_dir / CARD).read_text(encoding="utf-8"))
-        if {name: present.get(name) for name in settings} != settings:
-            raise ValueError(f"`out_dir` {str(out_dir)!r} was not filtered by {settings}: choose an empty folder")
+    present = json.loads((out_dir / CARD).read_text(encoding="utf-8")) if (out_dir / CARD).is_file() else {}
+    if any(out_dir.glob("*.parquet")) and {name: present.get(name) for name in settings} != settings:
+        raise ValueError(
+            f"`out_dir` {str(out_dir)!r} holds shards that {settings} did not filter: choose another folder"
+        )
     _write_card(settings, out_dir)
     jobs = [(out_dir / path.name, filter_shard, (path, out_dir / path.name, ears, max_wer)) for path in shards]
     with progress_bar() as progress, process_pool(workers) as pool:

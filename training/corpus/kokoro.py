@@ -76,9 +76,10 @@ class Kokoro:
         share = rng.uniform(0, _LARGEST_SHARE) if rng.random() < _BLENDED_ROWS else 0.0
         if voice in self.partners and partners:
             style = (1 - share) * style + share * self._styles(partners[rng.integers(len(partners))])[row]
-        # A zero, the padding, stands at both ends.
+        # Exports differ in the name of the tokens. A zero, the padding, stands at both ends.
+        (token_input,) = {entry.name for entry in session.get_inputs()} - {"style", "speed"}
         inputs = {
-            session.get_inputs()[0].name: np.array([[0, *tokens, 0]], np.int64),
+            token_input: np.array([[0, *tokens, 0]], np.int64),
             "style": style[None].astype(np.float32),
             "speed": np.array([speed], np.float32),
         }
@@ -115,4 +116,8 @@ class Kokoro:
             return path
         from huggingface_hub import hf_hub_download
 
-        return Path(hf_hub_download(self.model, in_repository or in_folder))
+        try:
+            return Path(hf_hub_download(self.model, in_repository or in_folder))
+        # What the Hub's client raises is one of these, whatever failed.
+        except (OSError, ValueError) as error:
+            raise ValueError(f"`model` must be a folder or a Hub name, but got {self.model!r}: {error}") from error

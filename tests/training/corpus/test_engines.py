@@ -153,6 +153,11 @@ class TestKokoro:
         with pytest.raises(FileNotFoundError, match="`model` must be a folder with kokoro.onnx"):
             Kokoro(str(tmp_path)).require()
 
+    def test_a_name_that_the_hub_does_not_have_is_refused_by_the_argument(self, monkeypatch):
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+        with pytest.raises(ValueError, match="`model` must be a folder or a Hub name, but got 'org/none'"):
+            Kokoro("org/none").require()
+
 
 def test_a_missing_program_names_its_package(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))

@@ -69,8 +69,10 @@ def test_it_goes_on_with_the_shards_that_are_new(corpus, tmp_path):
     card = filter_corpus(corpus, out, "pocketsphinx")
     assert card["splits"]["train"]["rms"]["kept"] == 2
     assert all((out / name).stat().st_mtime_ns == time for name, time in seconds.items())
-    with pytest.raises(ValueError, match="`out_dir` .* was not filtered by .*0.5.*: choose an empty folder"):
+    with pytest.raises(ValueError, match="`out_dir` .* holds shards that .*0.5.* did not filter"):
         filter_corpus(corpus, out, "pocketsphinx", max_wer=0.5)
+    with pytest.raises(ValueError, match="`out_dir` .* holds shards that .* did not filter"):
+        filter_corpus(corpus, corpus, "pocketsphinx")
 
 
 def test_datasets_read_what_it_writes(corpus, tmp_path):
