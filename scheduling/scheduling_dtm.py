@@ -1,5 +1,6 @@
 """Two-level scheduler of Difference Transition Matching."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -8,7 +9,7 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from diffusers.utils import BaseOutput
 
 from .solvers import HEAD_SOLVERS, effective_solver
-from .time_grids import TIME_GRIDS, time_grid
+from .time_grids import TIME_GRIDS, given_grid, time_grid
 
 
 @dataclass
@@ -75,6 +76,11 @@ class DTMScheduler(SchedulerMixin, ConfigMixin):
             raise ValueError(f"`sway_coefficient` must lie in [-1, 2 / (pi - 2)], but got {sway_coefficient}.")
         self.set_timesteps(num_inference_steps, num_head_steps)
 
+    @classmethod
+    def _get_compatibles(cls) -> list[type]:
+        # diffusers looks for the class itself in its own package alone.
+        return [cls]
+
     @property
     def init_noise_sigma(self) -> float:
         """Standard deviation of the initial noise X_0, and of Y_0."""
@@ -94,6 +100,7 @@ class DTMScheduler(SchedulerMixin, ConfigMixin):
         num_inference_steps: int | None = None,
         num_head_steps: int | None = None,
         device: str | torch.device | None = None,
+        timesteps: Sequence[float] | torch.Tensor | None = None,
     ) -> None:
         """
         Fix the two schedules of a run.
@@ -105,21 +112,33 @@ class DTMScheduler(SchedulerMixin, ConfigMixin):
             num_inference_steps (`int`, *optional*): T; from the configuration by default.
             num_head_steps (`int`, *optional*): S, head calls a global step; from the configuration by default.
             device (`str` or `torch.device`, *optional*): Where the times live.
+            timesteps (`list[float]`, *optional*):
+                The T times in the place of the configured grid: rising, in [0, 1). The last step ends at t=1.
 
         Raises:
-            ValueError: for fewer than one global step, negative head calls, or an odd number of them above 1 with a
-            two-call solver.
+            ValueError: for fewer than one global step, negative head calls, an odd number of them above 1 with a
+            two-call solver, or `timesteps` that do not rise in [0, 1) or are not `num_inference_steps`.
         """
         config = self.config
-        steps = config.num_inference_steps if num_inference_steps is None else num_inference_steps
+        steps = num_inference_steps
+        if steps is None:
+            steps = config.num_inference_steps if timesteps is None else len(timesteps)
         calls = config.num_head_steps if num_head_steps is None else num_head_steps
         if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
             raise ValueError(f"`num_inference_steps` must be an integer of at least 1, but got {steps!r}.")
         if isinstance(calls, bool) or not isinstance(calls, int) or calls < 0:
             raise ValueError(f"`num_head_steps` must be an integer of at least 0, but got {calls!r}.")
-        self._head_solver = effective_solver(config.head_solver, calls)
+        head_solver = effective_solver(config.head_solver, calls)
+        if timesteps is None:
+            grid = time_grid(config.time_grid, steps, config.sway_coefficient)
+        else:
+            grid = given_grid(timesteps)
+            if len(timesteps) != steps:
+                raise ValueError(
+                    f"`timesteps` must be as many as `num_inference_steps`, {steps}, but got {len(timesteps)}."
+                )
+        self._head_solver, self._grid = head_solver, grid.to(device)
         self.num_inference_steps, self.num_head_steps = steps, calls
-        self._grid = time_grid(config.time_grid, steps, config.sway_coefficient).to(device)
         self.timesteps = self._grid[:-1]
         self.head_timesteps = self._head_nodes().to(device)
         # Step sizes as Python numbers: reading them from the device would make each step wait for it.

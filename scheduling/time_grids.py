@@ -1,6 +1,7 @@
 """Global time grids: 0 = t_0 < ... < t_T = 1."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 
@@ -37,3 +38,24 @@ def time_grid(
     else:
         t = torch.linspace(0, 1, num_inference_steps + 1, dtype=dtype)
     return t if name == "uniform" else sway(t, sway_coefficient)
+
+
+def given_grid(timesteps: Sequence[float] | torch.Tensor) -> torch.Tensor:
+    """
+    The grid of a caller's own times: these, then 1.
+
+    Args:
+        timesteps (sequence of `float` or `torch.Tensor` of shape `(T,)`): Start of each step, rising, in [0, 1).
+
+    Returns:
+        `torch.Tensor` of shape `(T + 1,)`, float32.
+
+    Raises:
+        ValueError: for no time, and for times that do not rise in [0, 1).
+    """
+    times = torch.as_tensor(timesteps, dtype=torch.float32).cpu()
+    grid = torch.cat([times.flatten(), torch.ones(1)])
+    # A time that is not a number compares as false too.
+    if times.ndim != 1 or not len(times) or not (grid[0] >= 0 and (grid.diff() > 0).all()):
+        raise ValueError(f"`timesteps` must be one or more times that rise in [0, 1), but got {timesteps!r}.")
+    return grid

@@ -192,7 +192,7 @@ def _check_arms(pipe: "DTMPipeline", arms: list[Arm], student: "DTMPipeline | No
     from dtm_hf.evaluation.samplers import mounted
 
     for arm in arms:
-        with mounted(pipe, arm, lambda: None, student):
+        with mounted(pipe, arm, student):
             pass
 
 

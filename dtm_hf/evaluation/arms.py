@@ -1,6 +1,5 @@
 """Arms of a benchmark: named ways to sample, with what each costs. Imports no torch: a bad name is refused at once."""
 
-import math
 import re
 from dataclasses import dataclass, field
 
@@ -85,16 +84,19 @@ class Arm:
         alone = alone or self.needs_student
         return 1 if alone else 2
 
+    @property
+    def time_grid(self) -> str:
+        """Name of its global grid; a head is taken to run on the sway grid, as by default."""
+        if self.kind == "noise":
+            return "epss" if self.num_inference_steps in EPSS_INDICES else "sway"
+        return self.kind if self.kind in ("uniform", "epss") else "sway"
+
     def _times(self) -> list[float]:
-        """Times of the backbone passes of the loop; a head is taken to run on the sway grid, as by default."""
-        steps = self.num_inference_steps
-        if self.kind == "epss" or (self.kind == "noise" and steps in EPSS_INDICES):
-            grid = [index / 32 for index in EPSS_INDICES[steps]]
-        else:
-            grid = [i / steps for i in range(steps + 1)]
-        if self.kind != "uniform":
-            # Sway sampling with c = -1.
-            grid = [1 - math.cos(math.pi / 2 * t) for t in grid]
+        """Times of the backbone passes of the loop."""
+        # Not needed to refuse a name, and it imports torch.
+        from dtm_hf.scheduling.time_grids import time_grid
+
+        grid = time_grid(self.time_grid, self.num_inference_steps).tolist()
         if self.kind == "midpoint":
             return [time for a, b in zip(grid, grid[1:], strict=False) for time in (a, (a + b) / 2)]
         return grid[:-1]

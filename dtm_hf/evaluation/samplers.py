@@ -7,11 +7,11 @@ import numpy as np
 import torch
 
 from dtm_hf.evaluation.arms import Arm
+from dtm_hf.evaluation.controls import Callback, noisy_end, one_after_the_other, renoise
 from dtm_hf.evaluation.metric import BenchmarkItem
 from dtm_hf.evaluation.oracle import oracle_head
-from dtm_hf.evaluation.schedulers import MidpointScheduler, NoisyEndScheduler, RenoiseScheduler
+from dtm_hf.evaluation.schedulers import MidpointScheduler
 from dtm_hf.pipelines.pipeline_dtm import DTMPipeline, DTMPipelineOutput
-from dtm_hf.scheduling.epss import EPSS_INDICES
 from dtm_hf.scheduling.scheduling_dtm import DTMScheduler
 
 
@@ -22,7 +22,7 @@ def run_arm(
     sampling_rate: int,
     seeds: list[int],
     output_type: str = "np",
-    callback: Callable[[DTMPipeline, int, torch.Tensor, dict], dict] | None = None,
+    callback: Callback | None = None,
     student: DTMPipeline | None = None,
 ) -> DTMPipelineOutput:
     """
@@ -51,15 +51,16 @@ def run_arm(
     reference_texts = [item.reference_text for item in items]
     durations = [item.duration_s for item in items]
 
-    def draw() -> torch.Tensor:
-        return pipe.prepare_noise(rows, own)
-
+    generators = [_generator(seed) for seed in seeds]
+    latents = control = None
     if arm.kind in ("renoise", "noise"):
         # What the loop is about to cut and measure: its noise has the rows' own lengths, as X_0 has.
         references = [pipe.encode_reference(*pair) for pair in zip(recordings, reference_texts, strict=True)]
         rows, _ = pipe.prepare_items(texts, references, speed=1.0, durations=durations)
         own = [_generator(int(np.random.SeedSequence((seed, 1)).generate_state(1, np.uint64)[0])) for seed in seeds]
-    with mounted(pipe, arm, draw, student) as mounted_pipe:
+        latents = pipe.prepare_noise(rows, generators)
+        control = _control(pipe.scheduler, arm, latents, lambda: pipe.prepare_noise(rows, own))
+    with mounted(pipe, arm, student) as mounted_pipe:
         return mounted_pipe(
             texts,
             recordings,
@@ -69,19 +70,15 @@ def run_arm(
             guidance_scale=_guidance_scale(pipe, arm),
             guidance_end=arm.guidance_end,
             duration_s=durations,
-            generator=[_generator(seed) for seed in seeds],
+            generator=generators,
+            latents=latents,
             output_type=output_type,
-            callback_on_step_end=callback,
+            callback_on_step_end=one_after_the_other(control, callback),
         )
 
 
 @contextmanager
-def mounted(
-    pipe: DTMPipeline,
-    arm: Arm,
-    draw: Callable[[], torch.Tensor] | None = None,
-    student: DTMPipeline | None = None,
-) -> Iterator[DTMPipeline]:
+def mounted(pipe: DTMPipeline, arm: Arm, student: DTMPipeline | None = None) -> Iterator[DTMPipeline]:
     """
     The pipeline with the scheduler and the head of an arm; the former ones come back when the block ends.
 
@@ -91,21 +88,18 @@ def mounted(
     Args:
         pipe ([`DTMPipeline`]): Changed while the block lasts.
         arm ([`Arm`]): How to sample.
-        draw (`Callable[[], torch.Tensor]`, *optional*): Noise `(B, N, M)` of a control.
         student ([`DTMPipeline`], *optional*): With a distilled student; what a `"student"` arm gets.
 
     Raises:
         ValueError: for a `"dtm"` arm without a head, or with another guidance scale than the one baked into it; for
-            head calls that the scheduler's solver cannot take; for a control without `draw`; for a `"student"` arm
-            without a student that serves its number of steps.
+            head calls that the scheduler's solver cannot take; for a `"student"` arm without a student that serves its
+            number of steps.
     """
     if arm.needs_student:
         pipe = _student_for(arm, student)
     _guidance_scale(pipe, arm)
-    if arm.parameter is not None and draw is None:
-        raise ValueError(f"`draw` must be given for {arm.name!r}: its noise comes from there.")
     scheduler, head = pipe.scheduler, pipe.head
-    swapped = _scheduler(scheduler, arm, draw)
+    swapped = _scheduler(scheduler, arm)
     try:
         pipe.scheduler = swapped
         if arm.kind == "oracle":
@@ -118,18 +112,19 @@ def mounted(
         pipe.scheduler, pipe.head = scheduler, head
 
 
-def _scheduler(present: DTMScheduler, arm: Arm, draw: Callable[[], torch.Tensor] | None) -> DTMScheduler:
+def _scheduler(present: DTMScheduler, arm: Arm) -> DTMScheduler:
     steps = {"num_inference_steps": arm.num_inference_steps, "num_head_steps": arm.num_head_steps}
     if arm.kind in ("dtm", "oracle", "student"):
         return DTMScheduler.from_config(present.config, **steps)
     if arm.kind == "midpoint":
         return MidpointScheduler(**steps)
-    if arm.kind == "renoise":
-        return RenoiseScheduler(draw, arm.parameter, **steps)
+    return DTMScheduler(time_grid=arm.time_grid, **steps)
+
+
+def _control(present: DTMScheduler, arm: Arm, x_0: torch.Tensor, draw: Callable[[], torch.Tensor]) -> Callback:
     if arm.kind == "noise":
-        grid = "epss" if arm.num_inference_steps in EPSS_INDICES else "sway"
-        return NoisyEndScheduler(draw, arm.parameter, time_grid=grid, **steps)
-    return DTMScheduler(time_grid={"euler": "sway"}.get(arm.kind, arm.kind), **steps)
+        return noisy_end(arm.parameter, arm.num_inference_steps, draw)
+    return renoise(arm.parameter, [*_scheduler(present, arm).timesteps.tolist(), 1.0], x_0, draw)
 
 
 def _student_for(arm: Arm, student: DTMPipeline | None) -> DTMPipeline:

@@ -1,11 +1,11 @@
 """Figures of a set of items and how sure they are: ratios of sums, with bootstrap intervals over the items."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
-# The counts of a draw are one number an item: in blocks, 100 000 items stay below 100 MB.
+# A draw holds the figures of all its items: in blocks, 100 000 items stay below 400 MB.
 _DRAWS_AT_ONCE = 100
 
 
@@ -49,8 +49,7 @@ def ratio(
     """
     above, below = _item_sums({"numerators": numerators, "denominators": denominators})
     _check_positive("denominators", below)
-    samples = [(counts @ above) / (counts @ below) for counts in _resampled(len(above), draws, seed)]
-    return _estimate(above.sum() / below.sum(), samples, level, len(above))
+    return _bootstrap((above, below), _ratio, draws, seed, level)
 
 
 def paired_difference(
@@ -83,12 +82,11 @@ def paired_difference(
     above_a, below_a, above_b, below_b = _item_sums({"a[0]": a[0], "a[1]": a[1], "b[0]": b[0], "b[1]": b[1]})
     _check_positive("a[1]", below_a)
     _check_positive("b[1]", below_b)
-    samples = [
-        transform((counts @ above_a) / (counts @ below_a)) - transform((counts @ above_b) / (counts @ below_b))
-        for counts in _resampled(len(above_a), draws, seed)
-    ]
-    value = transform(above_a.sum() / below_a.sum()) - transform(above_b.sum() / below_b.sum())
-    return _estimate(value, samples, level, len(above_a))
+
+    def difference(above_a, below_a, above_b, below_b, axis):
+        return transform(_ratio(above_a, below_a, axis)) - transform(_ratio(above_b, below_b, axis))
+
+    return _bootstrap((above_a, below_a, above_b, below_b), difference, draws, seed, level)
 
 
 def _item_sums(arrays: dict[str, np.ndarray]) -> list[np.ndarray]:
@@ -119,18 +117,32 @@ def _check_positive(name: str, sums: np.ndarray) -> None:
         raise ValueError(f"`{name}` must be positive for each item, but one adds up to {sums.min()}.")
 
 
-def _resampled(items: int, draws: int, seed: int) -> Iterator[np.ndarray]:
-    """How often each item is in a draw: arrays of shape `(draws, items)` that together hold all draws."""
+def _ratio(above: np.ndarray, below: np.ndarray, axis: int) -> np.ndarray:
+    return above.sum(axis=axis) / below.sum(axis=axis)
+
+
+def _bootstrap(sums: tuple[np.ndarray, ...], statistic: Callable, draws: int, seed: int, level: float) -> Estimate:
+    """The statistic of the items' sums and its percentile interval; the sums of an item stay together in each draw."""
     if draws < 1:
         raise ValueError(f"`draws` must be at least 1, but got {draws}.")
-    rng = np.random.default_rng(seed)
-    chances = np.full(items, 1 / items)
-    for start in range(0, draws, _DRAWS_AT_ONCE):
-        yield rng.multinomial(items, chances, size=min(_DRAWS_AT_ONCE, draws - start)).astype(np.float64)
-
-
-def _estimate(value: float, samples: list[np.ndarray], level: float, n: int) -> Estimate:
     if not 0 < level < 1:
         raise ValueError(f"`level` must lie in (0, 1), but got {level}.")
-    low, high = np.quantile(np.concatenate(samples), [(1 - level) / 2, (1 + level) / 2])
-    return Estimate(float(value), float(low), float(high), n)
+    # Importing it takes a second, which nobody who only reads results has to wait.
+    from scipy.stats import bootstrap
+
+    items, value = len(sums[0]), float(statistic(*sums, axis=-1))
+    # scipy refuses to resample one item.
+    if items == 1:
+        return Estimate(value, value, value, 1)
+    interval = bootstrap(
+        sums,
+        statistic,
+        n_resamples=draws,
+        batch=_DRAWS_AT_ONCE,
+        vectorized=True,
+        paired=True,
+        confidence_level=level,
+        method="percentile",
+        rng=np.random.default_rng(seed),
+    ).confidence_interval
+    return Estimate(value, float(interval.low), float(interval.high), items)

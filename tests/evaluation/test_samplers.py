@@ -7,9 +7,10 @@ from tiny import SAMPLING_RATE, voice
 
 from dtm_hf import DTMScheduler
 from dtm_hf.evaluation.arms import parse_arm
+from dtm_hf.evaluation.controls import noisy_end, renoise
 from dtm_hf.evaluation.metric import BenchmarkItem
 from dtm_hf.evaluation.samplers import mounted, run_arm
-from dtm_hf.evaluation.schedulers import MidpointScheduler, NoisyEndScheduler, RenoiseScheduler
+from dtm_hf.evaluation.schedulers import MidpointScheduler
 from dtm_hf.scheduling.time_grids import time_grid
 
 PROMPT, SAID = voice(1.2), "some words. "
@@ -136,15 +137,16 @@ def test_renoise_keeps_the_data_and_the_noise_level(jump):
     """With Y = X_1 - X_0 exact, each X_{t'} is t' X_1 plus normal noise of standard deviation 1 - t'."""
     generator = torch.Generator().manual_seed(0)
     x_1, x = 2.0, torch.randn(200_000, generator=generator)
-    scheduler = RenoiseScheduler(
-        lambda: torch.randn(x.shape, generator=generator), jump, num_inference_steps=4, num_head_steps=0
-    )
+    scheduler = DTMScheduler(num_inference_steps=4, num_head_steps=0)
+    times = [*scheduler.timesteps.tolist(), 1.0]
+    control = renoise(jump, times, x, lambda: torch.randn(x.shape, generator=generator))
     started = x
-    for t, after in zip(scheduler.timesteps, [*scheduler.timesteps[1:], torch.tensor(1.0)], strict=True):
+    for i, (t, after) in enumerate(zip(times, times[1:], strict=False)):
         x = scheduler.step((x_1 - x) / (1 - t), t, x).prev_sample
+        x = control(None, i, torch.tensor(t), {"latents": x})["latents"]
         noise = x - after * x_1
         assert float(noise.mean()) == pytest.approx(0.0, abs=0.01)
-        assert float(noise.std()) == pytest.approx(float(1 - after), abs=0.01)
+        assert float(noise.std()) == pytest.approx(1 - after, abs=0.01)
         if jump == 1 and after < 1:
             # All of the noise is new.
             assert abs(float(torch.corrcoef(torch.stack([noise, started]))[0, 1])) < 0.01
@@ -243,10 +245,7 @@ def test_what_cannot_run_is_refused(tiny_pipeline):
         mels(tiny_pipeline, "euler-2", seeds=[0])
     with pytest.raises(ValueError, match="must be even for `head_solver` 'midpoint'"):
         mels(tiny_pipeline, "dtm-2x3")
-    with (
-        pytest.raises(ValueError, match="`draw` must be given for 'noise-2'"),
-        mounted(tiny_pipeline, parse_arm("noise-2")),
-    ):
+    with pytest.raises(ValueError, match="there is no student"), mounted(tiny_pipeline, parse_arm("student-2")):
         pass
     assert tiny_pipeline.scheduler is scheduler
 
@@ -265,6 +264,6 @@ def test_schedulers_refuse_what_they_cannot_do():
     with pytest.raises(ValueError, match="All 1 steps are taken"):
         scheduler.step(torch.zeros(1), 0.0, torch.zeros(1))
     with pytest.raises(ValueError, match=r"`jump` must lie in \[0, 1\], but got 1.5"):
-        RenoiseScheduler(lambda: None, 1.5, num_head_steps=0)
+        renoise(1.5, [0.0, 1.0], torch.zeros(1), lambda: torch.zeros(1))
     with pytest.raises(ValueError, match="`std` must be at least 0, but got -1"):
-        NoisyEndScheduler(lambda: None, -1, num_head_steps=0)
+        noisy_end(-1, 1, lambda: torch.zeros(1))
