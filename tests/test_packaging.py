@@ -1,5 +1,7 @@
 """The wheel and the editable install put scheduling and training inside dtm_hf, and nothing beside it."""
 
+import ast
+import importlib.metadata
 import pathlib
 import re
 import shutil
@@ -28,6 +30,40 @@ def test_the_listed_packages_are_those_of_the_tree():
     assert PROJECT["tool"]["setuptools"]["package-dir"] == MAPPED
 
 
+# No extra brings these two: only a published Chinese table needs them.
+UNDECLARED = {"funasr", "zhconv"}
+
+
+def declared(requirements):
+    return {re.match(r"[\w.-]+", text).group().lower().replace("_", "-") for text in requirements}
+
+
+def test_what_is_imported_is_declared():
+    """By the package or an extra: that another package happens to bring it may end with its next version."""
+    extras = PROJECT["project"]["optional-dependencies"]
+    always = declared(PROJECT["project"]["dependencies"])
+    ever = always.union(*(declared(texts) for name, texts in extras.items() if name != "dev"))
+    providers = importlib.metadata.packages_distributions()
+    found = set()
+    for folder in MAPPED.values():
+        for path in (ROOT / folder).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                absolute = isinstance(node, ast.ImportFrom) and node.level == 0
+                names = (
+                    [node.module] if absolute else [a.name for a in node.names] if isinstance(node, ast.Import) else []
+                )
+                found |= {(name.split(".")[0], path.relative_to(ROOT).as_posix()) for name in names}
+    undeclared = {
+        (name, path)
+        for name, path in found
+        if name not in sys.stdlib_module_names | {"dtm_hf"} | UNDECLARED
+        and not {each.lower().replace("_", "-") for each in providers.get(name, [name])} & ever
+    }
+    assert not undeclared
+    assert {"scipy", "pyarrow", "pillow", "httpx"} <= always
+    assert "librosa" in declared(extras["train"]) & declared(extras["eval"])
+
+
 @pytest.fixture(scope="module")
 def wheel_names(tmp_path_factory):
     """Names in a wheel built from a copy: a build leaves folders behind in its source."""
@@ -50,7 +86,7 @@ def test_the_wheel_holds_every_module_and_data_file_and_one_top_level_package(wh
     assert tops == {"dtm_hf", f"dtm_hf-{PROJECT['project']['version']}.dist-info"}
     expected = set()
     for package, folder in MAPPED.items():
-        for pattern in ("**/*.py", "py.typed", "*.md", "assets/**/*", "configs/*"):
+        for pattern in ("**/*.py", "py.typed", "*.md", "assets/**/*", "configs/*", "evaluation/*.txt"):
             for file in (ROOT / folder).glob(pattern):
                 if file.is_file() and "__pycache__" not in file.parts:
                     expected.add(f"{package.replace('.', '/')}/{file.relative_to(ROOT / folder).as_posix()}")

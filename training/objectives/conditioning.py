@@ -97,9 +97,3 @@ def draw_times(
     for _ in range({"uniform": 0, "sway": 1, "sway_twice": 2}[sampling]):
         u = sway(u, -1.0)
     return u
-
-
-def masked_mean(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Mean over all bins of the frames of a mask: `(B, N, M)`, `(B, N)` -> `()`; padding never enters."""
-    total = values.masked_fill(~mask.unsqueeze(-1), 0.0).sum()
-    return total / (mask.sum() * values.shape[-1]).clamp(min=1)

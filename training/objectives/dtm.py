@@ -5,8 +5,8 @@ from contextlib import nullcontext
 import torch
 
 from dtm_hf.training.objectives.arguments import DTMArguments
-from dtm_hf.training.objectives.conditioning import MelBatch, draw_conditions, draw_times, masked_mean
-from dtm_hf.training.objectives.losses import LossOutput, row_means
+from dtm_hf.training.objectives.conditioning import MelBatch, draw_conditions, draw_times
+from dtm_hf.training.objectives.losses import LossOutput, masked_mean
 
 
 class DTMObjective:
@@ -109,7 +109,8 @@ class DTMObjective:
         error = ((output.displacement - target) / remainder) ** 2
         frames = conditions.loss_frames.repeat(k, 1)
         figures = {"mean_displacement_error": self._relative_error(output.displacement, y, mean, frames)}
-        return LossOutput(masked_mean(error, frames), figures, *row_means(error, frames), t.repeat(k), s)
+        rows = masked_mean(error.detach(), frames, by_row=True)
+        return LossOutput(masked_mean(error, frames), figures, rows, frames.sum(dim=1), t.repeat(k), s)
 
     @staticmethod
     @torch.no_grad()

@@ -3,8 +3,8 @@
 import torch
 
 from dtm_hf.training.objectives.arguments import ConditioningArguments
-from dtm_hf.training.objectives.conditioning import MelBatch, draw_conditions, draw_times, masked_mean
-from dtm_hf.training.objectives.losses import LossOutput, row_means
+from dtm_hf.training.objectives.conditioning import MelBatch, draw_conditions, draw_times
+from dtm_hf.training.objectives.losses import LossOutput, masked_mean
 
 # Near the noise nothing but the text says what is spoken.
 _TEXT_PROBE_TIME = 0.05
@@ -39,7 +39,8 @@ class FlowMatchingObjective:
         )
         error = (output.velocity.float() - (x_1 - x_0)) ** 2
         frames = conditions.loss_frames
-        return LossOutput(masked_mean(error, frames), {}, *row_means(error, frames), t)
+        rows = masked_mean(error.detach(), frames, by_row=True)
+        return LossOutput(masked_mean(error, frames), {}, rows, frames.sum(dim=1), t)
 
     @torch.no_grad()
     def probe(

@@ -52,12 +52,17 @@ class LossOutput:
         return found
 
 
-@torch.no_grad()
-def row_means(values: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def masked_mean(values: torch.Tensor, mask: torch.Tensor, by_row: bool = False) -> torch.Tensor:
     """
-    Mean of each row over all bins of the frames of a mask, and the number of these frames: `(R, N, M)`, `(R, N)` ->
-    `(R,)`, `(R,)`. A row without a frame has mean 0.
+    Mean over what a mask lets in, of all rows together, `()`, or of each row, `(R,)`; padding never enters, and the
+    mean of nothing is 0.
+
+    Args:
+        values (`torch.Tensor` of shape `(R, ...)`): such as `(R, N, M)`.
+        mask (`torch.BoolTensor`): of the first dimensions of `values`, such as `(R, N)`; sizes of 1 stand for any.
+        by_row (`bool`, defaults to `False`): each row alone.
     """
-    frames = mask.sum(dim=1)
-    totals = values.masked_fill(~mask.unsqueeze(-1), 0.0).sum(dim=(1, 2))
-    return totals / (frames * values.shape[-1]).clamp(min=1), frames
+    mask = mask.reshape(*mask.shape, *[1] * (values.ndim - mask.ndim))
+    dims = tuple(range(1, values.ndim)) if by_row else tuple(range(values.ndim))
+    total = values.masked_fill(~mask, 0.0).sum(dim=dims)
+    return total / mask.expand_as(values).sum(dim=dims).clamp(min=1)

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from dtm_hf.backbone.low_rank import MAX_STEPS
-from dtm_hf.training.objectives.losses import LossOutput
+from dtm_hf.training.objectives.losses import LossOutput, masked_mean
 from dtm_hf.training.objectives.prediction import WEIGHTS, Prediction
 
 Network = Callable[..., torch.Tensor]
@@ -233,11 +233,11 @@ class TDM:
             x_tau = self.prediction.diffuse(x_s, s, tau, eps)
             real = self._data(_call("teacher", teacher, x_tau, tau, conditions), x_tau, tau)
             fake = self._data(_call("estimator", estimator, x_tau, tau, conditions, rollout.num_steps), x_tau, tau)
-            error = _masked_mean((x_hat - real).abs(), mask).clamp(min=_MIN_ERROR)
+            error = masked_mean((x_hat - real).abs(), mask, by_row=True).clamp(min=_MIN_ERROR)
             move = (real - fake) / _over(error, real)
-            gaps, target = _masked_mean(move.abs(), mask), x_hat + move
+            gaps, target = masked_mean(move.abs(), mask, by_row=True), x_hat + move
         _forget_casts()
-        distance = _masked_mean((x_hat - target) ** 2, mask)
+        distance = masked_mean((x_hat - target) ** 2, mask, by_row=True)
         rows = (distance + self.huber_scale**2).sqrt() - self.huber_scale
         rows = rows * self.prediction.weight(self.weight, tau).to(rows.dtype)
         return self._output(rows, mask, step, rollout.num_steps, tau, s, gaps)
@@ -264,7 +264,7 @@ class TDM:
         x_tau = self.prediction.diffuse(x_s, s, tau, eps)
         target = self.prediction.regression_target(x_s, s, tau, eps)
         output = _call("estimator", estimator, x_tau, tau, conditions, rollout.num_steps)
-        rows = _masked_mean((output - target) ** 2, mask)
+        rows = masked_mean((output - target) ** 2, mask, by_row=True)
         rows = rows * self.prediction.regression_weight(s, tau).to(rows.dtype)
         return self._output(rows, mask, step, rollout.num_steps, tau, s)
 
@@ -337,9 +337,3 @@ def _fitting_mask(mask: torch.Tensor | None, x: torch.Tensor) -> torch.Tensor:
             f"{mask.dtype} of {tuple(mask.shape)}."
         )
     return mask.reshape(*mask.shape, *[1] * (x.ndim - mask.ndim))
-
-
-def _masked_mean(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Mean of each row over the positions of the mask, `(B,)`; 0 where there is none."""
-    total = values.masked_fill(~mask, 0.0).flatten(1).sum(dim=1)
-    return total / mask.expand_as(values).flatten(1).sum(dim=1).clamp(min=1)
