@@ -57,6 +57,22 @@ def test_a_run_goes_on_where_it_stopped(flow_matching, tmp_path):
     assert log(tmp_path / "run", "hours")[5] > log(tmp_path / "run", "hours")[3]
 
 
+def test_a_checkpoint_whose_units_are_called_frames_goes_on(flow_matching, tmp_path):
+    """As they were called before other things than speech were trained on."""
+    argv, folder = flow_matching
+    shutil.copytree(folder, tmp_path / "run")
+    newest = checkpoint_folders(tmp_path / "run")[-1]
+    state = json.loads((newest / "trainer_state.json").read_text())
+    units = state["frames"] = state.pop("units")
+    (newest / "trainer_state.json").write_text(json.dumps(state))
+    rank = json.loads((newest / "process-0.json").read_text())
+    assert rank["window"].keys() == {"losses", "details", "units", "padded_units"}
+    rank["window"] = {"losses": [0.5], "details": rank["window"]["details"], "frames": 7, "padded_frames": 9}
+    (newest / "process-0.json").write_text(json.dumps(rank))
+    journal = Trainer(parse_config([*argv, "--output_dir", str(tmp_path / "run"), "--max_steps", "4"])).journal
+    assert journal.units == units > 0 and (journal.window.units, journal.window.padded_units) == (7, 9)
+
+
 def test_without_resume_an_old_run_is_not_overwritten(flow_matching):
     argv, _ = flow_matching
     with pytest.raises(ValueError, match="`output_dir`.*`resume` is off"):

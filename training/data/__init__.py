@@ -1,1 +1,1 @@
-"""From speech, wherever it lies, to padded batches: sources of rows, rows, streams of them, batches, the loader."""
+"""From rows, wherever they lie, to batches of samples: sources, streams, makers of samples, batches, the loader."""
