@@ -92,8 +92,8 @@ def load_set(
 
     Returns:
         [`BenchmarkSet`]: A closed vocabulary goes with pocketsphinx: that in the `corpus.json` of a folder, that of
-        the texts of an English list of one's own. Whisper base listens to lists of texts; other sets without a
-        vocabulary name a large recogniser.
+        the texts of an English list of one's own. Whisper base listens to lists of texts alone unless pocketsphinx is
+        asked to; sets without a vocabulary name a large recogniser.
 
     Raises:
         ValueError: for a spec of another form, a set without items, and a list or audio that cannot be used, naming
@@ -110,7 +110,8 @@ def load_set(
     elif speaks_texts(spec):
         path = _TYPED_LIST if spec == TYPED else _existing(path)
         items = read_items(islice(text_list(path, prompts), limit), BenchmarkSet.sampling_rate)
-        loaded = BenchmarkSet(TYPED if spec == TYPED else path.name, items, recognizer="whisper:base")
+        name = TYPED if spec == TYPED else path.name
+        loaded = BenchmarkSet(name, items, vocabulary=_vocabulary(items), recognizer="whisper:base")
     elif path.suffix in LIST_SUFFIXES:
         loaded = _own_set(_existing(path), limit)
     else:
@@ -149,9 +150,11 @@ def _own_set(path: Path, limit: int | None) -> BenchmarkSet:
     if languages != ["en"]:
         recognizer = "paraformer-zh" if languages == ["zh"] else "whisper:large-v3"
         return BenchmarkSet(path.name, items, recognizer=recognizer, language=(languages or ["en"])[0])
-    # With their apostrophes: so they stand in the pronouncing dictionary.
-    vocabulary = sorted({word for item in items for word in vocabulary_of(item.text)})
-    return BenchmarkSet(path.name, items, vocabulary=vocabulary)
+    return BenchmarkSet(path.name, items, vocabulary=_vocabulary(items))
+
+
+def _vocabulary(items: list[BenchmarkItem]) -> list[str]:
+    return sorted({word for item in items for word in vocabulary_of(item.text)})
 
 
 # Corpora

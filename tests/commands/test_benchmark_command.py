@@ -172,6 +172,34 @@ def test_a_folder_of_another_benchmark_is_refused(model, sentences, tmp_path):
     assert result.exit_code == 1 and "choose another folder" in result.stderr
 
 
+def test_texts_alone_are_spoken_in_the_packaged_voices_by_turns(model, tmp_path):
+    common = [
+        "--model",
+        model,
+        "--set",
+        tmp_path / "texts.txt",
+        "--recognizer",
+        "pocketsphinx",
+        "--metrics",
+        "wer,cer",
+    ]
+    common += ["--arms", "euler-1", "--repeats", 0, "-o", tmp_path / "run"]
+    (tmp_path / "texts.txt").write_text("Say this.|calm\nWhat is that?|asked\nOne more.|calm\n")
+    refused = run(*common)
+    assert refused.exit_code == 2 and "`--reference-audio` and `--reference-text` are needed" in refused.stderr
+    for name, seconds in (("reference-a", 1.0), ("reference-b", 1.5)):
+        soundfile.write(model / f"{name}.wav", voice(seconds), SAMPLING_RATE)
+        (model / f"{name}.txt").write_text("what is said")
+    result = run(*common)
+    assert result.exit_code == 0, result.stderr
+    lengths = [len(np.load(path)) for path in sorted((tmp_path / "run" / "mels").rglob("*.npy"))]
+    # By bytes, as long as the prompt of each: 9 letters in the first voice, 13 in the second, 9 in the first.
+    assert lengths[0] == lengths[2] != lengths[1]
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert {kind: found["euler-1"]["wer"]["n"] for kind, found in results["kinds"].items()} == {"calm": 2, "asked": 1}
+    assert "| calm | 2 |" in (tmp_path / "run" / "results.md").read_text()
+
+
 def test_a_word_that_cannot_be_heard_is_listed_and_ends_nothing(model, sentences, tmp_path):
     said = sentences.read_text().replace("item b", "item kubernetes")
     sentences.write_text(said)
