@@ -3,53 +3,17 @@
 from itertools import islice
 
 import pytest
+from toy_system import LENGTHS, Sticks, write_sticks
 
 from dtm_hf.training.config.arguments import DataArguments
 from dtm_hf.training.data.batches import EvenBatches, SizedBatches
 from dtm_hf.training.data.loader import BatchLoader, open_sources
-from dtm_hf.training.data.maker import Maker
-from dtm_hf.training.data.rows import BadRow, WrongLength
-
-
-class Sticks(Maker):
-    """A stick of each row, as long as it says; sticks of one colour may be joined."""
-
-    def columns(self, source):
-        return {"text": "length", "colour": "meta.colour"}
-
-    def make(self, source, row):
-        length = int(source.text(row))
-        if length > 8:
-            raise WrongLength("longer than 8")
-        if length == 0:
-            raise BadRow("no stick")
-        return [(length, source.label(row, "colour"))]
-
-    def collate(self, samples):
-        return {"sticks": list(samples)}
-
-    def size(self, sample):
-        return sum(length for length, _ in sample)
-
-    def group(self, source, row):
-        return source.label(row, "colour")
-
-    def join(self, first, second):
-        return first + second
-
-
-LENGTHS = [*range(10), "many", *(1 + i % 8 for i in range(40))]
 
 
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory):
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    folder = tmp_path_factory.mktemp("sticks")
-    rows = [{"length": str(n), "meta": {"colour": "red" if i % 3 else None}} for i, n in enumerate(LENGTHS)]
-    pq.write_table(pa.Table.from_pylist(rows), folder / "train-00000-of-00001.parquet")
-    return open_sources(DataArguments(dataset=str(folder)), "train", Sticks().columns)
+    arguments = DataArguments(dataset=str(write_sticks(tmp_path_factory.mktemp("sticks"))))
+    return open_sources(arguments, "train", Sticks().columns)
 
 
 def sized(sources, **options):
