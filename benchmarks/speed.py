@@ -49,7 +49,7 @@ def make_arms(model: str, seconds: float, divide_steps: int = 1) -> dict:
     import torch
 
     from dtm_hf import DTMPipeline, DTMScheduler, F5FeatureExtractor, GriffinLimVocoder
-    from dtm_hf.backbone.f5_import import import_f5
+    from dtm_hf.f5_import import import_f5
 
     backbone, tokenizer, heads = build(model)
     extractor = F5FeatureExtractor()

@@ -21,7 +21,7 @@ _MODULES = {
     "DTMSchedulerOutput": "dtm_hf.scheduling.scheduling_dtm",
     "DurationPredictor": "dtm_hf.frontend.duration_prediction",
     "F5Backbone": "dtm_hf.backbone.backbone_f5",
-    "F5BackboneOutput": "dtm_hf.backbone.backbone_f5",
+    "F5BackboneOutput": "dtm_hf.backbone.contract",
     "F5FeatureExtractor": "dtm_hf.frontend.feature_extraction_f5",
     "F5Tokenizer": "dtm_hf.frontend.tokenization_f5",
     "GriffinLimVocoder": "dtm_hf.vocoder.vocoder_griffin_lim",

@@ -3,51 +3,22 @@
 import hashlib
 import threading
 import warnings
-from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
-from diffusers.utils import BaseOutput
 from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import nn
 
-from .f5_import import import_f5
+from dtm_hf.f5_import import import_f5
+
+from .contract import Branch, F5BackboneOutput, F5TextEmbeds
+from .f5_checkpoint import VARIANTS, read_f5_checkpoint
 from .low_rank import MAX_STEPS
 
-Branch = Literal["cond", "null", "both"]
-
-
-@dataclass
-class F5BackboneOutput(BaseOutput):
-    """
-    Output of [`F5Backbone`].
-
-    Args:
-        features (`torch.Tensor` of shape `(B, N, D)`):
-            Input of the DiT's `proj_out`: what a flow head reads. With `branch="both"` the first dimension is `2B`,
-            conditional rows first.
-        velocity (`torch.Tensor` of shape `(B, N, M)`):
-            Predicted flow velocity E[X_1 - X_0 | X_t], in log-mel units per unit of t.
-    """
-
-    features: torch.Tensor | None = None
-    velocity: torch.Tensor | None = None
-
-
-@dataclass
-class F5TextEmbeds(BaseOutput):
-    """
-    Text as the DiT sees it, computed once per utterance by [`F5Backbone.encode_text`].
-
-    Args:
-        cond (`torch.Tensor` of shape `(B, N, text_dim)`): embedded text.
-        null (`torch.Tensor` of shape `(B, N, text_dim)`): what stands in its place in the unconditional branch.
-    """
-
-    cond: torch.Tensor
-    null: torch.Tensor
+_MAKING_SLOTS = threading.Lock()
 
 
 def weights_fingerprint(module: nn.Module) -> str:
@@ -313,11 +284,14 @@ class F5Backbone(ModelMixin, ConfigMixin):
 
         features, thread = [], threading.get_ident()
 
+        # Other threads may be in the same modules; each hook is for the call that it was made for.
         def capture(_module, inputs):
             if threading.get_ident() == thread:
                 features.append(inputs[0])
 
         def tell_num_steps(_module, _inputs, embedded):
+            if threading.get_ident() != thread:
+                return embedded
             counts = torch.as_tensor(num_steps, device=embedded.device).expand(len(embedded))
             return embedded + self.num_steps_embed(counts - 1)
 
@@ -325,8 +299,10 @@ class F5Backbone(ModelMixin, ConfigMixin):
         if self.num_steps_embed is not None:
             handles.append(self.dit.time_embed.register_forward_hook(tell_num_steps))
         try:
-            # With both slots filled the DiT reads them instead of encoding `text`.
-            self.dit.text_cond, self.dit.text_uncond = text_embeds.cond, text_embeds.null
+            # With both slots filled the DiT reads them instead of encoding `text`. They are the thread's own, but
+            # their place is made at the first use, when two threads could each make one.
+            with _MAKING_SLOTS:
+                self.dit.text_cond, self.dit.text_uncond = text_embeds.cond, text_embeds.null
             velocity = self.dit(
                 x=sample,
                 cond=cond,
@@ -372,15 +348,37 @@ class F5Backbone(ModelMixin, ConfigMixin):
             raise ValueError(f"`num_steps` must be one of {served}, which this student serves, but got none.")
 
     @classmethod
-    def from_f5_checkpoint(cls, checkpoint, vocab=None, variant: str = "v1_base", **kwargs) -> "F5Backbone":
+    def from_f5_checkpoint(
+        cls,
+        checkpoint: str | Path,
+        vocab: Any = None,
+        variant: str = "v1_base",
+        revision: str | None = None,
+        dtype: torch.dtype | None = None,
+        license: str = "cc-by-nc-4.0",
+        **hub,
+    ) -> "F5Backbone":
         """
-        Load an official F5-TTS checkpoint: see [`~dtm_hf.backbone.f5_checkpoint.load_f5_checkpoint`].
+        Load an official F5-TTS checkpoint.
 
         Args:
             checkpoint (`str` or `Path`): `.safetensors` or `.pt` file, or `hf://org/repo/path/in/repo`.
             vocab (`str`, `Path` or [`F5Tokenizer`], *optional*): Vocabulary; f5_tts's own by default.
-            variant (`str`, defaults to `"v1_base"`): `"v1_base"`, `"v1_small"`, `"base"` or `"small"`.
-        """
-        from .f5_checkpoint import load_f5_checkpoint
+            variant (`str`, defaults to `"v1_base"`):
+                `"v1_base"`, `"v1_small"`, `"base"` or `"small"`. `base` and `v1_base` have the same shapes: the file
+                cannot tell them apart.
+            revision (`str`, *optional*): Hub revision of the file; recorded in the backbone.
+            dtype (`torch.dtype`, *optional*): Of the parameters; that of the file by default.
+            license (`str`): Licence of the weights. Official ones are CC-BY-NC-4.0.
+            hub: `cache_dir`, `token`, `local_files_only` as in `transformers.utils.cached_file`.
 
-        return load_f5_checkpoint(cls, checkpoint, vocab=vocab, variant=variant, **kwargs)
+        Raises:
+            ValueError: for a wrong `variant`, a damaged file, or missing, unexpected or misshapen weights, by name.
+        """
+        checkpoint = read_f5_checkpoint(checkpoint, vocab, variant, revision=revision, **hub)
+        config = checkpoint.architecture | {"name": VARIANTS[variant], "revision": revision, "license": license}
+        with torch.device("meta"):
+            checkpoint.check_fits(cls(**config).dit.state_dict())
+        backbone = cls(**config)
+        backbone.dit.load_state_dict(checkpoint.state_dict)
+        return backbone.to(dtype or checkpoint.state_dict["proj_out.weight"].dtype)

@@ -1,15 +1,14 @@
-"""Reads official F5-TTS checkpoints into [`F5Backbone`]."""
+"""Reads official F5-TTS checkpoints: an architecture and the weights of a DiT."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 import yaml
-
-if TYPE_CHECKING:
-    from .backbone_f5 import F5Backbone
-
+from transformers.utils.hub import cached_file
 
 VARIANTS = {
     "v1_base": "F5TTS_v1_Base",
@@ -38,16 +37,14 @@ def default_vocab() -> Path:
     return Path(str(files("f5_tts").joinpath("infer/examples/vocab.txt")))
 
 
-def resolve_file(path: str | Path, *, revision: str | None = None, **hub_kwargs) -> Path:
+def resolve_file(path: str | Path, *, revision: str | None = None, **hub) -> Path:
     """A local file, or `hf://org/repo/path/in/repo` fetched from the Hub."""
     text = str(path)
     if text.startswith("hf://"):
         parts = text.removeprefix("hf://").split("/")
         if len(parts) < 3:
             raise ValueError(f"A Hub file must read hf://org/repo/path, but got {text!r}.")
-        from huggingface_hub import hf_hub_download
-
-        return Path(hf_hub_download("/".join(parts[:2]), "/".join(parts[2:]), revision=revision, **hub_kwargs))
+        return Path(cached_file("/".join(parts[:2]), "/".join(parts[2:]), revision=revision, **hub))
     if not Path(path).is_file():
         raise FileNotFoundError(f"No file at {text!r}; give a local path or hf://org/repo/path.")
     return Path(path)
@@ -88,69 +85,65 @@ def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
     return {key.removeprefix("transformer."): value for key, value in state.items()}
 
 
-def load_f5_checkpoint(
-    cls: type["F5Backbone"],
-    checkpoint: str | Path,
-    *,
-    vocab=None,
-    variant: str = "v1_base",
-    revision: str | None = None,
-    dtype: torch.dtype | None = None,
-    license: str = "cc-by-nc-4.0",
-    **hub_kwargs,
-) -> "F5Backbone":
+@dataclass
+class F5Checkpoint:
     """
     Args:
-        checkpoint (`str` or `Path`): Local file or `hf://org/repo/path`.
-        vocab (`str`, `Path` or a tokenizer with `vocab_size`, *optional*): f5_tts's own vocabulary by default.
-        variant (`str`): Key of `VARIANTS`. `base` and `v1_base` have the same shapes: the file cannot tell them apart.
-        revision (`str`, *optional*): Hub revision of the file; recorded in the backbone.
-        dtype (`torch.dtype`, *optional*): Of the parameters; that of the file by default.
-        license (`str`): Licence of the weights. Official ones are CC-BY-NC-4.0.
-
-    Raises:
-        ValueError: for a wrong `variant`, a damaged file, or missing, unexpected or misshapen weights, by name.
+        path (`Path`): the file of the weights, for messages.
+        variant (`str`): key of `VARIANTS`.
+        architecture (`dict`): arguments of f5_tts's `DiT`, the size of the vocabulary among them.
+        state_dict (`dict[str, torch.Tensor]`): of that `DiT`.
     """
-    config = variant_config(variant)
+
+    path: Path
+    variant: str
+    architecture: dict[str, Any]
+    state_dict: dict[str, torch.Tensor]
+
+    def check_fits(self, expected: Mapping[str, torch.Tensor]) -> None:
+        """
+        Compare with the state dict of a `DiT` of this architecture; tensors on the meta device will do.
+
+        Raises:
+            ValueError: for missing, unexpected or misshapen weights, by name.
+        """
+        state = self.state_dict
+        missing = sorted(set(expected) - set(state))
+        unexpected = sorted(set(state) - set(expected))
+        misshapen = sorted(
+            f"{key} {tuple(state[key].shape)} instead of {tuple(expected[key].shape)}"
+            for key in set(expected) & set(state)
+            if state[key].shape != expected[key].shape
+        )
+        if missing or unexpected or misshapen:
+            problems = [
+                f"{what}: {_some(keys)}"
+                for what, keys in (("missing", missing), ("unexpected", unexpected), ("wrong shape", misshapen))
+                if keys
+            ]
+            raise ValueError(
+                f"`checkpoint` {str(self.path)!r} does not fit `variant` {self.variant!r} with "
+                f"{self.architecture['text_num_embeds']} tokens; " + "; ".join(problems) + f".{_guess_variant(state)}"
+            )
+
+
+def read_f5_checkpoint(
+    checkpoint: str | Path, vocab: Any = None, variant: str = "v1_base", *, revision: str | None = None, **hub
+) -> F5Checkpoint:
+    """
+    The weights of a checkpoint, with the architecture of a `variant` and the number of tokens of `vocab`; arguments
+    as in `F5Backbone.from_f5_checkpoint`.
+    """
+    architecture = variant_config(variant)
     if hasattr(vocab, "vocab_size"):
-        config["text_num_embeds"] = vocab.vocab_size
+        architecture["text_num_embeds"] = vocab.vocab_size
     else:
-        vocab_file = default_vocab() if vocab is None else resolve_file(vocab, revision=revision, **hub_kwargs)
+        vocab_file = default_vocab() if vocab is None else resolve_file(vocab, revision=revision, **hub)
         # One token a line, as f5_tts counts them; a last line without its line end is a token too.
         with open(vocab_file, encoding="utf-8") as lines:
-            config["text_num_embeds"] = sum(1 for _ in lines)
-    path = resolve_file(checkpoint, revision=revision, **hub_kwargs)
-    state = read_state_dict(path)
-
-    with torch.device("meta"):
-        expected = {
-            key: value.shape for key, value in _build(cls, config, variant, revision, license).dit.state_dict().items()
-        }
-    missing = sorted(set(expected) - set(state))
-    unexpected = sorted(set(state) - set(expected))
-    misshapen = sorted(
-        f"{key} {tuple(state[key].shape)} instead of {tuple(expected[key])}"
-        for key in set(expected) & set(state)
-        if state[key].shape != expected[key]
-    )
-    if missing or unexpected or misshapen:
-        problems = [
-            f"{what}: {_some(keys)}"
-            for what, keys in (("missing", missing), ("unexpected", unexpected), ("wrong shape", misshapen))
-            if keys
-        ]
-        raise ValueError(
-            f"`checkpoint` {str(path)!r} does not fit `variant` {variant!r} with {config['text_num_embeds']} tokens; "
-            + "; ".join(problems)
-            + f".{_guess_variant(state)}"
-        )
-    backbone = _build(cls, config, variant, revision, license)
-    backbone.dit.load_state_dict(state)
-    return backbone.to(dtype or state["proj_out.weight"].dtype)
-
-
-def _build(cls, config: dict, variant: str, revision: str | None, license: str) -> "F5Backbone":
-    return cls(**config, name=VARIANTS[variant], revision=revision, license=license)
+            architecture["text_num_embeds"] = sum(1 for _ in lines)
+    path = resolve_file(checkpoint, revision=revision, **hub)
+    return F5Checkpoint(path, variant, architecture, read_state_dict(path))
 
 
 def _guess_variant(state: dict[str, torch.Tensor]) -> str:

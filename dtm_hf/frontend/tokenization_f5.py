@@ -93,7 +93,7 @@ class F5Tokenizer(PushToHubMixin):
         if not _EAST_ASIAN.search(text):
             return _split_without_pinyin(text)
 
-        from ..backbone.f5_import import import_f5
+        from dtm_hf.f5_import import import_f5
 
         return import_f5("f5_tts.model.utils").convert_char_to_pinyin([text])[0]
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from dtm_hf import F5Backbone
-from dtm_hf.backbone.f5_import import import_f5
+from dtm_hf.f5_import import import_f5
 
 
 def random_inputs(lengths, seed=0, text_lengths=None):
@@ -267,7 +267,7 @@ from dtm_hf import F5Backbone
 F5Backbone(dim=64, depth=1, heads=1, text_num_embeds=9, text_dim=16, conv_layers=1)
 unwanted = {"pypinyin", "rjieba", "wandb", "librosa", "datasets"}
 early = [name for name in sys.modules if name.split(".")[0] in unwanted or name == "f5_tts.model"]
-from dtm_hf.backbone.f5_import import import_f5
+from dtm_hf.f5_import import import_f5
 dit = import_f5("f5_tts.model.backbones.dit")
 import f5_tts.model
 json.dump({"early": early, "same": f5_tts.model.DiT is dit.DiT}, sys.stdout)

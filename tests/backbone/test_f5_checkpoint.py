@@ -10,7 +10,7 @@ from tiny import randomise
 
 from dtm_hf import F5Backbone
 from dtm_hf.backbone import f5_checkpoint
-from dtm_hf.backbone.f5_import import import_f5
+from dtm_hf.f5_import import import_f5
 
 TINY = {"dim": 64, "depth": 2, "heads": 1, "ff_mult": 2, "text_dim": 32, "conv_layers": 1}
 ARCHITECTURES = {

@@ -90,7 +90,7 @@ def test_midpoint_is_the_midpoint_rule(tiny_pipeline, guidance_scale):
 
 
 def test_midpoint_is_that_of_f5(tiny_pipeline):
-    from dtm_hf.backbone.f5_import import import_f5
+    from dtm_hf.f5_import import import_f5
 
     cfm = import_f5("f5_tts.model.cfm").CFM(
         transformer=tiny_pipeline.backbone.dit,

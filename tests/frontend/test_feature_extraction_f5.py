@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from dtm_hf.backbone.f5_import import import_f5
+from dtm_hf.f5_import import import_f5
 from dtm_hf.frontend.feature_extraction_f5 import F5FeatureExtractor
 
 

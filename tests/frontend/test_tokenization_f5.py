@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from dtm_hf.backbone.f5_import import import_f5
+from dtm_hf.f5_import import import_f5
 from dtm_hf.frontend.tokenization_f5 import F5Tokenizer
 
 VOCAB = Path(importlib.util.find_spec("f5_tts").submodule_search_locations[0]) / "infer" / "examples" / "vocab.txt"

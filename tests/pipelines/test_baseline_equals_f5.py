@@ -13,7 +13,7 @@ TEXT = "what else is there to say"
 @pytest.fixture(scope="module")
 def cfm(backbone):
     """f5_tts's sampler around the same DiT."""
-    from dtm_hf.backbone.f5_import import import_f5
+    from dtm_hf.f5_import import import_f5
 
     cfm_module = import_f5("f5_tts.model.cfm")
     return cfm_module.CFM(transformer=backbone.dit, num_channels=100, mel_spec_kwargs={})

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from dtm_hf.backbone.f5_import import import_f5
+from dtm_hf.f5_import import import_f5
 from dtm_hf.scheduling.time_grids import EPSS_INDICES, sway, time_grid
 
 

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from dtm_hf.backbone.f5_import import import_f5
+from dtm_hf.f5_import import import_f5
 from dtm_hf.scheduling.time_grids import time_grid
 from dtm_hf.training.objectives.arguments import ConditioningArguments, DTMArguments
 from dtm_hf.training.objectives.conditioning import MelBatch, draw_conditions, draw_times

@@ -1,0 +1,83 @@
+"""What a backbone has to be for a pipeline to sample with it, and the types it speaks in."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import torch
+from diffusers.utils import BaseOutput
+
+Branch = Literal["cond", "null", "both"]
+
+
+@dataclass
+class F5BackboneOutput(BaseOutput):
+    """
+    Output of [`F5Backbone`].
+
+    Args:
+        features (`torch.Tensor` of shape `(B, N, D)`):
+            Input of the DiT's `proj_out`: what a flow head reads. With `branch="both"` the first dimension is `2B`,
+            conditional rows first.
+        velocity (`torch.Tensor` of shape `(B, N, M)`):
+            Predicted flow velocity E[X_1 - X_0 | X_t], in log-mel units per unit of t.
+    """
+
+    features: torch.Tensor | None = None
+    velocity: torch.Tensor | None = None
+
+
+@dataclass
+class F5TextEmbeds(BaseOutput):
+    """
+    Text as the DiT sees it, computed once per utterance by [`F5Backbone.encode_text`].
+
+    Args:
+        cond (`torch.Tensor` of shape `(B, N, text_dim)`): embedded text.
+        null (`torch.Tensor` of shape `(B, N, text_dim)`): what stands in its place in the unconditional branch.
+    """
+
+    # Both have a default: accelerate moves a mapping by rebuilding it as `type(x)({...})`.
+    cond: torch.Tensor | None = None
+    null: torch.Tensor | None = None
+
+
+class Backbone(Protocol):
+    """
+    A module that predicts the velocity of the global flow, frozen: [`F5Backbone`], a student, a port of either.
+
+    A padded batch gives what its items give alone.
+
+    Attributes:
+        config: has `mel_dim` (M); `dim` (D), the width of the features; `text_num_embeds`, the tokens it knows;
+            `step_counts`, the numbers of steps that a student serves, or `None`; `name`, `revision`, `license` and
+            `training_data`, for cards and messages.
+        fingerprint (`str`): of the weights, the same in every type they are stored in; what a head was trained on.
+        dtype (`torch.dtype`), device (`torch.device`): of the weights.
+    """
+
+    config: Mapping[str, Any]
+    fingerprint: str
+    dtype: torch.dtype
+    device: torch.device
+
+    def encode_text(
+        self, text_ids: torch.Tensor, attention_mask: torch.Tensor | None, num_frames: int, with_null: bool = True
+    ) -> F5TextEmbeds:
+        """What [`~Backbone.forward`] takes as `text_embeds`: computed once an utterance. See [`F5Backbone`]."""
+        ...
+
+    def forward(
+        self,
+        sample: torch.Tensor,
+        timestep: torch.Tensor | float,
+        cond: torch.Tensor,
+        text_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        branch: Branch = "cond",
+        text_embeds: F5TextEmbeds | None = None,
+        *,
+        num_steps: int | None = None,
+    ) -> F5BackboneOutput:
+        """Features and velocity of X_t at t, of one branch or with `"both"` of 2B rows. See [`F5Backbone`]."""
+        ...
