@@ -9,16 +9,18 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
-from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import EntryNotFoundError
 from safetensors.torch import load_file, save_file
+from transformers.utils.hub import cached_file
 
-from dtm_hf.backbone.backbone_f5 import F5Backbone
-from dtm_hf.backbone.low_rank import NUM_STEPS_EMBED, add_low_rank
 from dtm_hf.files import written_aside
+from dtm_hf.hub import push_with_card
+from dtm_hf.provenance import CARD_TEMPLATE, Provenance, sampler_values
+
+from .backbone_f5 import F5Backbone
+from .low_rank import NUM_STEPS_EMBED, add_low_rank
 
 MODEL_TYPE = "tdm_student"
 STUDENT_CONFIG = "config.json"
@@ -26,7 +28,7 @@ STUDENT_WEIGHTS = "student.safetensors"
 
 
 @dataclass
-class StudentConfig:
+class StudentConfig(Provenance):
     """
     What a student is a student of, and how it is sampled.
 
@@ -35,28 +37,14 @@ class StudentConfig:
         alpha (`float`): the change is alpha / rank times the product of its factors.
         step_counts (`list[int]`): numbers of steps it serves.
         sampler (`dict`): `num_inference_steps`, `time_grid` and `sway_coefficient` of its [`DTMScheduler`].
-        backbone_name (`str`): name of the backbone it changes.
-        backbone_revision (`str`, *optional*): revision of that.
-        backbone_fingerprint (`str`, *optional*): [`F5Backbone.fingerprint`] of that.
-        base_model (`str`, *optional*): Hub name of a pipeline with that backbone.
-        base_model_revision (`str`, *optional*): revision of that.
-        license (`str`, *optional*): inherited from the backbone.
-        training_data (`str`, *optional*): for the model card.
-        results (`dict`, *optional*): measured results `{arm: {metric: value}}`, for the model card.
+        backbone_name, backbone_revision, backbone_fingerprint, base_model, base_model_revision, license,
+        training_data, results: as in [`~dtm_hf.provenance.Provenance`].
     """
 
     rank: int
     alpha: float
     step_counts: list[int]
     sampler: dict
-    backbone_name: str
-    backbone_revision: str | None = None
-    backbone_fingerprint: str | None = None
-    base_model: str | None = None
-    base_model_revision: str | None = None
-    license: str | None = None
-    training_data: str | None = None
-    results: dict | None = None
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> "StudentConfig":
@@ -79,6 +67,8 @@ class Student:
     config: StudentConfig
     tensors: dict[str, torch.Tensor] = field(repr=False)
 
+    card_template: ClassVar[Path] = CARD_TEMPLATE
+
     def save_pretrained(self, folder: str | os.PathLike, **kwargs) -> None:
         """Write the two files of a student; each is complete or absent. `kwargs` of other models are passed over."""
         folder = Path(folder)
@@ -97,18 +87,34 @@ class Student:
 
         Args:
             name (`str` or `os.PathLike`): folder or Hub name.
-            hub: `revision`, `cache_dir`, `token`, `local_files_only` as in `hf_hub_download`.
+            hub: `revision`, `cache_dir`, `token`, `local_files_only` as in `transformers.utils.cached_file`.
 
         Raises:
             ValueError: if there is none.
+            OSError: if there is no such repository or revision, or its weights are missing.
         """
-        try:
-            content = json.loads(Path(_file(name, STUDENT_CONFIG, hub)).read_text(encoding="utf-8"))
-        except (EntryNotFoundError, FileNotFoundError):
-            content = {}
+        file = cached_file(name, STUDENT_CONFIG, _raise_exceptions_for_missing_entries=False, **hub)
+        content = {} if file is None else json.loads(Path(file).read_text(encoding="utf-8"))
         if content.get("model_type") != MODEL_TYPE:
             raise ValueError(f"{str(name)!r} must hold a student's adapters, but its config.json describes none.")
-        return cls(StudentConfig.from_dict(content), load_file(_file(name, STUDENT_WEIGHTS, hub)))
+        return cls(StudentConfig.from_dict(content), load_file(cached_file(name, STUDENT_WEIGHTS, **hub)))
+
+    def push_to_hub(self, repo_id: str, **kwargs) -> str:
+        """Upload the adapters alone, with a filled model card that names their base; arguments as of a head."""
+        return push_with_card(self, repo_id, **kwargs)
+
+    def card_values(self) -> dict[str, Any]:
+        """What the model card of a student's adapters says: see [`~dtm_hf.hub.Publishable`]."""
+        config = self.config
+        return (
+            config.provenance_values()
+            | sampler_values(config.sampler)
+            | {
+                "step_counts": config.step_counts,
+                "adapter_parameters": f"{sum(tensor.numel() for tensor in self.tensors.values()):,}",
+                "rank": config.rank,
+            }
+        )
 
     def merge_into(self, backbone: F5Backbone, force: bool = False) -> F5Backbone:
         """
@@ -121,13 +127,9 @@ class Student:
         Raises:
             ValueError: if it is another backbone, or has no such layers.
         """
-        config, base = self.config, backbone.config
-        if not force and config.backbone_fingerprint not in (None, backbone.fingerprint):
-            raise ValueError(
-                f"The student was distilled from backbone {config.backbone_name!r} (revision "
-                f"{config.backbone_revision}, fingerprint {config.backbone_fingerprint}), but `backbone` is "
-                f"{base.name!r} (revision {base.revision}, fingerprint {backbone.fingerprint})."
-            )
+        config = self.config
+        if not force and (other := config.other_backbone(backbone)):
+            raise ValueError(f"The student was distilled from {other}")
         weights = dict(backbone.state_dict())
         add_low_rank(weights, self.tensors, config.alpha / config.rank)
         student = empty_student(backbone, config.step_counts)
@@ -156,13 +158,3 @@ def load_student_weights(
     """
     embed = {} if num_steps_embed is None else {f"{NUM_STEPS_EMBED}.weight": num_steps_embed.detach()}
     student.load_state_dict(dict(weights) | embed)
-
-
-def _file(name: str | os.PathLike, file: str, hub: dict) -> str:
-    if os.path.isdir(name):
-        path = os.path.join(name, file)
-        if not os.path.isfile(path):
-            raise FileNotFoundError(path)
-        return path
-    kept = {key: hub.get(key) for key in ("revision", "cache_dir", "token") if hub.get(key) is not None}
-    return hf_hub_download(str(name), file, local_files_only=bool(hub.get("local_files_only", False)), **kept)

@@ -57,7 +57,7 @@ def _parts(pipeline: "DTMPipeline", title: str) -> Table:
 
 
 def _facts(pipeline: "DTMPipeline", voices: dict) -> Table:
-    from dtm_hf.pipelines.repositories import lengths
+    from dtm_hf.frontend.duration_prediction import describe_lengths
 
     backbone, head, sampling = pipeline.backbone, pipeline.head, pipeline.scheduler.config
     table = Table(show_header=False, box=None)
@@ -95,7 +95,7 @@ def _facts(pipeline: "DTMPipeline", voices: dict) -> Table:
         calls = sampling.num_head_steps
         solver = effective_solver(sampling.head_solver, calls)
         add("head steps", f"{calls} call{'' if calls == 1 else 's'} a global step", solver)
-    add("lengths", lengths(pipeline))
+    add("lengths", describe_lengths(pipeline.duration_predictor))
     add("audio", f"{pipeline.vocoder.sampling_rate} Hz", type(pipeline.vocoder).__name__)
     add("vocabulary", f"{pipeline.tokenizer.vocab_size} tokens")
     if voices:

@@ -2,6 +2,7 @@
 
 import math
 import os
+from collections.abc import Callable
 
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.utils import PushToHubMixin
@@ -95,3 +96,12 @@ class DurationPredictor(ConfigMixin, PushToHubMixin):
             pretrained_model_name_or_path, subfolder=subfolder, return_unused_kwargs=True, **kwargs
         )
         return cls.from_config(config, return_unused_kwargs=return_unused_kwargs, **kwargs)
+
+
+def describe_lengths(predictor: Callable[[str], float] | None) -> str:
+    """Where a pipeline with this `duration_predictor` has the length of its speech from, in words."""
+    if predictor is None:
+        return "in proportion to the prompt, by bytes of text as in F5-TTS"
+    # A user's own may be any callable.
+    data = getattr(getattr(predictor, "config", None), "training_data", None)
+    return f"in proportion to the prompt, by {type(predictor).__name__}" + (f", fitted on {data}" if data else "")

@@ -3,12 +3,14 @@
 from huggingface_hub.dataclasses import strict
 from transformers.configuration_utils import PreTrainedConfig
 
+from dtm_hf.provenance import Provenance
+
 PREDICTIONS = ("residual", "direct")
 ARCHITECTURES = ("mlp", "conv")
 
 
 @strict
-class DTMHeadConfig(PreTrainedConfig):
+class DTMHeadConfig(PreTrainedConfig, Provenance):
     r"""
     Configuration of a [`DTMHead`]. The defaults are the network of the DTM documents on F5-TTS v1 Base.
 
@@ -43,21 +45,11 @@ class DTMHeadConfig(PreTrainedConfig):
             `guidance_scale` is the one it follows by default. `None`: there is only that one.
         guidance_end (`float`, defaults to 1.0):
             Time t from which on training baked no guidance in.
-        backbone_name (`str`, *optional*), backbone_revision (`str`, *optional*), backbone_fingerprint (`str`,
-        *optional*):
-            The backbone this head was trained on.
-        base_model (`str`, *optional*):
-            Pipeline that holds the other components, for a repository with nothing but this head.
-        base_model_revision (`str`, *optional*):
-            Its revision.
         sampler (`dict`, *optional*):
             Configuration of the [`DTMScheduler`] this head was trained for.
-        license (`str`, *optional*):
-            Licence of the head, inherited from its backbone.
-        training_data (`str`, *optional*):
-            What the head was trained on, for the model card.
-        results (`dict`, *optional*):
-            Measured results `{arm: {metric: value}}`, for the model card.
+        backbone_name, backbone_revision, backbone_fingerprint, base_model, base_model_revision, license,
+        training_data, results:
+            As in [`~dtm_hf.provenance.Provenance`].
 
     Example:
 
@@ -84,15 +76,7 @@ class DTMHeadConfig(PreTrainedConfig):
     guidance_scale: float | int | None = None
     guidance_scale_range: list | None = None
     guidance_end: float | int = 1.0
-    backbone_name: str | None = None
-    backbone_revision: str | None = None
-    backbone_fingerprint: str | None = None
-    base_model: str | None = None
-    base_model_revision: str | None = None
     sampler: dict | None = None
-    license: str | None = None
-    training_data: str | None = None
-    results: dict | None = None
 
     def __post_init__(self, **kwargs):
         if self.prediction not in PREDICTIONS:

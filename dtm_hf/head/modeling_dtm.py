@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -10,6 +11,9 @@ from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import ModelOutput
+
+from dtm_hf.hub import push_with_card
+from dtm_hf.provenance import CARD_TEMPLATE, sampler_values
 
 from .configuration_dtm import DTMHeadConfig
 
@@ -122,6 +126,8 @@ class DTMHead(DTMHeadPreTrainedModel):
     The default configuration has 19,267,172 parameters.
     """
 
+    card_template = CARD_TEMPLATE
+
     def __init__(self, config: DTMHeadConfig):
         super().__init__(config)
         hidden_size = config.hidden_size
@@ -141,9 +147,13 @@ class DTMHead(DTMHeadPreTrainedModel):
 
     def push_to_hub(self, repo_id: str, **kwargs) -> str:
         """Upload the head alone, with a filled model card that names its base; arguments as in transformers."""
-        from dtm_hf.pipelines.repositories import push_with_card
-
         return push_with_card(self, repo_id, **kwargs)
+
+    def card_values(self) -> dict[str, Any]:
+        """What the model card of a head says: see [`~dtm_hf.hub.Publishable`]."""
+        default = {"num_inference_steps": 8, "num_head_steps": 2, "head_solver": "midpoint", "time_grid": "sway"}
+        values = self.config.provenance_values() | sampler_values(default | (self.config.sampler or {}))
+        return values | {"head": self.config, "head_parameters": f"{self.num_parameters():,}"}
 
     def prepare_schedule(
         self, timesteps: torch.Tensor, flow_times: torch.Tensor, guidance_scale: float | None = None

@@ -17,10 +17,11 @@ from torch.nn.utils.rnn import pad_sequence
 from dtm_hf.backbone.backbone_f5 import F5Backbone
 from dtm_hf.backbone.student import Student, StudentConfig
 from dtm_hf.frontend.audio import TARGET_RMS, load_reference
-from dtm_hf.frontend.duration_prediction import DurationPredictor
+from dtm_hf.frontend.duration_prediction import DurationPredictor, describe_lengths
 from dtm_hf.frontend.feature_extraction_f5 import F5FeatureExtractor
 from dtm_hf.frontend.tokenization_f5 import F5Tokenizer
 from dtm_hf.head.modeling_dtm import DTMHead
+from dtm_hf.hub import fill_card, push_with_card
 from dtm_hf.pipelines.chunking import (
     chunk_text,
     cross_fade,
@@ -30,7 +31,8 @@ from dtm_hf.pipelines.chunking import (
     share_seconds,
     target_frames,
 )
-from dtm_hf.pipelines.repositories import partial_config, push_with_card, write_card
+from dtm_hf.pipelines.partial import partial_config
+from dtm_hf.provenance import CARD, CARD_TEMPLATE, sampler_values
 from dtm_hf.scheduling.scheduling_dtm import DTMScheduler
 
 logger = logging.get_logger(__name__)
@@ -124,6 +126,7 @@ class DTMPipeline(DiffusionPipeline):
     # Offload hooks would move the two in turn at every head call.
     _exclude_from_cpu_offload = ["head"]
     _callback_tensor_inputs = ["latents"]
+    card_template = CARD_TEMPLATE
 
     def __init__(
         self,
@@ -222,11 +225,30 @@ class DTMPipeline(DiffusionPipeline):
             if os.path.exists(component.config.get("_name_or_path") or ""):
                 component.register_to_config(_name_or_path="")
         super().save_pretrained(save_directory, **kwargs)
-        write_card(self, save_directory, kwargs.get("repo_id"))
+        fill_card(self, kwargs.get("repo_id")).save(os.path.join(save_directory, "README.md"))
 
     def push_to_hub(self, repo_id: str, **kwargs) -> str:
         """Upload the pipeline with a filled model card; arguments as in diffusers."""
         return push_with_card(self, repo_id, **kwargs)
+
+    def card_values(self) -> dict[str, Any]:
+        """What the model card says: see [`~dtm_hf.hub.Publishable`]."""
+        config = self.backbone.config
+        values = {} if self.head is None else self.head.card_values()
+        return (
+            CARD
+            | values
+            | sampler_values(self.scheduler.config)
+            | {
+                "license": config.license,
+                "backbone_name": config.name,
+                "backbone_revision": config.revision,
+                "fingerprint": self.backbone.fingerprint,
+                "step_counts": config.step_counts,
+                "lengths": describe_lengths(self.duration_predictor),
+                "training_data": values.get("training_data") or config.training_data,
+            }
+        )
 
     # Preparation
 
@@ -593,14 +615,10 @@ def _check_head(head: DTMHead, backbone: F5Backbone, force: bool) -> None:
             f"`head` reads features of size {config.backbone_hidden_size} and writes {config.num_mel_bins} mel bins, "
             f"but `backbone` {backbone.config.name!r} has {backbone.config.dim} and {backbone.config.mel_dim}."
         )
-    if config.backbone_fingerprint is None or force or config.backbone_fingerprint == backbone.fingerprint:
-        return
-    raise ValueError(
-        f"`head` was trained on backbone {config.backbone_name!r} (revision {config.backbone_revision}, fingerprint "
-        f"{config.backbone_fingerprint}), but `backbone` is {backbone.config.name!r} (revision "
-        f"{backbone.config.revision}, fingerprint {backbone.fingerprint}). Use the backbone it was trained on, or "
-        "pass `force_head=True`."
-    )
+    if not force and (other := config.other_backbone(backbone)):
+        raise ValueError(
+            f"`head` was trained on {other} Use the backbone it was trained on, or pass `force_head=True`."
+        )
 
 
 DTMPipeline.__call__.__doc__ += EXAMPLE_DOC_STRING

@@ -7,6 +7,7 @@ from itertools import chain
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
+from transformers.utils.hub import cached_file
 
 from .batching import vocode_by_length
 
@@ -126,10 +127,11 @@ class VocosVocoder(ModelMixin, ConfigMixin):
             path_or_repo (`str` or `os.PathLike`, defaults to `"charactr/vocos-mel-24khz"`):
                 Folder, or Hub id.
             revision, cache_dir, token, local_files_only:
-                As in `huggingface_hub.hf_hub_download`.
+                As in `transformers.utils.cached_file`.
 
         Raises:
-            FileNotFoundError: if a folder lacks one of the files.
+            FileNotFoundError: if one of the files is not there.
+            OSError: if there is no such repository or revision.
             ValueError: if the configuration is of another model, a file is corrupt, or the weights do not fit; the
                 message names them.
         """
@@ -144,24 +146,16 @@ class VocosVocoder(ModelMixin, ConfigMixin):
 
 
 def _find_files(path_or_repo: str | os.PathLike, **download) -> tuple[str, str]:
-    if os.path.isdir(path_or_repo):
-        present = [name for name in _WEIGHT_FILES if os.path.isfile(os.path.join(path_or_repo, name))]
-        if not present or not os.path.isfile(os.path.join(path_or_repo, _CONFIG_FILE)):
-            raise FileNotFoundError(
-                f"`path_or_repo` {os.fspath(path_or_repo)!r} must hold {_CONFIG_FILE} and one of "
-                f"{', '.join(_WEIGHT_FILES)}, but holds {sorted(os.listdir(path_or_repo))}."
-            )
-        return os.path.join(path_or_repo, _CONFIG_FILE), os.path.join(path_or_repo, present[0])
+    def find(name: str) -> str | None:
+        return cached_file(path_or_repo, name, _raise_exceptions_for_missing_entries=False, **download)
 
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError
-
-    repo = os.fspath(path_or_repo)
-    config_path = hf_hub_download(repo, _CONFIG_FILE, **download)
-    try:
-        return config_path, hf_hub_download(repo, _WEIGHT_FILES[0], **download)
-    except EntryNotFoundError:
-        return config_path, hf_hub_download(repo, _WEIGHT_FILES[1], **download)
+    config, weights = find(_CONFIG_FILE), next(filter(None, map(find, _WEIGHT_FILES)), None)
+    if config is None or weights is None:
+        raise FileNotFoundError(
+            f"`path_or_repo` {os.fspath(path_or_repo)!r} must hold {_CONFIG_FILE} and one of "
+            f"{', '.join(_WEIGHT_FILES)}, but holds {config or weights or 'neither'}."
+        )
+    return config, weights
 
 
 def _read_config(path: str) -> dict[str, int | str]:

@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from dtm_hf.hub import hub_name
 from dtm_hf.training.config.arguments import TrainingConfig
 from dtm_hf.training.data.loader import BatchLoader
 from dtm_hf.training.images.data import build_image_loader
@@ -17,7 +18,6 @@ from dtm_hf.training.images.samples import ImageSamples, read_image_prompts
 from dtm_hf.training.images.saving import load_lora, save_lora, save_merged
 from dtm_hf.training.loop.task import Task
 from dtm_hf.training.objectives.phases import Phase
-from dtm_hf.training.speech.provenance import hub_name
 
 
 class ImageDistillation(Task):

@@ -10,7 +10,7 @@ from huggingface_hub import get_token
 from huggingface_hub.utils import HFValidationError, disable_progress_bars, validate_repo_id
 
 from dtm_hf.files import folder_written_aside
-from dtm_hf.pipelines.repositories import upload_with_card
+from dtm_hf.hub import upload_with_card
 from dtm_hf.training.loop.task import Task
 
 

@@ -197,14 +197,14 @@ def install(predictor: "DurationPredictor", output: Path) -> Path:
         predictor.to_json_file(aside)
     if place is output:
         return place
+    from dtm_hf.hub import fill_card
     from dtm_hf.pipelines.pipeline_dtm import DTMPipeline
-    from dtm_hf.pipelines.repositories import write_card
 
     components = json.loads(index.read_text(encoding="utf-8"))
     components["duration_predictor"] = ["dtm_hf", type(predictor).__name__]
     with written_aside(index) as aside:
         aside.write_text(json.dumps(components, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    write_card(DTMPipeline.from_pretrained(output, force_head=True), output)
+    fill_card(DTMPipeline.from_pretrained(output, force_head=True)).save(output / "README.md")
     return place
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from dtm_hf.backbone.backbone_f5 import F5Backbone
+from dtm_hf.hub import hub_name
 from dtm_hf.training.config.arguments import TrainingConfig
 
 
@@ -21,11 +22,6 @@ def provenance(config: TrainingConfig, backbone: F5Backbone) -> dict[str, Any]:
         "license": backbone.config.license,
         "training_data": data_description(config),
     }
-
-
-def hub_name(name: str | None) -> str | None:
-    """A folder of this machine means nothing where what was trained is pulled."""
-    return None if name is None or Path(name).exists() else name
 
 
 def data_description(config: TrainingConfig) -> str:

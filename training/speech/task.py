@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from dtm_hf.pipelines.repositories import save_with_card
+from dtm_hf.hub import save_with_card
 from dtm_hf.training.config.arguments import TrainingConfig
 from dtm_hf.training.loop.task import Task
 from dtm_hf.training.objectives.conditioning import MelBatch

@@ -1,0 +1,74 @@
+"""Where weights that were trained on a frozen F5-TTS backbone come from: the same fields for heads and students."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dtm_hf.hub import hub_name
+from dtm_hf.scheduling.solvers import effective_solver
+
+if TYPE_CHECKING:
+    from dtm_hf.backbone.contract import Backbone
+
+CARD_TEMPLATE = Path(__file__).parent / "model_card.md"
+# What every card of this system says.
+CARD = {
+    "model_name": "dtm-f5",
+    "pipeline_tag": "text-to-speech",
+    "tags": ["text-to-speech", "dtm-hf", "f5-tts", "flow-matching"],
+}
+
+
+@dataclass(kw_only=True, repr=False, eq=False)
+class Provenance:
+    """
+    Fields of the configuration of what was trained on a frozen backbone.
+
+    Args:
+        backbone_name (`str`, *optional*): name of the backbone it was trained on.
+        backbone_revision (`str`, *optional*): revision of that.
+        backbone_fingerprint (`str`, *optional*): [`F5Backbone.fingerprint`] of that.
+        base_model (`str`, *optional*): pipeline that holds the other components, for a repository with nothing else.
+        base_model_revision (`str`, *optional*): revision of that.
+        license (`str`, *optional*): inherited from the backbone.
+        training_data (`str`, *optional*): for the model card.
+        results (`dict`, *optional*): measured results `{arm: {metric: value}}`, for the model card.
+    """
+
+    backbone_name: str | None = None
+    backbone_revision: str | None = None
+    backbone_fingerprint: str | None = None
+    base_model: str | None = None
+    base_model_revision: str | None = None
+    license: str | None = None
+    training_data: str | None = None
+    results: dict | None = None
+
+    def other_backbone(self, backbone: "Backbone") -> str | None:
+        """`None` for the backbone that this was trained on, else the two side by side, as the end of a message."""
+        if self.backbone_fingerprint in (None, backbone.fingerprint):
+            return None
+        return (
+            f"backbone {self.backbone_name!r} (revision {self.backbone_revision}, fingerprint "
+            f"{self.backbone_fingerprint}), but `backbone` is {backbone.config.name!r} (revision "
+            f"{backbone.config.revision}, fingerprint {backbone.fingerprint})."
+        )
+
+    def provenance_values(self) -> dict[str, Any]:
+        """The part of [`~dtm_hf.hub.Publishable.card_values`] that heads and students share."""
+        return CARD | {
+            "license": self.license or "unknown",
+            "base_model": hub_name(self.base_model),
+            "backbone_name": self.backbone_name or "not recorded",
+            "backbone_revision": self.backbone_revision,
+            "fingerprint": self.backbone_fingerprint,
+            "training_data": self.training_data,
+            "results": self.results,
+        }
+
+
+def sampler_values(sampler: Mapping[str, Any]) -> dict[str, Any]:
+    """What a card says of a [`DTMScheduler`] with this configuration; a student's has no head, and no solver."""
+    solver = effective_solver(sampler["head_solver"], sampler["num_head_steps"]) if "head_solver" in sampler else None
+    return {"sampler": dict(sampler), "head_solver": solver}
