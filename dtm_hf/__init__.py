@@ -14,7 +14,7 @@ __version__ = "0.1.0"
 _MODULES = {
     "DTMHead": "dtm_hf.head.modeling_dtm",
     "DTMHeadConfig": "dtm_hf.head.configuration_dtm",
-    "DTMHeadOutput": "dtm_hf.head.modeling_dtm",
+    "DTMHeadOutput": "dtm_hf.head.contract",
     "DTMPipeline": "dtm_hf.pipelines.pipeline_dtm",
     "DTMPipelineOutput": "dtm_hf.pipelines.pipeline_dtm",
     "DTMScheduler": "dtm_hf.scheduling.scheduling_dtm",

@@ -22,9 +22,9 @@ class Publishable(Protocol):
 
     def card_values(self) -> dict[str, Any]:
         """
-        What the template asks for. Four go into the header too: `license`, `pipeline_tag`, `tags` and, if not `None`,
-        `base_model`. `model_name` is the title where there is no repository yet; `results`, measured results
-        `{arm: {metric: value}}` or `None`, reaches the template as a table.
+        What the template asks for. Four go into the header too: `license`, `pipeline_tag`, `tags` and, if it is a name
+        on the Hub, `base_model`. `model_name` is the title where there is no repository yet; `results`, measured
+        results `{arm: {metric: value}}` or `None`, reaches the template as a table.
         """
         ...
 
@@ -53,6 +53,7 @@ def fill_card(model: Publishable, repo_id: str | None = None, results: dict | No
     values = model.card_values()
     values["results"] = _results_table(results or values.get("results"))
     header = {name: values.pop(name, None) for name in ("license", "pipeline_tag", "tags", "base_model")}
+    header["base_model"] = hub_name(header["base_model"])
     values = {name: _cell(value) if name != "results" else value for name, value in (header | values).items()}
     name = (repo_id or values.pop("model_name")).split("/")[-1]
     return ModelCard.from_template(

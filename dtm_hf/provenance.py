@@ -1,15 +1,8 @@
 """Where weights that were trained on a frozen F5-TTS backbone come from: the same fields for heads and students."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-from dtm_hf.hub import hub_name
-from dtm_hf.scheduling.solvers import effective_solver
-
-if TYPE_CHECKING:
-    from dtm_hf.backbone.contract import Backbone
+from typing import Any
 
 CARD_TEMPLATE = Path(__file__).parent / "model_card.md"
 # What every card of this system says.
@@ -45,8 +38,8 @@ class Provenance:
     training_data: str | None = None
     results: dict | None = None
 
-    def other_backbone(self, backbone: "Backbone") -> str | None:
-        """`None` for the backbone that this was trained on, else the two side by side, as the end of a message."""
+    def other_backbone(self, backbone: Any) -> str | None:
+        """`None` for the [`F5Backbone`] that this was trained on, else the two side by side, to end a message."""
         if self.backbone_fingerprint in (None, backbone.fingerprint):
             return None
         return (
@@ -59,16 +52,10 @@ class Provenance:
         """The part of [`~dtm_hf.hub.Publishable.card_values`] that heads and students share."""
         return CARD | {
             "license": self.license or "unknown",
-            "base_model": hub_name(self.base_model),
+            "base_model": self.base_model,
             "backbone_name": self.backbone_name or "not recorded",
             "backbone_revision": self.backbone_revision,
             "fingerprint": self.backbone_fingerprint,
             "training_data": self.training_data,
             "results": self.results,
         }
-
-
-def sampler_values(sampler: Mapping[str, Any]) -> dict[str, Any]:
-    """What a card says of a [`DTMScheduler`] with this configuration; a student's has no head, and no solver."""
-    solver = effective_solver(sampler["head_solver"], sampler["num_head_steps"]) if "head_solver" in sampler else None
-    return {"sampler": dict(sampler), "head_solver": solver}

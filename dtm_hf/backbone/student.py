@@ -17,7 +17,7 @@ from transformers.utils.hub import cached_file
 
 from dtm_hf.files import written_aside
 from dtm_hf.hub import push_with_card
-from dtm_hf.provenance import CARD_TEMPLATE, Provenance, sampler_values
+from dtm_hf.provenance import CARD_TEMPLATE, Provenance
 
 from .backbone_f5 import F5Backbone
 from .low_rank import NUM_STEPS_EMBED, add_low_rank
@@ -106,15 +106,12 @@ class Student:
     def card_values(self) -> dict[str, Any]:
         """What the model card of a student's adapters says: see [`~dtm_hf.hub.Publishable`]."""
         config = self.config
-        return (
-            config.provenance_values()
-            | sampler_values(config.sampler)
-            | {
-                "step_counts": config.step_counts,
-                "adapter_parameters": f"{sum(tensor.numel() for tensor in self.tensors.values()):,}",
-                "rank": config.rank,
-            }
-        )
+        return config.provenance_values() | {
+            "step_counts": config.step_counts,
+            "adapter_parameters": f"{sum(tensor.numel() for tensor in self.tensors.values()):,}",
+            "rank": config.rank,
+            "sampler": config.sampler,
+        }
 
     def merge_into(self, backbone: F5Backbone, force: bool = False) -> F5Backbone:
         """

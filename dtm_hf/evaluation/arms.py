@@ -3,9 +3,9 @@
 import re
 from dataclasses import dataclass, field
 
+from dtm_hf.pipelines.guidance import DEFAULT_GUIDANCE_SCALE
 from dtm_hf.scheduling.epss import EPSS_INDICES
 
-DEFAULT_GUIDANCE_SCALE = 3.0
 # What stands behind the colon of a control when its name has none.
 DEFAULT_PARAMETERS = {"renoise": 0.25, "noise": 0.1}
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from dtm_hf.head.modeling_dtm import DTMHeadOutput
+from dtm_hf.head.contract import DTMHeadOutput
 
 
 def joint_inner_velocity(

@@ -55,11 +55,10 @@ def run_arm(
     latents = control = None
     if arm.kind in ("renoise", "noise"):
         # What the loop is about to cut and measure: its noise has the rows' own lengths, as X_0 has.
-        references = [pipe.encode_reference(*pair) for pair in zip(recordings, reference_texts, strict=True)]
-        rows, _ = pipe.prepare_items(texts, references, speed=1.0, durations=durations)
+        rows = pipe.prepare(texts, recordings, reference_texts, duration_s=durations)
         own = [_generator(int(np.random.SeedSequence((seed, 1)).generate_state(1, np.uint64)[0])) for seed in seeds]
-        latents = pipe.prepare_noise(rows, generators)
-        control = _control(pipe.scheduler, arm, latents, lambda: pipe.prepare_noise(rows, own))
+        latents = pipe.prepare_latents(rows, generators)
+        control = _control(pipe.scheduler, arm, latents, lambda: pipe.prepare_latents(rows, own))
     with mounted(pipe, arm, student) as mounted_pipe:
         return mounted_pipe(
             texts,

@@ -1,7 +1,6 @@
 """The DTM flow head."""
 
 import math
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -10,28 +9,12 @@ from transformers import AutoConfig, AutoModel
 from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import PreTrainedModel
-from transformers.utils import ModelOutput
 
 from dtm_hf.hub import push_with_card
-from dtm_hf.provenance import CARD_TEMPLATE, sampler_values
+from dtm_hf.provenance import CARD_TEMPLATE
 
 from .configuration_dtm import DTMHeadConfig
-
-
-@dataclass
-class DTMHeadOutput(ModelOutput):
-    """
-    Output of [`DTMHead`].
-
-    Args:
-        velocity (`torch.Tensor` of shape `(B, N, M)`):
-            g, the velocity dY/ds of the inner flow.
-        displacement (`torch.Tensor` of shape `(B, N, M)`):
-            y_hat, the estimate of Y = X_1 - X_0 that g points at: `flow_state + (1 - s) * velocity`.
-    """
-
-    velocity: torch.FloatTensor | None = None
-    displacement: torch.FloatTensor | None = None
+from .contract import DTMHeadOutput
 
 
 class DTMTimeEmbedding(nn.Module):
@@ -152,8 +135,11 @@ class DTMHead(DTMHeadPreTrainedModel):
     def card_values(self) -> dict[str, Any]:
         """What the model card of a head says: see [`~dtm_hf.hub.Publishable`]."""
         default = {"num_inference_steps": 8, "num_head_steps": 2, "head_solver": "midpoint", "time_grid": "sway"}
-        values = self.config.provenance_values() | sampler_values(default | (self.config.sampler or {}))
-        return values | {"head": self.config, "head_parameters": f"{self.num_parameters():,}"}
+        return self.config.provenance_values() | {
+            "head": self.config,
+            "head_parameters": f"{self.num_parameters():,}",
+            "sampler": default | (self.config.sampler or {}),
+        }
 
     def prepare_schedule(
         self, timesteps: torch.Tensor, flow_times: torch.Tensor, guidance_scale: float | None = None
@@ -263,4 +249,4 @@ def _broadcast_time(time: torch.Tensor | float, state: torch.Tensor) -> torch.Te
 AutoConfig.register(DTMHeadConfig.model_type, DTMHeadConfig, exist_ok=True)
 AutoModel.register(DTMHeadConfig, DTMHead, exist_ok=True)
 
-__all__ = ["DTMHead", "DTMHeadOutput", "DTMHeadPreTrainedModel"]
+__all__ = ["DTMHead", "DTMHeadPreTrainedModel"]

@@ -160,14 +160,13 @@ def test_from_pure_noise_the_inner_flow_is_the_backbones_own(tiny_pipeline, refe
     """
     prompts, backbone = [reference_audio, (voice(0.9, pitch=200), SAMPLING_RATE)], tiny_pipeline.backbone
     ours = speak(tiny_pipeline, prompts, num_inference_steps=1, num_head_steps=6, guidance_scale=guidance_scale)
-    references = [tiny_pipeline.encode_reference(prompt, SAID) for prompt in prompts]
-    items, ids = tiny_pipeline.prepare_items(TEXTS, references, 1.0, [None] * len(TEXTS))
+    items = tiny_pipeline.prepare(TEXTS, prompts, SAID)
     drawing = generators()
-    x_0, y_0 = (tiny_pipeline.prepare_noise(items, drawing) for _ in range(2))
+    x_0, y_0 = (tiny_pipeline.prepare_latents(items, drawing) for _ in range(2))
     for row, (item, mel) in enumerate(zip(items, ours, strict=True)):
         prompt = len(item.reference.mel)
         cond = torch.nn.functional.pad(item.reference.mel, (0, 0, 0, item.num_frames - prompt))[None]
-        text = ids[row : row + 1, : int((ids[row] != -1).sum())]
+        text = item.token_ids[None]
 
         def velocity(x, s, cond=cond, text=text):
             v = backbone(x, s, cond, text).velocity

@@ -72,9 +72,9 @@ def test_the_head_keeps_the_grid_and_solver_of_the_pipeline(tiny_pipeline):
 @pytest.mark.parametrize("guidance_scale", [1, 3])
 def test_midpoint_is_the_midpoint_rule(tiny_pipeline, guidance_scale):
     ours = mels(tiny_pipeline, f"midpoint-2@{guidance_scale}", ITEMS[:1], SEEDS[:1])[0]
-    reference = tiny_pipeline.encode_reference((PROMPT, SAMPLING_RATE), SAID)
-    (item,), ids = tiny_pipeline.prepare_items([ITEMS[0].text], [reference], 1.0, [None])
-    x = tiny_pipeline.prepare_noise([item], [torch.Generator().manual_seed(SEEDS[0])])
+    (item,) = tiny_pipeline.prepare(ITEMS[0].text, (PROMPT, SAMPLING_RATE), SAID)
+    x = tiny_pipeline.prepare_latents([item], torch.Generator().manual_seed(SEEDS[0]))
+    reference, ids = item.reference, item.token_ids[None]
     prompt = len(reference.mel)
     cond = torch.nn.functional.pad(reference.mel, (0, 0, 0, item.num_frames - prompt))[None]
 
@@ -98,11 +98,10 @@ def test_midpoint_is_that_of_f5(tiny_pipeline):
         mel_spec_kwargs={},
         odeint_kwargs={"method": "midpoint"},
     )
-    reference = tiny_pipeline.encode_reference((PROMPT, SAMPLING_RATE), SAID)
-    (item,), ids = tiny_pipeline.prepare_items([ITEMS[0].text], [reference], 1.0, [None])
+    (item,) = tiny_pipeline.prepare(ITEMS[0].text, (PROMPT, SAMPLING_RATE), SAID)
     theirs, _ = cfm.sample(
-        cond=reference.mel[None],
-        text=ids,
+        cond=item.reference.mel[None],
+        text=item.token_ids[None],
         duration=item.num_frames,
         steps=4,
         cfg_strength=2.0,

@@ -4,7 +4,7 @@ import torch
 
 from dtm_hf.head.configuration_dtm import DTMHeadConfig
 from dtm_hf.head.modeling_dtm import DTMHead
-from dtm_hf.pipelines.partial import head_only_config
+from dtm_hf.pipelines.loading import head_only_config
 from dtm_hf.scheduling.scheduling_dtm import DTMScheduler
 from dtm_hf.training.config.arguments import TrainingConfig
 from dtm_hf.training.objectives.dtm import DTMObjective

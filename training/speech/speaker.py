@@ -88,7 +88,7 @@ class PipelineSpeaker:
         )
 
     def settings(self) -> dict[str, Any]:
-        from dtm_hf.pipelines.pipeline_dtm import DEFAULT_GUIDANCE_SCALE
+        from dtm_hf.pipelines.guidance import DEFAULT_GUIDANCE_SCALE
 
         scheduler, head = self.pipeline.scheduler, self.pipeline.head
         baked = None if head is None or scheduler.num_head_steps == 0 else head.config.guidance_scale

@@ -1,0 +1,231 @@
+"""The speech around the sampler: texts and recordings to the rows of a batch, and sampled mels to waveforms."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers.utils.torch_utils import randn_tensor
+from torch.nn.functional import pad
+from torch.nn.utils.rnn import pad_sequence
+
+from dtm_hf.frontend.audio import TARGET_RMS
+from dtm_hf.frontend.tokenization_f5 import F5Tokenizer
+from dtm_hf.pipelines.chunking import chunk_text, cross_fade, longest_chunk, share_seconds, target_frames
+from dtm_hf.pipelines.sampler import Conditions
+from dtm_hf.vocoder.contract import Vocoder
+
+# f5_tts/model/cfm.py: `CFM.sample` clamps durations to this many frames.
+MAX_FRAMES = 65536
+
+
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """
+    A recording to speak like, ready for the backbone.
+
+    Args:
+        mel (`torch.Tensor` of shape `(N, M)`): log-mel.
+        num_frames (`int`): as F5-TTS counts them, whole hops: one fewer than those of the mel.
+        text (`str`): what is said in it, ended as F5-TTS ends it.
+        seconds (`float`): its length.
+        rms (`float`): its loudness before it was raised.
+    """
+
+    mel: torch.Tensor
+    num_frames: int
+    text: str
+    seconds: float
+    rms: float
+
+
+@dataclass(frozen=True, eq=False)
+class Utterance:
+    """
+    One row of a batch: a chunk of one text, said behind its reference. Rows of any calls can share a batch.
+
+    Args:
+        text_index (`int`): which of the texts of the call it belongs to.
+        text (`str`): what is to be said.
+        reference ([`Reference`]): whose voice.
+        token_ids (`torch.LongTensor` of shape `(N_text,)`): of the text of the reference and of what is to be said.
+        num_frames (`int`): of reference and target together.
+    """
+
+    text_index: int
+    text: str
+    reference: Reference
+    token_ids: torch.Tensor
+    num_frames: int
+
+
+@dataclass(frozen=True)
+class SpeechInputs:
+    """What a call asks for, checked: texts, recordings, their texts and durations, in lists of one size."""
+
+    texts: list[str]
+    recordings: list[Any]
+    reference_texts: list[str]
+    durations: list[float | None]
+
+
+def check_inputs(tokenizer: F5Tokenizer, text, reference_audio, reference_text, speed, duration_s) -> SpeechInputs:
+    """Refuse what cannot be spoken; arguments as of [`DTMPipeline`]."""
+    texts = [text] if isinstance(text, str) else text
+    if not isinstance(texts, list) or not texts or not all(isinstance(item, str) for item in texts):
+        raise TypeError(f"`text` must be a string or a non-empty list of strings, but got {text!r}.")
+    for item in texts:
+        _check_text(tokenizer, item)
+    recordings = reference_audio if isinstance(reference_audio, list) else [reference_audio] * len(texts)
+    reference_texts = reference_text if isinstance(reference_text, list) else [reference_text] * len(texts)
+    if len(recordings) != len(texts) or len(reference_texts) != len(texts):
+        raise ValueError(
+            f"`reference_audio` and `reference_text` must be single or have one entry for each of {len(texts)} "
+            f"texts, but got {len(recordings)} and {len(reference_texts)}."
+        )
+    for item in reference_texts:
+        if not isinstance(item, str) or not item.strip():
+            raise ValueError(
+                f"`reference_text` must be what is said in `reference_audio`, but got {item!r}. Transcribe the "
+                "recording first, for example with the automatic-speech-recognition pipeline of transformers."
+            )
+        _check_encodable("reference_text", item)
+    if not (isinstance(speed, int | float) and math.isfinite(speed) and speed > 0):
+        raise ValueError(f"`speed` must be a positive number, but got {speed!r}.")
+    durations = duration_s if isinstance(duration_s, list) else [duration_s] * len(texts)
+    if len(durations) != len(texts) or any(d is not None and not (math.isfinite(d) and d > 0) for d in durations):
+        raise ValueError(
+            f"`duration_s` must be a positive number of seconds, or a list of one for each of {len(texts)} "
+            f"texts, but got {duration_s!r}."
+        )
+    return SpeechInputs(texts, recordings, reference_texts, durations)
+
+
+def _check_text(tokenizer: F5Tokenizer, text: str) -> None:
+    if not text.strip():
+        raise ValueError(f"`text` must not be empty, but got {text!r}.")
+    _check_encodable("text", text)
+    unknown = set(tokenizer.unknown_characters(text))
+    if all(token in unknown or token.isspace() for token in tokenizer.tokenize(text)):
+        raise ValueError(f"`text` must hold characters of the vocabulary, but got {text!r}.")
+
+
+def _check_encodable(name: str, text: str) -> None:
+    """Half of a surrogate pair is no character: it comes of broken decoding, and has no length in UTF-8."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"`{name}` must be text, but got {text!r} with half a surrogate pair at position {error.start}."
+        ) from error
+
+
+def divide(
+    inputs: SpeechInputs,
+    references: Sequence[Reference],
+    tokenizer: F5Tokenizer,
+    measure: Callable[[str], float],
+    speed: float,
+    frame_rate: float,
+) -> list[Utterance]:
+    """
+    Cut the texts into chunks and give each its length in frames.
+
+    Args:
+        inputs ([`SpeechInputs`]): what is to be said.
+        references (`list` of [`Reference`]): one a text.
+        tokenizer ([`F5Tokenizer`]): text to token ids.
+        measure (`Callable[[str], float]`): how long a text takes, in any unit.
+        speed (`float`): above 1 is faster than the reference.
+        frame_rate (`float`): frames a second.
+    """
+    chunks = []
+    for index, (text, reference, duration) in enumerate(zip(inputs.texts, references, inputs.durations, strict=True)):
+        pieces = chunk_text(text, longest_chunk(reference.text, reference.seconds, speed, measure), measure)
+        seconds = [None] * len(pieces) if duration is None else share_seconds(duration, pieces, measure)
+        chunks += [(index, piece, reference, wanted) for piece, wanted in zip(pieces, seconds, strict=True)]
+    padded_ids = tokenizer([reference.text + piece for _, piece, reference, _ in chunks])
+    utterances = []
+    for (index, piece, reference, wanted), ids in zip(chunks, padded_ids, strict=True):
+        if wanted is None:
+            frames = target_frames(piece, reference.text, reference.num_frames, speed, measure)
+        else:
+            frames = int(wanted * frame_rate)
+        ids = ids[ids != tokenizer.padding_value]
+        # `CFM.sample`: room for every token, and for one frame after the prompt.
+        least = max(len(ids), len(reference.mel)) + 1
+        num_frames = min(max(reference.num_frames + frames, least), MAX_FRAMES)
+        utterances.append(Utterance(index, piece, reference, ids, num_frames))
+    return utterances
+
+
+def collate(utterances: Sequence[Utterance], device: torch.device) -> Conditions:
+    """What the sampler has to know of a batch of utterances, padded to the longest."""
+    lengths = torch.tensor([utterance.num_frames for utterance in utterances])
+    num_frames = int(lengths.max())
+    mask = None if lengths.min() == num_frames else torch.arange(num_frames)[None] < lengths[:, None]
+    cond = pad_sequence([utterance.reference.mel for utterance in utterances], batch_first=True)
+    text_ids = pad_sequence(
+        [utterance.token_ids for utterance in utterances], batch_first=True, padding_value=F5Tokenizer.padding_value
+    )
+    return Conditions(
+        cond=pad(cond, (0, 0, 0, num_frames - cond.shape[1])),
+        text_ids=text_ids.to(device),
+        attention_mask=None if mask is None else mask.to(device),
+    )
+
+
+def draw_noise(
+    utterances: Sequence[Utterance],
+    generator: torch.Generator | list[torch.Generator | None] | None,
+    num_mel_bins: int,
+    device: torch.device,
+) -> torch.Tensor:
+    """
+    Standard normal `(B, N, M)`, float32; each row drawn at its own length, whatever its neighbours are.
+
+    Args:
+        utterances (`list` of [`Utterance`]): the rows.
+        generator (`torch.Generator` or a list with one a text, *optional*): source of the noise.
+        num_mel_bins (`int`): M.
+        device (`torch.device`): where it shall be.
+    """
+    rows = []
+    for utterance in utterances:
+        source = generator[utterance.text_index] if isinstance(generator, list) else generator
+        rows.append(randn_tensor((utterance.num_frames, num_mel_bins), source, device, torch.float32))
+    return pad_sequence(rows, batch_first=True)
+
+
+def cut_targets(utterances: Sequence[Utterance], x_1: torch.Tensor) -> list[torch.Tensor]:
+    """
+    Log-mels `(N_i, M)` of what was to be said, from the sampled `(B, N, M)`: prompts are pasted back, as F5-TTS does,
+    and cut off at the frames that it counts.
+    """
+    return [
+        torch.cat([item.reference.mel[item.reference.num_frames :], row[len(item.reference.mel) : item.num_frames]])
+        for item, row in zip(utterances, x_1, strict=True)
+    ]
+
+
+def join_mels(utterances: Sequence[Utterance], mels: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """Log-mels `(N_i, M)` of whole texts, from those of their chunks."""
+    return [
+        torch.cat([mel for item, mel in zip(utterances, mels, strict=True) if item.text_index == index])
+        for index in sorted({item.text_index for item in utterances})
+    ]
+
+
+def vocode(utterances: Sequence[Utterance], mels: Sequence[torch.Tensor], vocoder: Vocoder) -> list[np.ndarray]:
+    """Waveforms `(T_i,)` of whole texts: all chunks in one call of the vocoder, as loud as their recordings."""
+    lengths = [len(mel) for mel in mels]
+    batch = pad_sequence(list(mels), batch_first=True)
+    waves = vocoder(batch, lengths=torch.tensor(lengths)).float().cpu().numpy()
+    chunks: dict[int, list[np.ndarray]] = {}
+    for item, wave, length in zip(utterances, waves, lengths, strict=True):
+        wave = wave[: (length - 1) * vocoder.hop_length]
+        gain = min(item.reference.rms / TARGET_RMS, 1.0)
+        chunks.setdefault(item.text_index, []).append(wave * np.float32(gain))
+    return [cross_fade(waves, vocoder.sampling_rate) for _, waves in sorted(chunks.items())]
