@@ -94,10 +94,10 @@ def demo(
     seed: Seed = 0,
 ) -> None:
     """Speak one sentence in a packaged voice; write a WAV and a picture of its mel spectrogram."""
-    from .speaking import DEMO_TEXT, Request, speak
+    from .speaking import DEMO_TEXT, SpeakRequest, speak
 
     speak(
-        Request(
+        SpeakRequest(
             text=DEMO_TEXT,
             output=output,
             model=model,
@@ -141,10 +141,10 @@ def speak_text(
     output: Output = Path("speech.wav"),
 ) -> None:
     """Speak TEXT in the voice of a recording."""
-    from .speaking import Request, speak
+    from .speaking import SpeakRequest, speak
 
     speak(
-        Request(
+        SpeakRequest(
             text=text,
             output=output,
             model=model,

@@ -18,7 +18,7 @@ _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 @dataclass(frozen=True)
-class Reference:
+class Recording:
     """A recording of a voice and what is said in it."""
 
     audio: Path
@@ -47,18 +47,18 @@ def choose_model(model: str | None) -> str:
     return model
 
 
-def packaged_voices(model: str) -> dict[str, Reference]:
+def packaged_voices(model: str) -> dict[str, Recording]:
     """Recordings in the folder of a pipeline: `reference.wav` as "default", `reference-NAME.wav` as NAME."""
     voices = {}
     for audio in sorted(Path(model).glob("reference*.wav"), key=lambda audio: audio.stem):
         said = audio.with_suffix(".txt")
         if said.is_file() and re.fullmatch(r"reference(-.+)?", audio.stem):
             name = audio.stem.removeprefix("reference").removeprefix("-") or "default"
-            voices[name] = Reference(audio, said.read_text(encoding="utf-8").strip())
+            voices[name] = Recording(audio, said.read_text(encoding="utf-8").strip())
     return voices
 
 
-def choose_reference(model: str, audio: Path | None, text: str | None, voice: str | None) -> Reference:
+def choose_reference(model: str, audio: Path | None, text: str | None, voice: str | None) -> Recording:
     """
     The recording to speak like: `audio` with `text`, else a packaged one of the model.
 
@@ -69,7 +69,7 @@ def choose_reference(model: str, audio: Path | None, text: str | None, voice: st
             raise ArgumentError("`--voice` and `--reference-audio` exclude each other.")
         if text is None or not text.strip():
             raise ArgumentError(f"`--reference-text` is missing: what is said in {str(audio)!r}.")
-        reference = Reference(audio.expanduser(), text)
+        reference = Recording(audio.expanduser(), text)
     elif text is not None:
         raise ArgumentError(
             "`--reference-text` is given without the recording that it belongs to, `--reference-audio`."

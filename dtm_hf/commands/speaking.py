@@ -22,7 +22,7 @@ DEMO_TEXT = "The train leaves at half past nine."
 
 
 @dataclass(frozen=True)
-class Request:
+class SpeakRequest:
     """What to say and how; the fields are the options of `dtm-hf speak`."""
 
     text: str
@@ -52,7 +52,7 @@ class Cost:
     head_calls: int = 0
 
 
-def speak(request: Request) -> None:
+def speak(request: SpeakRequest) -> None:
     """Write `request.output` (24 kHz, mono, 16 bit) and say what it cost. Bad arguments are refused before loading."""
     started = time.perf_counter()
     _check(request)
@@ -88,7 +88,7 @@ def speak(request: Request) -> None:
     )
 
 
-def _check(request: Request) -> None:
+def _check(request: SpeakRequest) -> None:
     if not request.text.strip():
         raise ArgumentError("`TEXT` must not be empty.")
     if request.output.suffix.lower() != ".wav":
@@ -99,7 +99,7 @@ def _check(request: Request) -> None:
         raise ArgumentError(f"`--guidance` must be a finite number, but got {request.guidance}.")
 
 
-def _run(pipeline: "DTMPipeline", request: Request, reference) -> tuple:
+def _run(pipeline: "DTMPipeline", request: SpeakRequest, reference) -> tuple:
     """The waveform `[T]` and its [`Cost`]."""
     import torch
 

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 
 MIN_SECONDS = 0.1
+# f5_tts/infer/utils_infer.py: seconds of a recording that are used, and the level that quieter ones are raised to.
+MAX_SECONDS = 12.0
 TARGET_RMS = 0.1
 # Quieter than this nothing is heard, and raising it to `TARGET_RMS` would only raise noise.
 SILENT_RMS = 1e-4
@@ -107,7 +109,7 @@ def _clip_point(samples: np.ndarray, rate: int, max_seconds: float) -> int:
 
 
 def load_reference(
-    reference: Any, *, sampling_rate: int = 24000, max_seconds: float = 12.0
+    reference: Any, *, sampling_rate: int = 24000, max_seconds: float = MAX_SECONDS
 ) -> tuple[np.ndarray, float]:
     """
     Read a reference recording and prepare it as F5-TTS does: mono, at most `max_seconds`, raised to an RMS of 0.1 if

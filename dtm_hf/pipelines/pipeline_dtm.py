@@ -23,7 +23,7 @@ from dtm_hf.pipelines.chunking import finish_reference_text, num_bytes
 from dtm_hf.pipelines.guidance import choose_guidance
 from dtm_hf.pipelines.loading import RepositoryMixin
 from dtm_hf.pipelines.sampler import SamplingState
-from dtm_hf.pipelines.speech import Reference, Utterance
+from dtm_hf.pipelines.speech import Reference, SpeechRow
 from dtm_hf.scheduling.scheduling_dtm import DTMScheduler
 
 # The mel is the latent.
@@ -156,7 +156,7 @@ class DTMPipeline(RepositoryMixin, CallStateMixin, DiffusionPipeline):
         reference_text: str | list[str],
         speed: float = 1.0,
         duration_s: float | list[float | None] | None = None,
-    ) -> list[Utterance]:
+    ) -> list[SpeechRow]:
         """
         What there is to be said, cut into rows of a batch; no network runs. Arguments as of a call.
 
@@ -166,9 +166,9 @@ class DTMPipeline(RepositoryMixin, CallStateMixin, DiffusionPipeline):
         inputs = speech.check_inputs(self.tokenizer, text, reference_audio, reference_text, speed, duration_s)
         pairs = list(zip(inputs.recordings, inputs.reference_texts, strict=True))
         # A recording shared by all texts is read once.
-        encoded = {(id(recording), said): None for recording, said in pairs}
+        encoded: dict[tuple[int, str], Reference] = {}
         for recording, said in pairs:
-            if encoded[id(recording), said] is None:
+            if (id(recording), said) not in encoded:
                 encoded[id(recording), said] = self.encode_reference(recording, said)
         return speech.divide(
             inputs,
@@ -181,16 +181,16 @@ class DTMPipeline(RepositoryMixin, CallStateMixin, DiffusionPipeline):
 
     def prepare_latents(
         self,
-        utterances: list[Utterance],
+        rows: list[SpeechRow],
         generator: torch.Generator | list[torch.Generator] | None = None,
         latents: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Noise `(B, N, M)` for the rows, drawn or as given; a row's does not depend on its neighbours' lengths."""
         device = self._execution_device
         if latents is None:
-            return speech.draw_noise(utterances, generator, self.feature_extractor.feature_size, device)
-        num_frames = max(utterance.num_frames for utterance in utterances)
-        shape = (len(utterances), num_frames, self.feature_extractor.feature_size)
+            return speech.draw_noise(rows, generator, self.feature_extractor.feature_size, device)
+        num_frames = max(row.num_frames for row in rows)
+        shape = (len(rows), num_frames, self.feature_extractor.feature_size)
         if latents.shape != shape:
             raise ValueError(f"`latents` must have shape {shape}, but got {tuple(latents.shape)}.")
         return latents.to(device, torch.float32)
@@ -198,7 +198,7 @@ class DTMPipeline(RepositoryMixin, CallStateMixin, DiffusionPipeline):
     @torch.no_grad()
     def sample(
         self,
-        utterances: list[Utterance],
+        rows: list[SpeechRow],
         num_inference_steps: int | None = None,
         num_head_steps: int | None = None,
         guidance_scale: float | None = None,
@@ -214,7 +214,7 @@ class DTMPipeline(RepositoryMixin, CallStateMixin, DiffusionPipeline):
         Raises:
             TypeError, ValueError: for what cannot be sampled, before a network runs.
         """
-        self._check_sampling(utterances, num_inference_steps, generator, callback_on_step_end_tensor_inputs)
+        self._check_sampling(rows, num_inference_steps, generator, callback_on_step_end_tensor_inputs)
         # The walk's state belongs to the call. `set_timesteps` replaces all of it, so that a shallow copy will do.
         scheduler = copy.copy(self.scheduler)
         scheduler.set_timesteps(
@@ -224,7 +224,7 @@ class DTMPipeline(RepositoryMixin, CallStateMixin, DiffusionPipeline):
         is_student = self.backbone.config.step_counts is not None
         guidance = choose_guidance(guidance_scale, guidance_end, head_config, is_student)
         if latents is not None:
-            latents = self.prepare_latents(utterances, latents=latents)
+            latents = self.prepare_latents(rows, latents=latents)
         state = self._last_call.state = SamplingState(guidance, len(scheduler.timesteps))
         with self.progress_bar(total=state.num_timesteps) as progress_bar:
 
@@ -239,32 +239,31 @@ class DTMPipeline(RepositoryMixin, CallStateMixin, DiffusionPipeline):
                 self.backbone,
                 self.head,
                 scheduler,
-                speech.collate(utterances, self._execution_device),
+                speech.collate(rows, self._execution_device),
                 state,
-                draw=lambda: self.prepare_latents(utterances, generator),
+                draw=lambda: self.prepare_latents(rows, generator),
                 latents=latents,
                 on_step_end=on_step_end,
             )
-        return speech.cut_targets(utterances, x_1)
+        return speech.cut_targets(rows, x_1)
 
     @torch.no_grad()
-    def decode(self, utterances: list[Utterance], mels: list[torch.Tensor], output_type: str = "np") -> list:
+    def decode(self, rows: list[SpeechRow], mels: list[torch.Tensor], output_type: str = "np") -> list:
         """
         What was sampled from these rows, text by text: waveforms as loud as the recordings, their chunks cross-faded,
         or log-mels.
         """
         _check_output_type(output_type)
         if output_type in MEL_OUTPUT_TYPES:
-            return speech.join_mels(utterances, mels)
-        audios = speech.vocode(utterances, mels, self.vocoder)
+            return speech.join_mels(rows, mels)
+        audios = speech.vocode(rows, mels, self.vocoder)
         return [torch.from_numpy(audio) for audio in audios] if output_type == "pt" else audios
 
-    def _check_sampling(self, utterances, num_inference_steps, generator, tensor_inputs) -> None:
-        num_texts = 1 + max(utterance.text_index for utterance in utterances)
-        if isinstance(generator, list) and len(generator) != num_texts:
-            raise ValueError(
-                f"`generator` must have one entry for each of {num_texts} texts, but got {len(generator)}."
-            )
+    def _check_sampling(self, rows, num_inference_steps, generator, tensor_inputs) -> None:
+        # Rows may be a part of a call's, and their texts not its last.
+        num_texts = 1 + max(row.text_index for row in rows)
+        if isinstance(generator, list) and len(generator) < num_texts:
+            raise ValueError(_wrong_generators(generator, num_texts))
         foreign = [name for name in tensor_inputs if name not in self._callback_tensor_inputs]
         if foreign:
             raise ValueError(
@@ -339,9 +338,12 @@ class DTMPipeline(RepositoryMixin, CallStateMixin, DiffusionPipeline):
         Examples:
         """
         _check_output_type(output_type)
-        utterances = self.prepare(text, reference_audio, reference_text, speed, duration_s)
+        rows = self.prepare(text, reference_audio, reference_text, speed, duration_s)
+        num_texts = 1 + rows[-1].text_index
+        if isinstance(generator, list) and len(generator) != num_texts:
+            raise ValueError(_wrong_generators(generator, num_texts))
         mels = self.sample(
-            utterances,
+            rows,
             num_inference_steps=num_inference_steps,
             num_head_steps=num_head_steps,
             guidance_scale=guidance_scale,
@@ -351,11 +353,15 @@ class DTMPipeline(RepositoryMixin, CallStateMixin, DiffusionPipeline):
             callback_on_step_end=callback_on_step_end,
             callback_on_step_end_tensor_inputs=callback_on_step_end_tensor_inputs,
         )
-        audios = self.decode(utterances, mels, output_type)
+        audios = self.decode(rows, mels, output_type)
         self.maybe_free_model_hooks()
         if not return_dict:
             return (audios, self.vocoder.sampling_rate)
         return DTMPipelineOutput(audios=audios, sampling_rate=self.vocoder.sampling_rate)
+
+
+def _wrong_generators(generator: list, num_texts: int) -> str:
+    return f"`generator` must have one entry for each of {num_texts} texts, but got {len(generator)}."
 
 
 def _check_output_type(output_type: str) -> None:

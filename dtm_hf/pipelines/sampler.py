@@ -12,7 +12,7 @@ from dtm_hf.scheduling.scheduling_dtm import DTMScheduler
 
 
 @dataclass(eq=False)
-class Conditions:
+class SamplingConditions:
     """
     What the rows of a batch are sampled from.
 
@@ -47,7 +47,7 @@ def sample(
     backbone: Backbone,
     head: Head | None,
     scheduler: DTMScheduler,
-    conditions: Conditions,
+    conditions: SamplingConditions,
     state: SamplingState,
     draw: Callable[[], torch.Tensor],
     latents: torch.Tensor | None = None,
@@ -61,7 +61,7 @@ def sample(
         head ([`~dtm_hf.head.contract.Head`], *optional*): draws the displacement of a step where the scheduler has
             head steps.
         scheduler ([`DTMScheduler`]): with its timesteps set; it keeps the state of the walk, so one a call.
-        conditions ([`Conditions`]): of the batch.
+        conditions ([`SamplingConditions`]): of the batch.
         state ([`SamplingState`]): may change between two steps.
         draw (`Callable[[], torch.Tensor]`): standard normal noise `(B, N, M)`, float32: X_0, then Y_0 of each step.
         latents (`torch.Tensor` of shape `(B, N, M)`, *optional*): X_0, in the place of a first draw.

@@ -14,7 +14,7 @@ from torch.nn.utils.rnn import pad_sequence
 from dtm_hf.frontend.audio import TARGET_RMS
 from dtm_hf.frontend.tokenization_f5 import F5Tokenizer
 from dtm_hf.pipelines.chunking import chunk_text, cross_fade, longest_chunk, share_seconds, target_frames
-from dtm_hf.pipelines.sampler import Conditions
+from dtm_hf.pipelines.sampler import SamplingConditions
 from dtm_hf.vocoder.contract import Vocoder
 
 # f5_tts/model/cfm.py: `CFM.sample` clamps durations to this many frames.
@@ -42,7 +42,7 @@ class Reference:
 
 
 @dataclass(frozen=True, eq=False)
-class Utterance:
+class SpeechRow:
     """
     One row of a batch: a chunk of one text, said behind its reference. Rows of any calls can share a batch.
 
@@ -129,7 +129,7 @@ def divide(
     measure: Callable[[str], float],
     speed: float,
     frame_rate: float,
-) -> list[Utterance]:
+) -> list[SpeechRow]:
     """
     Cut the texts into chunks and give each its length in frames.
 
@@ -147,7 +147,7 @@ def divide(
         seconds = [None] * len(pieces) if duration is None else share_seconds(duration, pieces, measure)
         chunks += [(index, piece, reference, wanted) for piece, wanted in zip(pieces, seconds, strict=True)]
     padded_ids = tokenizer([reference.text + piece for _, piece, reference, _ in chunks])
-    utterances = []
+    rows = []
     for (index, piece, reference, wanted), ids in zip(chunks, padded_ids, strict=True):
         if wanted is None:
             frames = target_frames(piece, reference.text, reference.num_frames, speed, measure)
@@ -157,20 +157,18 @@ def divide(
         # `CFM.sample`: room for every token, and for one frame after the prompt.
         least = max(len(ids), len(reference.mel)) + 1
         num_frames = min(max(reference.num_frames + frames, least), MAX_FRAMES)
-        utterances.append(Utterance(index, piece, reference, ids, num_frames))
-    return utterances
+        rows.append(SpeechRow(index, piece, reference, ids, num_frames))
+    return rows
 
 
-def collate(utterances: Sequence[Utterance], device: torch.device) -> Conditions:
-    """What the sampler has to know of a batch of utterances, padded to the longest."""
-    lengths = torch.tensor([utterance.num_frames for utterance in utterances])
+def collate(rows: Sequence[SpeechRow], device: torch.device) -> SamplingConditions:
+    """What the sampler has to know of a batch, padded to the longest row."""
+    lengths = torch.tensor([row.num_frames for row in rows])
     num_frames = int(lengths.max())
     mask = None if lengths.min() == num_frames else torch.arange(num_frames)[None] < lengths[:, None]
-    cond = pad_sequence([utterance.reference.mel for utterance in utterances], batch_first=True)
-    text_ids = pad_sequence(
-        [utterance.token_ids for utterance in utterances], batch_first=True, padding_value=F5Tokenizer.padding_value
-    )
-    return Conditions(
+    cond = pad_sequence([row.reference.mel for row in rows], batch_first=True)
+    text_ids = pad_sequence([row.token_ids for row in rows], batch_first=True, padding_value=F5Tokenizer.padding_value)
+    return SamplingConditions(
         cond=pad(cond, (0, 0, 0, num_frames - cond.shape[1])),
         text_ids=text_ids.to(device),
         attention_mask=None if mask is None else mask.to(device),
@@ -178,7 +176,7 @@ def collate(utterances: Sequence[Utterance], device: torch.device) -> Conditions
 
 
 def draw_noise(
-    utterances: Sequence[Utterance],
+    rows: Sequence[SpeechRow],
     generator: torch.Generator | list[torch.Generator | None] | None,
     num_mel_bins: int,
     device: torch.device,
@@ -187,45 +185,45 @@ def draw_noise(
     Standard normal `(B, N, M)`, float32; each row drawn at its own length, whatever its neighbours are.
 
     Args:
-        utterances (`list` of [`Utterance`]): the rows.
+        rows (`list` of [`SpeechRow`]): of the batch.
         generator (`torch.Generator` or a list with one a text, *optional*): source of the noise.
         num_mel_bins (`int`): M.
         device (`torch.device`): where it shall be.
     """
-    rows = []
-    for utterance in utterances:
-        source = generator[utterance.text_index] if isinstance(generator, list) else generator
-        rows.append(randn_tensor((utterance.num_frames, num_mel_bins), source, device, torch.float32))
-    return pad_sequence(rows, batch_first=True)
+    noises = []
+    for row in rows:
+        source = generator[row.text_index] if isinstance(generator, list) else generator
+        noises.append(randn_tensor((row.num_frames, num_mel_bins), source, device, torch.float32))
+    return pad_sequence(noises, batch_first=True)
 
 
-def cut_targets(utterances: Sequence[Utterance], x_1: torch.Tensor) -> list[torch.Tensor]:
+def cut_targets(rows: Sequence[SpeechRow], x_1: torch.Tensor) -> list[torch.Tensor]:
     """
     Log-mels `(N_i, M)` of what was to be said, from the sampled `(B, N, M)`: prompts are pasted back, as F5-TTS does,
     and cut off at the frames that it counts.
     """
     return [
-        torch.cat([item.reference.mel[item.reference.num_frames :], row[len(item.reference.mel) : item.num_frames]])
-        for item, row in zip(utterances, x_1, strict=True)
+        torch.cat([row.reference.mel[row.reference.num_frames :], mel[len(row.reference.mel) : row.num_frames]])
+        for row, mel in zip(rows, x_1, strict=True)
     ]
 
 
-def join_mels(utterances: Sequence[Utterance], mels: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+def join_mels(rows: Sequence[SpeechRow], mels: Sequence[torch.Tensor]) -> list[torch.Tensor]:
     """Log-mels `(N_i, M)` of whole texts, from those of their chunks."""
     return [
-        torch.cat([mel for item, mel in zip(utterances, mels, strict=True) if item.text_index == index])
-        for index in sorted({item.text_index for item in utterances})
+        torch.cat([mel for row, mel in zip(rows, mels, strict=True) if row.text_index == index])
+        for index in sorted({row.text_index for row in rows})
     ]
 
 
-def vocode(utterances: Sequence[Utterance], mels: Sequence[torch.Tensor], vocoder: Vocoder) -> list[np.ndarray]:
+def vocode(rows: Sequence[SpeechRow], mels: Sequence[torch.Tensor], vocoder: Vocoder) -> list[np.ndarray]:
     """Waveforms `(T_i,)` of whole texts: all chunks in one call of the vocoder, as loud as their recordings."""
     lengths = [len(mel) for mel in mels]
     batch = pad_sequence(list(mels), batch_first=True)
     waves = vocoder(batch, lengths=torch.tensor(lengths)).float().cpu().numpy()
     chunks: dict[int, list[np.ndarray]] = {}
-    for item, wave, length in zip(utterances, waves, lengths, strict=True):
+    for row, wave, length in zip(rows, waves, lengths, strict=True):
         wave = wave[: (length - 1) * vocoder.hop_length]
-        gain = min(item.reference.rms / TARGET_RMS, 1.0)
-        chunks.setdefault(item.text_index, []).append(wave * np.float32(gain))
+        gain = min(row.reference.rms / TARGET_RMS, 1.0)
+        chunks.setdefault(row.text_index, []).append(wave * np.float32(gain))
     return [cross_fade(waves, vocoder.sampling_rate) for _, waves in sorted(chunks.items())]

@@ -3,10 +3,10 @@
 import numpy as np
 import soxr
 
+from dtm_hf.frontend.audio import TARGET_RMS
 from dtm_hf.training.corpus.engine import Engine, Unspeakable
 
 SAMPLE_RATE = 24_000
-TARGET_RMS = 0.1
 DITHER_STD = 1e-4
 """White noise of -80 dBFS: digital silence would sit at the floor of a log-mel, where no recording is."""
 

@@ -7,15 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
+from dtm_hf.frontend.audio import MAX_SECONDS, MIN_SECONDS
 from dtm_hf.training.config.arguments import DataArguments
 from dtm_hf.training.data.loader import open_sources
 from dtm_hf.training.data.rows import BadRow, WrongLength
 from dtm_hf.training.data.sources import Source, UnreadableShard
 from dtm_hf.training.speech.rows import decode_audio
-
-# A pipeline shortens longer recordings, whose text would then say more than is heard.
-_MAX_REFERENCE_SECONDS = 12.0
-_MIN_REFERENCE_SECONDS = 0.1
 
 
 @dataclass(frozen=True)
@@ -194,12 +191,13 @@ def _keep(voice: _Voice, row: ValidationRow, rate: int) -> None:
     if not as_reference and not as_truth:
         return
     try:
-        samples = decode_audio(row.audio(), rate, float("inf") if as_truth else _MAX_REFERENCE_SECONDS)
+        # The pipeline shortens longer references, whose text would then say more than is heard.
+        samples = decode_audio(row.audio(), rate, float("inf") if as_truth else MAX_SECONDS)
     except (BadRow, WrongLength):
         return
     if as_truth:
         voice.truths[row.text] = samples
-    if as_reference and _MIN_REFERENCE_SECONDS <= len(samples) / rate <= _MAX_REFERENCE_SECONDS:
+    if as_reference and MIN_SECONDS <= len(samples) / rate <= MAX_SECONDS:
         voice.references[row.text] = samples
 
 
@@ -209,7 +207,7 @@ def _choose(prompt: Prompt, voice: _Voice) -> SpokenPrompt:
     if len(references) < wanted:
         raise ValueError(
             f"{prompt.source}: speaker {prompt.speaker!r} needs {wanted} usable validation row(s) of at most "
-            f"{_MAX_REFERENCE_SECONDS:.0f} s with other texts, but has {len(references)}."
+            f"{MAX_SECONDS:.0f} s with other texts, but has {len(references)}."
         )
     text = prompt.text or references[1]
     return SpokenPrompt(
