@@ -50,6 +50,7 @@ def partial_config(name: str | os.PathLike, **kwargs) -> DTMHeadConfig | Student
     else:
         hub = {key: kwargs.get(key) for key in ("revision", "cache_dir", "token") if kwargs.get(key) is not None}
         hub["local_files_only"] = bool(kwargs.get("local_files_only", False))
+        # Not `transformers.utils.cached_file`, which makes one OSError of the cases that are told apart here.
         try:
             hf_hub_download(str(name), _PIPELINE_FILE, **hub)
             return None

@@ -2,11 +2,11 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from itertools import chain
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
+from torch import nn
 from transformers.utils.hub import cached_file
 
 from .batching import vocode_by_length
@@ -103,10 +103,11 @@ class VocosVocoder(ModelMixin, ConfigMixin):
 
     def _decode(self, mel: torch.Tensor) -> torch.Tensor:
         hidden = self.backbone(mel.to(self.dtype).transpose(1, 2))
-        # There is no half-precision complex arithmetic for the head to run in.
-        weights = {
-            name: value.float() for name, value in chain(self.head.named_parameters(), self.head.named_buffers())
-        }
+        # There is no half-precision complex arithmetic for the head to run in. Parameters stay of their class, which
+        # the hooks of a sequential offload look at.
+        weights = {name: value.float() for name, value in self.head.named_buffers()}
+        for name, value in self.head.named_parameters():
+            weights[name] = nn.Parameter(value.float(), requires_grad=False)
         with torch.autocast(mel.device.type, enabled=False):
             return torch.func.functional_call(self.head, weights, (hidden.float(),))
 

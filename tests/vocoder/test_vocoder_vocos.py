@@ -1,3 +1,4 @@
+import accelerate
 import pytest
 import torch
 import yaml
@@ -98,6 +99,21 @@ def test_bfloat16_is_close_to_float32(tmp_path):
     for waveform in (mixed, half):
         assert waveform.dtype == torch.float32
         assert (waveform - expected).norm() < 0.1 * expected.norm()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@torch.no_grad()
+def test_offloaded_it_sounds_the_same(dtype):
+    """Weights are fetched module by module, as `enable_sequential_cpu_offload` does, and left as they were."""
+    torch.manual_seed(0)
+    vocoder = VocosVocoder(dim=32, intermediate_dim=64, num_layers=2).eval()
+    vocoder = vocoder if dtype == torch.float32 else vocoder.to(dtype)
+    expected = vocoder(mels(1, 20))
+    accelerate.cpu_offload(vocoder, torch.device("cpu"))
+    assert vocoder.head.out.weight.device.type == "meta"
+    for waveform in (vocoder(mels(1, 20)), vocoder(mels(1, 20))):
+        assert torch.equal(waveform, expected)
+    assert vocoder.head.out.weight.device.type == "meta" and vocoder.head.out.weight.dtype == dtype
 
 
 def test_padded_batch_equals_single_items(tmp_path):
