@@ -27,6 +27,8 @@ _MODULES = {
     "GriffinLimVocoder": "dtm_hf.vocoder.vocoder_griffin_lim",
     "Student": "dtm_hf.backbone.student",
     "StudentConfig": "dtm_hf.backbone.student",
+    "TextAligner": "dtm_hf.frontend.text_aligner",
+    "TokenDurations": "dtm_hf.frontend.token_durations",
     "VocosVocoder": "dtm_hf.vocoder.vocoder_vocos",
 }
 __all__ = ["__version__", *_MODULES]

@@ -22,6 +22,8 @@ _COMPONENTS = (
     "GriffinLimVocoder",
     "VocosVocoder",
     "DurationPredictor",
+    "TextAligner",
+    "TokenDurations",
 )
 
 

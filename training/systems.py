@@ -9,10 +9,14 @@ from dtm_hf.training.config.arguments import TrainingConfig
 from dtm_hf.training.config.parsing import parse_sections
 from dtm_hf.training.images.arguments import ImageArguments, check_images
 from dtm_hf.training.speech.arguments import (
+    AlignmentArguments,
     BackboneArguments,
+    DurationsArguments,
     HeadArguments,
     StudentArguments,
+    check_alignment,
     check_backbone,
+    check_durations,
     check_head,
     check_student,
 )
@@ -43,6 +47,8 @@ SYSTEMS = {
     "flow_matching": System(
         "dtm_hf.training.speech.backbone:BackboneTask", BackboneArguments, check_backbone, shardable=True
     ),
+    "alignment": System("dtm_hf.training.speech.timing:AlignmentTask", AlignmentArguments, check_alignment),
+    "durations": System("dtm_hf.training.speech.timing:DurationsTask", DurationsArguments, check_durations),
     "tdm": System("dtm_hf.training.speech.distillation:SpeechDistillation", StudentArguments, check_student),
     "tdm_image": System("dtm_hf.training.images.task:ImageDistillation", ImageArguments, check_images),
 }

@@ -1,6 +1,5 @@
 """`F5Backbone`: f5_tts's own DiT, unmodified and frozen, as a diffusers model."""
 
-import hashlib
 import threading
 import warnings
 from pathlib import Path
@@ -14,25 +13,13 @@ from torch import nn
 
 from dtm_hf.f5_import import import_f5
 
+from .aligned_text import TextAlignment, check_alignment, check_durations, embed_tokens, repeat_tokens
 from .contract import Branch, F5BackboneOutput, F5TextEmbeds
 from .f5_checkpoint import VARIANTS, read_f5_checkpoint
+from .fingerprint import weights_fingerprint
 from .low_rank import MAX_STEPS
 
 _MAKING_SLOTS = threading.Lock()
-
-
-def weights_fingerprint(module: nn.Module) -> str:
-    """
-    SHA-256 over names, shapes and bfloat16 values of all parameters, as 16 hexadecimal digits.
-
-    Rounded to bfloat16 so that a float32 and a bfloat16 copy of the same weights agree.
-    """
-    digest = hashlib.sha256()
-    for name, parameter in sorted(module.named_parameters()):
-        digest.update(f"{name}{tuple(parameter.shape)}".encode())
-        values = parameter.detach().to("cpu", torch.bfloat16).contiguous()
-        digest.update(values.view(torch.int16).numpy())
-    return digest.hexdigest()[:16]
 
 
 class F5Backbone(ModelMixin, ConfigMixin):
@@ -68,6 +55,11 @@ class F5Backbone(ModelMixin, ConfigMixin):
         training_data (`str`, *optional*): What it was trained on, for the model card.
         step_counts (`list[int]`, *optional*): Of a distilled student, the numbers of steps it serves, 1-4. With
             several it is told the number, by a vector added to the embedding of t.
+        text_alignment (`str`, defaults to `"uniform"`):
+            `"uniform"` hands the text over as F5-TTS does. With `"durations"` each token, after F5's text encoder, is
+            repeated for the frames that it lasts: the DiT need not find out where a word is. Such a backbone must be
+            told `durations` with every text.
+
     """
 
     _supports_gradient_checkpointing = True
@@ -95,8 +87,10 @@ class F5Backbone(ModelMixin, ConfigMixin):
         license: str = "cc-by-nc-4.0",
         training_data: str | None = None,
         step_counts: list[int] | None = None,
+        text_alignment: TextAlignment = "uniform",
     ):
         super().__init__()
+        check_alignment(text_alignment, text_embedding_average_upsampling, text_mask_padding)
         if step_counts is not None and not (step_counts and all(1 <= count <= MAX_STEPS for count in step_counts)):
             raise ValueError(f"`step_counts` must be numbers of steps from 1 to {MAX_STEPS}, but got {step_counts}.")
         dit = import_f5("f5_tts.model.backbones.dit", chinese=False)
@@ -197,7 +191,12 @@ class F5Backbone(ModelMixin, ConfigMixin):
     # Called before the first `forward`, which alone would bring an offloaded backbone to the accelerator.
     @apply_forward_hook
     def encode_text(
-        self, text_ids: torch.Tensor, attention_mask: torch.Tensor | None, num_frames: int, with_null: bool = True
+        self,
+        text_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        num_frames: int,
+        with_null: bool = True,
+        durations: torch.Tensor | None = None,
     ) -> F5TextEmbeds:
         """
         Embed text for both branches, once per utterance instead of once per step.
@@ -207,7 +206,18 @@ class F5Backbone(ModelMixin, ConfigMixin):
             attention_mask (`torch.BoolTensor` of shape `(B, N)`, *optional*): `True` at valid frames.
             num_frames (`int`): N, the number of frames of the batch.
             with_null (`bool`, defaults to `True`): `False` spares the null branch; `null` is then `cond`.
+            durations (`torch.LongTensor` of shape `(B, N_text)`, *optional*):
+                Frames that each token lasts, for a `text_alignment` of `"durations"`. The null branch is then zero: it
+                knows neither the words nor their times.
+
+        Raises:
+            ValueError: if `durations` are missing or not asked for, or of another shape than `text_ids`.
         """
+        aligned = self.config.text_alignment == "durations"
+        check_durations(durations, text_ids, aligned)
+        if aligned:
+            cond = repeat_tokens(embed_tokens(self.dit.text_embed, text_ids), durations, num_frames)
+            return F5TextEmbeds(cond=cond, null=torch.zeros_like(cond) if with_null else cond)
         cond = self._embed_text(text_ids, attention_mask, num_frames, drop_text=False)
         null = self._embed_text(text_ids, attention_mask, num_frames, drop_text=True) if with_null else cond
         return F5TextEmbeds(cond=cond, null=null)
@@ -244,6 +254,7 @@ class F5Backbone(ModelMixin, ConfigMixin):
         text_embeds: F5TextEmbeds | None = None,
         drop_text: torch.Tensor | None = None,
         num_steps: torch.Tensor | int | None = None,
+        durations: torch.Tensor | None = None,
         return_dict: bool = True,
     ) -> F5BackboneOutput | tuple[torch.Tensor, torch.Tensor]:
         """
@@ -260,6 +271,8 @@ class F5Backbone(ModelMixin, ConfigMixin):
                 Rows of `text_ids` to drop, for training; the DiT's own switch drops the text of the whole batch.
             num_steps (`int` or `torch.LongTensor` of shape `(B,)`, *optional*):
                 Steps from noise to speech in all: what a student of several `step_counts` has to know.
+            durations (`torch.LongTensor` of shape `(B, N_text)`, *optional*):
+                Frames that each token of `text_ids` lasts, as in [`~F5Backbone.encode_text`].
 
         Raises:
             ValueError: for an unknown `branch`, for neither or both of `text_ids` and `text_embeds`, for a shape that
@@ -275,8 +288,11 @@ class F5Backbone(ModelMixin, ConfigMixin):
         if attention_mask is not None and attention_mask.all():
             attention_mask = None
         if text_embeds is None:
-            text_embeds = self.encode_text(text_ids, attention_mask, sample.shape[1], branch != "cond")
-            if drop_text is not None and drop_text.any():
+            text_embeds = self.encode_text(text_ids, attention_mask, sample.shape[1], branch != "cond", durations)
+            if drop_text is not None and self.config.text_alignment == "durations":
+                cond_embeds = text_embeds.cond.masked_fill(drop_text[:, None, None], 0.0)
+                text_embeds = F5TextEmbeds(cond=cond_embeds, null=text_embeds.null)
+            elif drop_text is not None and drop_text.any():
                 mask = None if attention_mask is None else attention_mask[drop_text]
                 null = self._embed_text(text_ids[drop_text], mask, sample.shape[1], drop_text=True)
                 cond_embeds = text_embeds.cond.index_put((drop_text,), null.to(text_embeds.cond.dtype))

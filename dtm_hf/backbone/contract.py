@@ -50,8 +50,8 @@ class Backbone(Protocol):
 
     Attributes:
         config: has `mel_dim` (M); `dim` (D), the width of the features; `text_num_embeds`, the tokens it knows;
-            `step_counts`, the numbers of steps that a student serves, or `None`; `name`, `revision`, `license` and
-            `training_data`, for cards and messages.
+            `step_counts`, the numbers of steps that a student serves, or `None`; `text_alignment`, whether it is told
+            `durations`; `name`, `revision`, `license` and `training_data`, for cards and messages.
         fingerprint (`str`): of the weights, the same in every type they are stored in; what a head was trained on.
         dtype (`torch.dtype`), device (`torch.device`): of the weights.
     """
@@ -62,7 +62,12 @@ class Backbone(Protocol):
     device: torch.device
 
     def encode_text(
-        self, text_ids: torch.Tensor, attention_mask: torch.Tensor | None, num_frames: int, with_null: bool = True
+        self,
+        text_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        num_frames: int,
+        with_null: bool = True,
+        durations: torch.Tensor | None = None,
     ) -> F5TextEmbeds:
         """What [`~Backbone.forward`] takes as `text_embeds`: computed once an utterance. See [`F5Backbone`]."""
         ...

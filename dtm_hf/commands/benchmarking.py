@@ -207,7 +207,7 @@ def _settings(
     """What a figure depends on, besides the arm and the seed; what no arm has used yet is `None`."""
     import torch
 
-    from dtm_hf.backbone.backbone_f5 import weights_fingerprint
+    from dtm_hf.backbone.fingerprint import weights_fingerprint
     from dtm_hf.evaluation.metrics.words import WordErrorRate
 
     device = pipe._execution_device

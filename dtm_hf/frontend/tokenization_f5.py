@@ -46,7 +46,8 @@ class F5Tokenizer(PushToHubMixin):
 
     Args:
         vocab_file (`str` or `os.PathLike`):
-            A `vocab.txt`, UTF-8: one token per line, the line number is the id, the first line is a space.
+            A `vocab.txt`, UTF-8: one token per line, the line number is the id, the first line is a space. Where no
+            token is in upper case, text is read in lower case.
 
     Example:
 
@@ -68,6 +69,8 @@ class F5Tokenizer(PushToHubMixin):
                 f"`vocab_file` {os.fspath(vocab_file)!r} must hold one token per line and a space in its first line "
                 f"(id 0 stands for unknown characters too), but its first line is {''.join(self._tokens[:1])!r}."
             )
+        # A vocabulary without capitals was trained on text in lower case; f5_tts's own has both.
+        self._lower = not any(token.isupper() for token in self._tokens)
         # As in f5_tts, the last of several equal lines gives the id, and `vocab_size` counts distinct tokens.
         self._ids = {token: index for index, token in enumerate(self._tokens)}
 
@@ -90,6 +93,8 @@ class F5Tokenizer(PushToHubMixin):
         if not isinstance(text, str):
             raise TypeError(f"`text` must be a string, but got {type(text).__name__}.")
         text = text.translate(_TRANSLATION)
+        if self._lower:
+            text = text.lower()
         if not _EAST_ASIAN.search(text):
             return _split_without_pinyin(text)
 

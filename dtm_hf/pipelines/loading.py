@@ -11,6 +11,7 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError, RevisionNotFoundError
 
+from dtm_hf.backbone.backbone_f5 import F5Backbone
 from dtm_hf.backbone.student import MODEL_TYPE, Student, StudentConfig
 from dtm_hf.frontend.duration_prediction import describe_lengths
 from dtm_hf.head.configuration_dtm import DTMHeadConfig
@@ -113,6 +114,23 @@ def load_parts(
     if config.sampler is not None:
         kwargs.setdefault("scheduler", DTMScheduler(**config.sampler))
     return config.base_model, kwargs | {"head": head}, None
+
+
+def check_head(head: DTMHead, backbone: F5Backbone, force: bool) -> None:
+    """
+    Raises:
+        ValueError: if the head does not fit the backbone, or was trained on another one and `force` is not set.
+    """
+    config = head.config
+    if (config.backbone_hidden_size, config.num_mel_bins) != (backbone.config.dim, backbone.config.mel_dim):
+        raise ValueError(
+            f"`head` reads features of size {config.backbone_hidden_size} and writes {config.num_mel_bins} mel bins, "
+            f"but `backbone` {backbone.config.name!r} has {backbone.config.dim} and {backbone.config.mel_dim}."
+        )
+    if not force and (other := config.other_backbone(backbone)):
+        raise ValueError(
+            f"`head` was trained on {other} Use the backbone it was trained on, or pass `force_head=True`."
+        )
 
 
 class RepositoryMixin:

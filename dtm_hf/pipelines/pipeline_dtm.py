@@ -15,15 +15,18 @@ from dtm_hf.backbone.backbone_f5 import F5Backbone
 from dtm_hf.frontend.audio import load_reference
 from dtm_hf.frontend.duration_prediction import DurationPredictor
 from dtm_hf.frontend.feature_extraction_f5 import F5FeatureExtractor
+from dtm_hf.frontend.text_aligner import TextAligner
+from dtm_hf.frontend.token_durations import TokenDurations
 from dtm_hf.frontend.tokenization_f5 import F5Tokenizer
 from dtm_hf.head.modeling_dtm import DTMHead
 from dtm_hf.pipelines import sampler, speech
 from dtm_hf.pipelines.call_state import CallStateMixin, LastCall
-from dtm_hf.pipelines.chunking import finish_reference_text, num_bytes
+from dtm_hf.pipelines.chunking import finish_reference_text
 from dtm_hf.pipelines.guidance import choose_guidance
-from dtm_hf.pipelines.loading import RepositoryMixin
+from dtm_hf.pipelines.loading import RepositoryMixin, check_head
 from dtm_hf.pipelines.sampler import SamplingState
 from dtm_hf.pipelines.speech import Reference, SpeechRow
+from dtm_hf.pipelines.timing import Timing, choose_timing
 from dtm_hf.scheduling.scheduling_dtm import DTMScheduler
 
 # The mel is the latent.
@@ -79,8 +82,10 @@ class DTMPipeline(RepositoryMixin, CallStateMixin, DiffusionPipeline):
         scheduler ([`DTMScheduler`]): Two-level scheduler.
         head ([`DTMHead`], *optional*): Flow head. Without one the pipeline is the F5-TTS baseline, or with a student
             in the place of the backbone, that student in its 1-4 steps.
-        duration_predictor ([`DurationPredictor`], *optional*): How long a text takes beside the prompt's, where
-            `duration_s` says nothing, and where long text is cut. Without one, F5-TTS's rule: in proportion to bytes.
+        duration_predictor ([`DurationPredictor`] or [`TokenDurations`], *optional*): How long a text takes beside the
+            prompt's, where `duration_s` says nothing, and where long text is cut. Without one, F5-TTS's rule: in
+            proportion to bytes. A backbone that is told how long each token lasts needs one of tokens.
+        text_aligner ([`TextAligner`], *optional*): When the tokens of a recording are said, for such a backbone.
         force_head (`bool`, defaults to `False`): Mount a head although it was trained on another backbone.
 
     A call is `prepare`, `sample`, `decode`, and the three can be called one by one: the rows that `prepare` gives may
@@ -93,7 +98,7 @@ class DTMPipeline(RepositoryMixin, CallStateMixin, DiffusionPipeline):
     """
 
     model_cpu_offload_seq = "backbone->vocoder"
-    _optional_components = ["head", "duration_predictor"]
+    _optional_components = ["head", "duration_predictor", "text_aligner"]
     # Offload hooks would move the two in turn at every head call.
     _exclude_from_cpu_offload = ["head"]
     _callback_tensor_inputs = ["latents"]
@@ -106,7 +111,8 @@ class DTMPipeline(RepositoryMixin, CallStateMixin, DiffusionPipeline):
         vocoder: torch.nn.Module,
         scheduler: DTMScheduler,
         head: DTMHead | None = None,
-        duration_predictor: DurationPredictor | None = None,
+        duration_predictor: DurationPredictor | TokenDurations | None = None,
+        text_aligner: TextAligner | None = None,
         force_head: bool = False,
     ):
         super().__init__()
@@ -115,8 +121,9 @@ class DTMPipeline(RepositoryMixin, CallStateMixin, DiffusionPipeline):
                 f"`tokenizer` must have the {backbone.config.text_num_embeds} tokens that `backbone` "
                 f"{backbone.config.name!r} was trained with, but has {tokenizer.vocab_size}."
             )
+        choose_timing(tokenizer, backbone.config.text_alignment, duration_predictor, text_aligner)
         if head is not None:
-            _check_head(head, backbone, force_head)
+            check_head(head, backbone, force_head)
             if backbone.config.step_counts is not None:
                 raise ValueError(
                     f"`head` must be none with a student, but `backbone` {backbone.config.name!r} serves "
@@ -130,6 +137,7 @@ class DTMPipeline(RepositoryMixin, CallStateMixin, DiffusionPipeline):
             scheduler=scheduler,
             head=head,
             duration_predictor=duration_predictor,
+            text_aligner=text_aligner,
         )
         self.register_to_config(force_head=force_head)
         self._last_call = LastCall()
@@ -141,10 +149,13 @@ class DTMPipeline(RepositoryMixin, CallStateMixin, DiffusionPipeline):
         """Read and check one recording; shapes as in [`F5FeatureExtractor`]."""
         waveform, rms = load_reference(reference_audio, sampling_rate=self.feature_extractor.sampling_rate)
         samples = torch.from_numpy(waveform).to(self._execution_device)
+        mel, text = self.feature_extractor.log_mel(samples[None])[0], finish_reference_text(reference_text)
+        num_frames = len(waveform) // self.feature_extractor.hop_length
         return Reference(
-            mel=self.feature_extractor.log_mel(samples[None])[0],
-            num_frames=len(waveform) // self.feature_extractor.hop_length,
-            text=finish_reference_text(reference_text),
+            mel=mel,
+            num_frames=num_frames,
+            text=text,
+            durations=self._timing.align(mel[:num_frames], text),
             seconds=len(waveform) / self.feature_extractor.sampling_rate,
             rms=rms,
         )
@@ -156,9 +167,10 @@ class DTMPipeline(RepositoryMixin, CallStateMixin, DiffusionPipeline):
         reference_text: str | list[str],
         speed: float = 1.0,
         duration_s: float | list[float | None] | None = None,
+        generator: torch.Generator | list[torch.Generator] | None = None,
     ) -> list[SpeechRow]:
         """
-        What there is to be said, cut into rows of a batch; no network runs. Arguments as of a call.
+        What there is to be said, cut into rows of a batch; the backbone does not run. Arguments as of a call.
 
         Raises:
             TypeError, ValueError, FileNotFoundError: for what cannot be spoken.
@@ -174,9 +186,16 @@ class DTMPipeline(RepositoryMixin, CallStateMixin, DiffusionPipeline):
             inputs,
             [encoded[id(recording), said] for recording, said in pairs],
             self.tokenizer,
-            self.duration_predictor or num_bytes,
+            self._timing,
             speed,
             self.feature_extractor.sampling_rate / self.feature_extractor.hop_length,
+            generator,
+        )
+
+    @property
+    def _timing(self) -> Timing:
+        return choose_timing(
+            self.tokenizer, self.backbone.config.text_alignment, self.duration_predictor, self.text_aligner
         )
 
     def prepare_latents(
@@ -338,10 +357,10 @@ class DTMPipeline(RepositoryMixin, CallStateMixin, DiffusionPipeline):
         Examples:
         """
         _check_output_type(output_type)
-        rows = self.prepare(text, reference_audio, reference_text, speed, duration_s)
-        num_texts = 1 + rows[-1].text_index
+        num_texts = len(text) if isinstance(text, list) else 1
         if isinstance(generator, list) and len(generator) != num_texts:
             raise ValueError(_wrong_generators(generator, num_texts))
+        rows = self.prepare(text, reference_audio, reference_text, speed, duration_s, generator)
         mels = self.sample(
             rows,
             num_inference_steps=num_inference_steps,
@@ -367,19 +386,6 @@ def _wrong_generators(generator: list, num_texts: int) -> str:
 def _check_output_type(output_type: str) -> None:
     if output_type not in OUTPUT_TYPES:
         raise ValueError(f"`output_type` must be one of {OUTPUT_TYPES}, but got {output_type!r}.")
-
-
-def _check_head(head: DTMHead, backbone: F5Backbone, force: bool) -> None:
-    config = head.config
-    if (config.backbone_hidden_size, config.num_mel_bins) != (backbone.config.dim, backbone.config.mel_dim):
-        raise ValueError(
-            f"`head` reads features of size {config.backbone_hidden_size} and writes {config.num_mel_bins} mel bins, "
-            f"but `backbone` {backbone.config.name!r} has {backbone.config.dim} and {backbone.config.mel_dim}."
-        )
-    if not force and (other := config.other_backbone(backbone)):
-        raise ValueError(
-            f"`head` was trained on {other} Use the backbone it was trained on, or pass `force_head=True`."
-        )
 
 
 DTMPipeline.__call__.__doc__ += EXAMPLE_DOC_STRING

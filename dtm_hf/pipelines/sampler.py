@@ -20,11 +20,14 @@ class SamplingConditions:
         cond (`torch.Tensor` of shape `(B, N, M)`): log-mel of the prompts, zero elsewhere.
         text_ids (`torch.LongTensor` of shape `(B, N_text)`): token ids, padded with -1.
         attention_mask (`torch.BoolTensor` of shape `(B, N)`, *optional*): `True` at valid frames; `None` if all are.
+        durations (`torch.LongTensor` of shape `(B, N_text)`, *optional*): frames of each token, for a backbone that is
+            told.
     """
 
     cond: torch.Tensor
     text_ids: torch.Tensor
     attention_mask: torch.Tensor | None = None
+    durations: torch.Tensor | None = None
 
 
 @dataclass
@@ -75,7 +78,7 @@ def sample(
     # Asked once: reading a time from the device at each step would make each wait for it.
     times = timesteps.tolist()
     with_null = any(state.guidance.branch(time) == "both" for time in times)
-    text_embeds = backbone.encode_text(conditions.text_ids, mask, cond.shape[1], with_null)
+    text_embeds = backbone.encode_text(conditions.text_ids, mask, cond.shape[1], with_null, conditions.durations)
     x_t = draw() if latents is None else latents
     if with_head:
         modulations = head.prepare_schedule(timesteps, scheduler.head_timesteps, state.guidance.head_scale)

@@ -1,7 +1,7 @@
 """The speech around the sampler: texts and recordings to the rows of a batch, and sampled mels to waveforms."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,8 +13,9 @@ from torch.nn.utils.rnn import pad_sequence
 
 from dtm_hf.frontend.audio import TARGET_RMS
 from dtm_hf.frontend.tokenization_f5 import F5Tokenizer
-from dtm_hf.pipelines.chunking import chunk_text, cross_fade, longest_chunk, share_seconds, target_frames
+from dtm_hf.pipelines.chunking import chunk_text, cross_fade, longest_chunk, share_seconds
 from dtm_hf.pipelines.sampler import SamplingConditions
+from dtm_hf.pipelines.timing import Timing
 from dtm_hf.vocoder.contract import Vocoder
 
 # f5_tts/model/cfm.py: `CFM.sample` clamps durations to this many frames.
@@ -32,6 +33,8 @@ class Reference:
         text (`str`): what is said in it, ended as F5-TTS ends it.
         seconds (`float`): its length.
         rms (`float`): its loudness before it was raised.
+        durations (`torch.LongTensor` of shape `(L,)`, *optional*): frames of each token of the text, for a backbone
+            that is told.
     """
 
     mel: torch.Tensor
@@ -39,6 +42,7 @@ class Reference:
     text: str
     seconds: float
     rms: float
+    durations: torch.Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,6 +56,7 @@ class SpeechRow:
         reference ([`Reference`]): whose voice.
         token_ids (`torch.LongTensor` of shape `(N_text,)`): of the text of the reference and of what is to be said.
         num_frames (`int`): of reference and target together.
+        durations (`torch.LongTensor` of shape `(N_text,)`, *optional*): frames of each token, which add up to them.
     """
 
     text_index: int
@@ -59,6 +64,7 @@ class SpeechRow:
     reference: Reference
     token_ids: torch.Tensor
     num_frames: int
+    durations: torch.Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -126,9 +132,10 @@ def divide(
     inputs: SpeechInputs,
     references: Sequence[Reference],
     tokenizer: F5Tokenizer,
-    measure: Callable[[str], float],
+    timing: Timing,
     speed: float,
     frame_rate: float,
+    generator: torch.Generator | list[torch.Generator] | None = None,
 ) -> list[SpeechRow]:
     """
     Cut the texts into chunks and give each its length in frames.
@@ -137,11 +144,12 @@ def divide(
         inputs ([`SpeechInputs`]): what is to be said.
         references (`list` of [`Reference`]): one a text.
         tokenizer ([`F5Tokenizer`]): text to token ids.
-        measure (`Callable[[str], float]`): how long a text takes, in any unit.
+        timing ([`Timing`]): how long a text takes.
         speed (`float`): above 1 is faster than the reference.
         frame_rate (`float`): frames a second.
+        generator (`torch.Generator` or a list with one a text, *optional*): where lengths are drawn.
     """
-    chunks = []
+    chunks, measure = [], timing.measure
     for index, (text, reference, duration) in enumerate(zip(inputs.texts, references, inputs.durations, strict=True)):
         pieces = chunk_text(text, longest_chunk(reference.text, reference.seconds, speed, measure), measure)
         seconds = [None] * len(pieces) if duration is None else share_seconds(duration, pieces, measure)
@@ -149,15 +157,20 @@ def divide(
     padded_ids = tokenizer([reference.text + piece for _, piece, reference, _ in chunks])
     rows = []
     for (index, piece, reference, wanted), ids in zip(chunks, padded_ids, strict=True):
-        if wanted is None:
-            frames = target_frames(piece, reference.text, reference.num_frames, speed, measure)
-        else:
-            frames = int(wanted * frame_rate)
         ids = ids[ids != tokenizer.padding_value]
+        frames, durations = timing.last(
+            piece,
+            reference.text,
+            reference.num_frames,
+            reference.durations,
+            None if wanted is None else int(wanted * frame_rate),
+            speed,
+            generator[index] if isinstance(generator, list) else generator,
+        )
         # `CFM.sample`: room for every token, and for one frame after the prompt.
         least = max(len(ids), len(reference.mel)) + 1
         num_frames = min(max(reference.num_frames + frames, least), MAX_FRAMES)
-        rows.append(SpeechRow(index, piece, reference, ids, num_frames))
+        rows.append(SpeechRow(index, piece, reference, ids, num_frames, durations))
     return rows
 
 
@@ -168,7 +181,11 @@ def collate(rows: Sequence[SpeechRow], device: torch.device) -> SamplingConditio
     mask = None if lengths.min() == num_frames else torch.arange(num_frames)[None] < lengths[:, None]
     cond = pad_sequence([row.reference.mel for row in rows], batch_first=True)
     text_ids = pad_sequence([row.token_ids for row in rows], batch_first=True, padding_value=F5Tokenizer.padding_value)
+    durations = None
+    if rows[0].durations is not None:
+        durations = pad_sequence([row.durations for row in rows], batch_first=True).to(device)
     return SamplingConditions(
+        durations=durations,
         cond=pad(cond, (0, 0, 0, num_frames - cond.shape[1])),
         text_ids=text_ids.to(device),
         attention_mask=None if mask is None else mask.to(device),

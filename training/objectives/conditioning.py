@@ -18,12 +18,15 @@ class MelBatch:
         attention_mask (`torch.BoolTensor` of shape `(B, N)`): `True` at valid frames.
         text_ids (`torch.LongTensor` of shape `(B, N_text)`): token ids, padded with -1.
         prompt_frames (`torch.LongTensor` of shape `(B,)`): frames of the prompt in a pair, else 0.
+        durations (`torch.LongTensor` of shape `(B, N_text)`, *optional*): frames of each token, for a backbone that is
+            told.
     """
 
     mel: torch.Tensor
     attention_mask: torch.Tensor
     text_ids: torch.Tensor
     prompt_frames: torch.Tensor
+    durations: torch.Tensor | None = None
 
 
 @dataclass

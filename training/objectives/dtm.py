@@ -42,7 +42,14 @@ class DTMObjective:
         whole = self.backbone.dtype != torch.float32
         with torch.autocast(x_t.device.type, enabled=False) if whole else nullcontext():
             output = self.backbone(
-                x_t, t, conditions.cond, batch.text_ids, batch.attention_mask, branch, drop_text=conditions.drop_text
+                x_t,
+                t,
+                conditions.cond,
+                batch.text_ids,
+                batch.attention_mask,
+                branch,
+                drop_text=conditions.drop_text,
+                durations=batch.durations,
             )
         h_t, v = output.features, output.velocity.float()
         if not self.guided:

@@ -35,7 +35,13 @@ class FlowMatchingObjective:
         x_0 = torch.randn(x_1.shape, generator=generator, device=x_1.device)
         x_t = (1 - t[:, None, None]) * x_0 + t[:, None, None] * x_1
         output = backbone(
-            x_t, t, conditions.cond, batch.text_ids, batch.attention_mask, drop_text=conditions.drop_text
+            x_t,
+            t,
+            conditions.cond,
+            batch.text_ids,
+            batch.attention_mask,
+            drop_text=conditions.drop_text,
+            durations=batch.durations,
         )
         error = (output.velocity.float() - (x_1 - x_0)) ** 2
         frames = conditions.loss_frames
@@ -51,7 +57,10 @@ class FlowMatchingObjective:
         x_0 = torch.randn(x_1.shape, generator=generator, device=x_1.device)
         x_t, silent = (1 - t) * x_0 + t * x_1, torch.zeros_like(x_1)
         figures = {}
-        for name, text_ids in (("right_text", batch.text_ids), ("wrong_text", batch.text_ids.roll(1, dims=0))):
-            v = backbone(x_t, t, silent, text_ids, batch.attention_mask).velocity.float()
+        for name, shift in (("right_text", 0), ("wrong_text", 1)):
+            text_ids = batch.text_ids.roll(shift, dims=0)
+            # A neighbour's words come with their own durations, as far as the frames reach.
+            durations = None if batch.durations is None else batch.durations.roll(shift, dims=0)
+            v = backbone(x_t, t, silent, text_ids, batch.attention_mask, durations=durations).velocity.float()
             figures[f"loss_{name}"] = masked_mean((v - (x_1 - x_0)) ** 2, batch.attention_mask)
         return figures

@@ -20,7 +20,7 @@ class LossOutput:
         row_losses (`torch.Tensor` of shape `(R,)`): loss of each row.
         row_frames (`torch.Tensor` of shape `(R,)`): predicted frames of each row: `loss` is the mean of `row_losses`
             with these as weights.
-        t (`torch.Tensor` of shape `(R,)`): global time of each row.
+        t (`torch.Tensor` of shape `(R,)`, *optional*): global time of each row.
         s (`torch.Tensor` of shape `(R,)`, *optional*): inner time of each row.
     """
 
@@ -28,7 +28,7 @@ class LossOutput:
     figures: dict[str, torch.Tensor]
     row_losses: torch.Tensor
     row_frames: torch.Tensor
-    t: torch.Tensor
+    t: torch.Tensor | None = None
     s: torch.Tensor | None = None
 
     def __iter__(self) -> Iterator:

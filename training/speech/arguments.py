@@ -27,8 +27,31 @@ class BackboneArguments(ConditioningArguments):
     backbone_conv_layers: int = option(2, "ConvNeXt blocks of the text encoder.", at_least=0)
     backbone_dropout: float = option(0.0, "Dropout of the blocks.", at_least=0, at_most=1)
     average_upsampling: bool = option(True, "Spread the text evenly over the frames.")
+    text_aligner: str | None = option(
+        None, "Folder or Hub name of a `TextAligner`: the backbone is told how long each character lasts."
+    )
+    token_durations: str | None = option(
+        None, "Folder or Hub name of the `TokenDurations` that say so where there is no recording; saved with it."
+    )
     backbone_name: str = option("dtm-f5-tiny", "Name recorded in the backbone.")
     license: str = option("mit", "Licence of the trained weights.")
+
+
+@dataclass
+class AlignmentArguments:
+    """alignment: an aligner of text and recordings."""
+
+    aligner_hidden_size: int = option(192, "Width of the convolutions.", above=0)
+    aligner_embedding_size: int = option(64, "Width of the space that text and frames meet in.", above=0)
+
+
+@dataclass
+class DurationsArguments:
+    """durations: a network that says how long each character of a text is to last."""
+
+    text_aligner: str | None = option(None, "Folder or Hub name of the `TextAligner` that times the recordings.")
+    durations_hidden_size: int = option(160, "Width of the network.", above=0)
+    durations_num_layers: int = option(6, "Convolutions of the network.", above=0)
 
 
 @dataclass
@@ -67,6 +90,19 @@ def check_backbone(config: TrainingConfig) -> None:
     check_conditioning(config.objective)
     if config.objective.t_sampling == "grid":
         raise ValueError("`t_sampling` must be a distribution over [0, 1) for flow_matching, but got 'grid'.")
+
+
+def check_alignment(config: TrainingConfig) -> None:
+    """Any aligner can be trained."""
+
+
+def check_durations(config: TrainingConfig) -> None:
+    """
+    Raises:
+        ValueError: without an aligner.
+    """
+    if config.objective.text_aligner is None:
+        raise ValueError("`text_aligner` must be the folder or Hub name of a `TextAligner`, but got none.")
 
 
 def check_head(config: TrainingConfig) -> None:

@@ -8,11 +8,12 @@ import torch
 from dtm_hf.backbone.backbone_f5 import F5Backbone
 from dtm_hf.frontend.duration_prediction import DurationPredictor
 from dtm_hf.frontend.feature_extraction_f5 import F5FeatureExtractor
+from dtm_hf.frontend.token_durations import TokenDurations
 from dtm_hf.frontend.tokenization_f5 import F5Tokenizer
 from dtm_hf.scheduling.scheduling_dtm import DTMScheduler
 from dtm_hf.training.config.arguments import TrainingConfig
 from dtm_hf.training.objectives.flow_matching import FlowMatchingObjective
-from dtm_hf.training.speech.components import Components, default_vocoder, vocab_file
+from dtm_hf.training.speech.components import Components, default_vocoder, load_aligner, vocab_file
 from dtm_hf.training.speech.provenance import data_description
 from dtm_hf.training.speech.task import SpeechTask
 
@@ -54,7 +55,8 @@ def backbone_components(config: TrainingConfig) -> Components:
             ff_mult=sizes.backbone_ff_mult,
             text_num_embeds=tokenizer.vocab_size,
             text_dim=sizes.backbone_text_dim,
-            text_embedding_average_upsampling=sizes.average_upsampling,
+            text_embedding_average_upsampling=sizes.average_upsampling and sizes.text_aligner is None,
+            text_alignment="uniform" if sizes.text_aligner is None else "durations",
             conv_layers=sizes.backbone_conv_layers,
             dropout=sizes.backbone_dropout,
             name=sizes.backbone_name,
@@ -72,12 +74,18 @@ def backbone_components(config: TrainingConfig) -> Components:
         scheduler=DTMScheduler(num_inference_steps=32, num_head_steps=0, time_grid="sway"),
         trained=backbone,
         objective=FlowMatchingObjective(config.objective),
-        duration_predictor=_earlier_predictor(config),
+        duration_predictor=_duration_predictor(config),
+        text_aligner=load_aligner(sizes.text_aligner, tokenizer),
     )
 
 
-def _earlier_predictor(config: TrainingConfig) -> DurationPredictor | None:
-    """That of the pipeline which a backbone's run saves over, else of the one it starts from, if they have one."""
+def _duration_predictor(config: TrainingConfig) -> DurationPredictor | TokenDurations | None:
+    """
+    That of the configuration, else of the pipeline which a backbone's run saves over, else of the one it starts from,
+    if they have one.
+    """
+    if config.objective.token_durations is not None:
+        return TokenDurations.from_pretrained(config.objective.token_durations)
     output, model = Path(config.optimization.output_dir), config.model
     # The output is a folder of this machine, and never a name on the Hub.
     if (output / "duration_predictor").is_dir():

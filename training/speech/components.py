@@ -9,6 +9,8 @@ import torch
 from dtm_hf.backbone.backbone_f5 import F5Backbone
 from dtm_hf.frontend.duration_prediction import DurationPredictor
 from dtm_hf.frontend.feature_extraction_f5 import F5FeatureExtractor
+from dtm_hf.frontend.text_aligner import TextAligner
+from dtm_hf.frontend.token_durations import TokenDurations
 from dtm_hf.frontend.tokenization_f5 import F5Tokenizer
 from dtm_hf.scheduling.scheduling_dtm import DTMScheduler
 from dtm_hf.training.config.arguments import TrainingConfig
@@ -33,7 +35,8 @@ class Components:
     scheduler: DTMScheduler
     trained: torch.nn.Module
     objective: Any
-    duration_predictor: DurationPredictor | None = None
+    duration_predictor: DurationPredictor | TokenDurations | None = None
+    text_aligner: TextAligner | None = None
 
     def pipeline(self) -> "DTMPipeline":
         """The pipeline around the current weights."""
@@ -47,11 +50,30 @@ class Components:
             vocoder=self.vocoder,
             scheduler=self.scheduler,
             duration_predictor=self.duration_predictor,
+            text_aligner=self.text_aligner,
         )
 
     def speaking_backbone(self) -> F5Backbone:
         """The backbone of the pipeline."""
         return self.backbone
+
+
+def load_aligner(name: str | None, tokenizer: F5Tokenizer) -> TextAligner | None:
+    """
+    The frozen aligner of a folder or repository; `None` for none.
+
+    Raises:
+        ValueError: if it was trained with another vocabulary.
+    """
+    if name is None:
+        return None
+    aligner = TextAligner.from_pretrained(name, dtype=torch.float32).requires_grad_(False).eval()
+    if aligner.config.num_tokens != tokenizer.vocab_size:
+        raise ValueError(
+            f"`text_aligner` must know the {tokenizer.vocab_size} tokens of `vocab_file`, but {name!r} knows "
+            f"{aligner.config.num_tokens}."
+        )
+    return aligner
 
 
 def frozen_parts(config: TrainingConfig) -> dict[str, Any]:
@@ -62,7 +84,7 @@ def frozen_parts(config: TrainingConfig) -> dict[str, Any]:
 
         # In float32 also where another dtype follows: the backbone's own conversion keeps its positions exact.
         base = DTMPipeline.from_pretrained(model.base_model, revision=model.base_model_revision, dtype=torch.float32)
-        names = ("backbone", "tokenizer", "feature_extractor", "vocoder", "duration_predictor")
+        names = ("backbone", "tokenizer", "feature_extractor", "vocoder", "duration_predictor", "text_aligner")
         parts = {name: getattr(base, name) for name in names}
     else:
         tokenizer = F5Tokenizer(vocab_file(config))

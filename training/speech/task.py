@@ -57,6 +57,8 @@ class SpeechTask(Task):
                 part.to(device)
                 if options.torch_compile:
                     compile_parts(part)
+        if self.components.text_aligner is not None:
+            self.components.text_aligner.to(device)
         if options.gradient_checkpointing:
             # The name of diffusers' models, and that of transformers'.
             enable = "enable_gradient_checkpointing"
@@ -88,7 +90,10 @@ class SpeechTask(Task):
         num_frames = extractor.num_frames(raw["num_samples"])
         mask = torch.arange(mel.shape[1])[None] < num_frames[:, None]
         prompt_frames = raw["prompt_samples"] // extractor.hop_length
-        return MelBatch(mel, mask.to(device), raw["text_ids"].to(device), prompt_frames.to(device))
+        mask, text_ids = mask.to(device), raw["text_ids"].to(device)
+        aligner = self.components.text_aligner
+        durations = None if aligner is None else aligner.align(mel, mask, text_ids)
+        return MelBatch(mel, mask, text_ids, prompt_frames.to(device), durations)
 
     def size(self, raw: dict, batch: MelBatch) -> tuple[int, int]:
         # From the lengths, which are on the host: to sum the mask would wait for the device.

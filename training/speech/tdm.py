@@ -134,11 +134,13 @@ class TDMSpeechObjective:
     def _inputs(self, batch: MelBatch, cond: torch.Tensor) -> dict[str, Any]:
         inputs = {"cond": cond, "attention_mask": batch.attention_mask}
         if self.networks.full_parameters:
-            return inputs | {"text_ids": batch.text_ids}
+            return inputs | {"text_ids": batch.text_ids, "durations": batch.durations}
         # No adapter changes the text encoder: all networks share what it says.
         frames, guided = batch.mel.shape[1], self.arguments.teacher_guidance_scale > 1
         with torch.no_grad(), computing(self.networks.base):
-            embeds = self.networks.base.encode_text(batch.text_ids, batch.attention_mask, frames, guided)
+            embeds = self.networks.base.encode_text(
+                batch.text_ids, batch.attention_mask, frames, guided, batch.durations
+            )
         return inputs | {"text_embeds": embeds}
 
     def _student(self, x: torch.Tensor, t: torch.Tensor, **inputs) -> torch.Tensor:
