@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from tiny import voice
+from tiny import SAMPLING_RATE, voice
 from training_runs import LOOP, QUIET, flow_matching_arguments, write_corpus
 
 from dtm_hf import DTMPipeline
@@ -29,7 +29,7 @@ def test_the_result_speaks(recipe):
     pipeline = DTMPipeline.from_pretrained(recipe / "backbone")
     pipeline.set_progress_bar_config(disable=True)
     assert pipeline.backbone.config.text_alignment == "durations"
-    audio = pipeline("abc", voice(1.0), "def", num_inference_steps=1).audios[0]
+    audio = pipeline("abc", (voice(1.0), SAMPLING_RATE), "def", num_inference_steps=1).audios[0]
     assert len(audio) > 0
 
 
