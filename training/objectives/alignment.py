@@ -3,8 +3,8 @@
 import torch
 from torch.nn import functional as F
 
-from dtm_hf.training.objectives.conditioning import MelBatch, masked_mean
-from dtm_hf.training.objectives.losses import LossOutput, row_means
+from dtm_hf.training.objectives.conditioning import MelBatch
+from dtm_hf.training.objectives.losses import LossOutput, masked_mean
 
 # What a blank of CTC, which this alignment has no use for, weighs beside the tokens.
 _BLANK_LOG_WEIGHT = -1.0
@@ -63,7 +63,8 @@ class DurationsObjective:
         x_t = (1 - t[:, None]) * x_0 + t[:, None] * x_1
         error = (network(x_t, t, text_ids, x_1, known_mask).float() - (x_1 - x_0))[..., None] ** 2
         drawn = mask & ~known_mask
-        return LossOutput(masked_mean(error, drawn), {}, *row_means(error, drawn), t)
+        rows = masked_mean(error.detach(), drawn, by_row=True)
+        return LossOutput(masked_mean(error, drawn), {}, rows, drawn.sum(dim=1), t)
 
     @torch.no_grad()
     def probe(
