@@ -4,7 +4,7 @@ import os
 import tempfile
 
 import pytest
-from hub_server import environment, free_port
+from loopback import environment, free_port
 from tiny import SAMPLING_RATE, VOCABULARY, randomise, voice
 
 # Before anything imports `huggingface_hub`, which reads them once: no test reaches a Hub other than its own.

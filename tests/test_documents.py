@@ -134,3 +134,18 @@ def test_some_blocks_run_and_none_is_of_another_kind():
     assert {block.language for block in BLOCKS if not block.marked} == {"python", "sh"}
     kinds = {block.language for document in DOCUMENTS for block in blocks(document)}
     assert kinds <= {"python", "sh", "yaml", "csv", ""}
+
+
+def test_links_lead_somewhere():
+    def anchors(page):
+        titles = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+        return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+    for document in DOCUMENTS:
+        for target in re.findall(r"\]\(([^)\s]+)\)", document.read_text(encoding="utf-8")):
+            if target.startswith("http"):
+                continue
+            name, _, anchor = target.partition("#")
+            page = (document.parent / name).resolve() if name else document
+            assert page.exists(), f"{document.name}: {target}"
+            assert not anchor or anchor in anchors(page), f"{document.name}: {target}"
