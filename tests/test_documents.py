@@ -1,5 +1,6 @@
 """Each block of Python and shell in the documents is run on the embedded model, or says above it why it is not."""
 
+import itertools
 import re
 import shlex
 import shutil
@@ -86,7 +87,9 @@ def workspace(tmp_path_factory):
 
 def app_of(command):
     """The command line of a command, and what is told to it."""
-    words = [Path(command[0]).name, *command[1:]]
+    # Behind the variables of the environment.
+    words = list(itertools.dropwhile(lambda word: re.match(r"[A-Z_]+=", word), command))
+    words[0] = Path(words[0]).name
     for name, app in APPS.items():
         if tuple(words[: len(name)]) == name:
             return app, words[len(name) :]
