@@ -71,7 +71,7 @@ class DTMScheduler(SchedulerMixin, ConfigMixin):
         if head_solver not in HEAD_SOLVERS:
             raise ValueError(f"`head_solver` must be one of {HEAD_SOLVERS}, but got {head_solver!r}.")
         if time_grid not in TIME_GRIDS:
-            raise ValueError(f"`time_grid` must be one of {TIME_GRIDS}, but got {time_grid!r}.")
+            raise ValueError(f"`time_grid` must be one of {tuple(TIME_GRIDS)}, but got {time_grid!r}.")
         if not -1.0 <= sway_coefficient <= 1.7519:
             raise ValueError(f"`sway_coefficient` must lie in [-1, 2 / (pi - 2)], but got {sway_coefficient}.")
         self.set_timesteps(num_inference_steps, num_head_steps)

@@ -1,18 +1,38 @@
 """Global time grids: 0 = t_0 < ... < t_T = 1."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 
 from .epss import EPSS_INDICES
 
-TIME_GRIDS = ("sway", "uniform", "epss")
-
 
 def sway(t: torch.Tensor, coefficient: float) -> torch.Tensor:
     """Sway sampling (F5-TTS, section 3.3): t + c (cos(pi t / 2) - 1 + t); c = -1 puts the steps near the noise."""
     return t + coefficient * (torch.cos(math.pi / 2 * t) - 1 + t)
+
+
+def uniform_grid(num_inference_steps: int, sway_coefficient: float, dtype: torch.dtype) -> torch.Tensor:
+    return torch.linspace(0, 1, num_inference_steps + 1, dtype=dtype)
+
+
+def sway_grid(num_inference_steps: int, sway_coefficient: float, dtype: torch.dtype) -> torch.Tensor:
+    return sway(uniform_grid(num_inference_steps, sway_coefficient, dtype), sway_coefficient)
+
+
+def epss_grid(num_inference_steps: int, sway_coefficient: float, dtype: torch.dtype) -> torch.Tensor:
+    if num_inference_steps not in EPSS_INDICES:
+        return sway_grid(num_inference_steps, sway_coefficient, dtype)
+    return sway(torch.tensor(EPSS_INDICES[num_inference_steps], dtype=dtype) / 32, sway_coefficient)
+
+
+TIME_GRIDS: dict[str, Callable[[int, float, torch.dtype], torch.Tensor]] = {
+    "sway": sway_grid,
+    "uniform": uniform_grid,
+    "epss": epss_grid,
+}
+"""Grids by name: T, the sway coefficient and a dtype in, times of shape `(T + 1,)` out, both ends included."""
 
 
 def time_grid(
@@ -32,12 +52,8 @@ def time_grid(
         `torch.Tensor` of shape `(T + 1,)`.
     """
     if name not in TIME_GRIDS:
-        raise ValueError(f"`time_grid` must be one of {TIME_GRIDS}, but got {name!r}.")
-    if name == "epss" and num_inference_steps in EPSS_INDICES:
-        t = torch.tensor(EPSS_INDICES[num_inference_steps], dtype=dtype) / 32
-    else:
-        t = torch.linspace(0, 1, num_inference_steps + 1, dtype=dtype)
-    return t if name == "uniform" else sway(t, sway_coefficient)
+        raise ValueError(f"`time_grid` must be one of {tuple(TIME_GRIDS)}, but got {name!r}.")
+    return TIME_GRIDS[name](num_inference_steps, sway_coefficient, dtype)
 
 
 def given_grid(timesteps: Sequence[float] | torch.Tensor) -> torch.Tensor:
