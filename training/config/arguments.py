@@ -12,7 +12,7 @@ FORMATS = ("parquet", "webdataset", "audiofolder", "imagefolder", "f5")
 class ModelArguments:
     """What is trained, and the components around it."""
 
-    objective: str = option("dtm", "What is trained; each objective has a section of its own.")
+    objective: str = option("dtm", "What is trained.")
     base_model: str | None = option(None, "Pipeline folder or Hub name that gives backbone, tokenizer and vocoder.")
     base_model_revision: str | None = option(None, "Revision of `base_model`.")
     f5_checkpoint: str | None = option(None, "Official F5-TTS checkpoint, in place of `base_model`.")

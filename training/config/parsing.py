@@ -31,7 +31,7 @@ _FLAT = ("model", "images", "objective", "optimization")
 _SHORT_FORM = "dataset_format dataset_config dataset_revision audio_column text_column speaker_column".split()
 
 
-def parse_sections(argv: list[str], objectives: Mapping[str, type]) -> TrainingConfig:
+def parse_sections(argv: list[str], objectives: dict[str, type]) -> TrainingConfig:
     """
     Read `--config FILE.yaml` and the `--field value` overrides that follow it.
 
@@ -47,7 +47,7 @@ def parse_sections(argv: list[str], objectives: Mapping[str, type]) -> TrainingC
 
     entries = _all_fields(objectives)
     parser = HfArgumentParser(
-        _options(entries),
+        _options(objectives),
         description="Train a flow head, a backbone from scratch, or a few-step student.",
         allow_abbrev=False,
     )
@@ -77,14 +77,24 @@ def _all_fields(objectives: Mapping[str, type]) -> dict[str, Field]:
     return {entry.name: entry for section in (*_COMMON.values(), *objectives.values()) for entry in fields(section)}
 
 
-def _options(entries: Mapping[str, Field]) -> type:
-    """All fields in one dataclass, which is what the parser takes; it would take the limits for its own settings."""
-    made = []
-    for name, entry in entries.items():
+def _options(objectives: dict[str, type]) -> list[type]:
+    """
+    All fields for the parser, each once, in dataclasses that are groups of `--help`: the common sections, and what the
+    same objectives have. The parser would take the limits of a field for its own settings.
+    """
+    sections, groups = _COMMON | objectives, {}
+    for name, entry in _all_fields(objectives).items():
+        owners = tuple(owner for owner, section in sections.items() if name in _types(section))
+        text = entry.metadata["help"]
+        if name == "objective":
+            text = f"{text} {'; '.join(section.__doc__.strip().rstrip('.') for section in objectives.values())}"
         which = "default_factory" if entry.default is MISSING else "default"
-        default = {which: getattr(entry, which)}
-        made.append((name, entry.type, field(**default, metadata={"help": entry.metadata["help"]})))
-    return make_dataclass("Options", made)
+        made = field(**{which: getattr(entry, which)}, metadata={"help": text})
+        groups.setdefault(owners, []).append((name, entry.type, made))
+    return [
+        make_dataclass("Options", made, namespace={"_argument_group_name": ", ".join(owners)})
+        for owners, made in groups.items()
+    ]
 
 
 def _types(section: type) -> dict[str, Any]:

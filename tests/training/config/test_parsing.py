@@ -98,6 +98,20 @@ def test_options_of_another_objective_change_nothing(write):
         parse_config([*write(MINIMAL), "--lora_rank", "0"])
 
 
+def test_the_help_tells_whose_an_option_is(capsys):
+    with pytest.raises(SystemExit):
+        parse_config(["--help"])
+    groups = {}
+    for line in capsys.readouterr().out.splitlines():
+        if line[:1].strip() and line.endswith(":"):
+            options = groups.setdefault(line[:-1], [])
+        elif line.startswith("  --"):
+            options.append(line.split()[0].rstrip(","))
+    assert {"--backbone_dim", "--license"} <= set(groups["flow_matching"])
+    assert "--head_hidden_size" in groups["dtm"] and "--resolution" in groups["tdm_image"]
+    assert "--lora_rank" in groups["tdm, tdm_image"] and "--prompt_loss" in groups["dtm, flow_matching, tdm"]
+
+
 def test_two_sections_that_say_different_things(write):
     text = MINIMAL + "dtm:\n  t_min: 1\nobjective:\n  t_min: {}\n"
     assert parse_config(write(text.format(1))).objective.t_min == 1
