@@ -104,7 +104,7 @@ class GaussianBackbone(torch.nn.Module):
 
     MEAN, STD = 0.5, 1.3
     device, dtype = torch.device("cpu"), torch.float32
-    config = SimpleNamespace(step_counts=None)
+    config = SimpleNamespace(step_counts=None, text_alignment="uniform")
 
     def encode_text(self, text_ids, attention_mask, num_frames, with_null=True):
         return SimpleNamespace()
