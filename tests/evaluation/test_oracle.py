@@ -106,7 +106,7 @@ class GaussianBackbone(torch.nn.Module):
     device, dtype = torch.device("cpu"), torch.float32
     config = SimpleNamespace(step_counts=None, text_alignment="uniform")
 
-    def encode_text(self, text_ids, attention_mask, num_frames, with_null=True):
+    def encode_text(self, text_ids, attention_mask, num_frames, with_null=True, durations=None):
         return SimpleNamespace()
 
     def forward(
