@@ -10,8 +10,10 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import nn
 from torch.nn import functional as F
 
+from dtm_hf.frontend.timing_card import TimingCardMixin
 
-class TextAligner(ModelMixin, ConfigMixin):
+
+class TextAligner(TimingCardMixin, ModelMixin, ConfigMixin):
     r"""
     Aligns text to speech without being told where a word begins ([One TTS Alignment To Rule Them
     All](https://huggingface.co/papers/2108.10447)).
@@ -29,6 +31,8 @@ class TextAligner(ModelMixin, ConfigMixin):
             About mean and standard deviation of a log-mel, which is normalised by them.
         training_data (`str`, *optional*): What it was trained on.
     """
+
+    card_summary = "Aligns text to recordings: the frames that each character is spoken in."
 
     @register_to_config
     def __init__(

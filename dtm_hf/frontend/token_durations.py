@@ -8,6 +8,8 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import nn
 from torch.nn import functional as F
 
+from dtm_hf.frontend.timing_card import TimingCardMixin
+
 
 class _Block(nn.Module):
     """Dilated convolution over tokens, modulated by time and pace."""
@@ -25,7 +27,7 @@ class _Block(nn.Module):
         return states + self.out(F.silu(self.conv(new.transpose(1, 2)).transpose(1, 2)))
 
 
-class TokenDurations(ModelMixin, ConfigMixin):
+class TokenDurations(TimingCardMixin, ModelMixin, ConfigMixin):
     r"""
     Draws the durations of tokens by flow matching on their logarithms, as F5 draws mels: those of a prompt are given,
     those of the text behind it are filled in. So the pace is the prompt's, and two draws differ as two takes do.
@@ -38,6 +40,8 @@ class TokenDurations(ModelMixin, ConfigMixin):
             About mean and standard deviation of the logarithm of a duration in frames.
         training_data (`str`, *optional*): What it was trained on.
     """
+
+    card_summary = "Draws how long each character of a text is to last, in the pace of a prompt."
 
     @register_to_config
     def __init__(

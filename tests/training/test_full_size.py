@@ -129,10 +129,13 @@ def test_a_head_is_trained_on_a_checkpoint_of_full_size(folder, reference_audio)
     assert head.output_proj.weight.any() and not untrained.output_proj.weight.any()
 
     recipe = yaml.safe_load((ROOT / CONFIG).read_text())
-    model, objective = recipe["model"], recipe["objective"]
+    objective = recipe["dtm"]
     config = head.config
-    assert (config.hidden_size, config.num_hidden_layers) == (model["head_hidden_size"], model["head_num_layers"])
-    assert (config.architecture, config.prediction) == (model["head_architecture"], model["head_prediction"])
+    assert (config.hidden_size, config.num_hidden_layers) == (
+        objective["head_hidden_size"],
+        objective["head_num_layers"],
+    )
+    assert (config.architecture, config.prediction) == (objective["head_architecture"], objective["head_prediction"])
     assert config.guidance_scale == objective["baked_guidance_scale"]
     assert config.guidance_scale_range == objective["baked_guidance_range"]
     assert config.guidance_end == objective["baked_guidance_end"]

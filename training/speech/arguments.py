@@ -28,7 +28,7 @@ class BackboneArguments(ConditioningArguments):
     backbone_dropout: float = option(0.0, "Dropout of the blocks.", at_least=0, at_most=1)
     average_upsampling: bool = option(True, "Spread the text evenly over the frames.")
     text_aligner: str | None = option(
-        None, "Folder or Hub name of a `TextAligner`: the backbone is told how long each character lasts."
+        None, "Folder or Hub name of the `TextAligner` that times recordings; a backbone is then told."
     )
     token_durations: str | None = option(
         None, "Folder or Hub name of the `TokenDurations` that say so where there is no recording; saved with it."
@@ -49,7 +49,9 @@ class AlignmentArguments:
 class DurationsArguments:
     """durations: a network that says how long each character of a text is to last."""
 
-    text_aligner: str | None = option(None, "Folder or Hub name of the `TextAligner` that times the recordings.")
+    text_aligner: str | None = option(
+        None, "Folder or Hub name of the `TextAligner` that times recordings; a backbone is then told."
+    )
     durations_hidden_size: int = option(160, "Width of the network.", above=0)
     durations_num_layers: int = option(6, "Convolutions of the network.", above=0)
 

@@ -74,7 +74,7 @@ def test_an_option_is_the_same_in_all_sections_that_have_it():
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.name)
 def test_shipped_configurations_are_valid(path):
-    assert parse_config(["--config", str(path)]).data.dataset
+    assert parse_config(["--config", str(path)]).data.all_sources()
 
 
 # Where the keys of the objectives stood before each had a section of its own.
