@@ -17,7 +17,7 @@ _OLD_NAMES = {"units": "frames", "padded_units": "padded_frames"}
 
 
 @dataclass
-class Window:
+class FigureWindow:
     """
     What one process gathers between two log lines.
 
@@ -84,7 +84,7 @@ class Window:
         }
 
     @classmethod
-    def from_state_dict(cls, state: dict, device: torch.device) -> "Window":
+    def from_state_dict(cls, state: dict, device: torch.device) -> "FigureWindow":
         """Go on with a window that another run began."""
         losses = [torch.tensor(loss, device=device) for loss in state["losses"]]
         # What is counted was once called frames, whatever it was.

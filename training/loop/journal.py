@@ -5,7 +5,7 @@ from pathlib import Path
 
 from accelerate import Accelerator
 
-from dtm_hf.training.loop.figures import Window, append_lines, drop_later_lines
+from dtm_hf.training.loop.figures import FigureWindow, append_lines, drop_later_lines
 
 
 class Journal:
@@ -21,7 +21,7 @@ class Journal:
 
     def __init__(self, accelerator: Accelerator, folder: Path, unit: str):
         self.accelerator, self.unit = accelerator, unit
-        self.window = Window()
+        self.window = FigureWindow()
         #: Trained on by all processes up to the last log line, repeats counted.
         self.units = 0
         self.bad_rows: Counter = Counter()
@@ -41,7 +41,7 @@ class Journal:
     def window_figures(self) -> dict[str, float]:
         """Figures since the last call, over all processes, each of which must make this call."""
         figures = self.window.figures(self.accelerator, self.bad_rows, self.dropped, self.unit)
-        self.window = Window()
+        self.window = FigureWindow()
         self.units += figures.pop(self.unit)
         return figures
 
@@ -72,4 +72,4 @@ class Journal:
     def load_state_dict(self, state: dict) -> None:
         """Go on where another run of the same process stopped."""
         self.bad_rows, self.dropped = Counter(state["bad_rows"]), Counter(state["dropped"])
-        self.window = Window.from_state_dict(state["window"], self.accelerator.device)
+        self.window = FigureWindow.from_state_dict(state["window"], self.accelerator.device)

@@ -1,12 +1,11 @@
 """Difference Transition Matching on a frozen backbone: Algorithm 3 of [Transition Matching](https://arxiv.org/abs/2506.23589)."""
 
-from contextlib import nullcontext
-
 import torch
 
 from dtm_hf.training.objectives.arguments import DTMArguments
 from dtm_hf.training.objectives.conditioning import MelBatch, draw_conditions, draw_times
 from dtm_hf.training.objectives.losses import LossOutput, masked_mean
+from dtm_hf.training.objectives.precision import computing
 
 
 class DTMObjective:
@@ -38,9 +37,7 @@ class DTMObjective:
     def _backbone_pass(self, x_t, t, conditions, batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Features h and velocity v of the head's branch, and v_c - v_u, along which guidance shifts the target."""
         branch = "both" if self.guided else "cond"
-        # A backbone that is in bfloat16 computes in it: on a CPU, autocast leaves a norm with two dtypes.
-        whole = self.backbone.dtype != torch.float32
-        with torch.autocast(x_t.device.type, enabled=False) if whole else nullcontext():
+        with computing(self.backbone):
             output = self.backbone(
                 x_t,
                 t,
