@@ -40,6 +40,10 @@ def register_with_diffusers() -> None:
 
 def register_with_transformers() -> None:
     """Enter the head into `AutoConfig` and `AutoModel`, which its module does at its end."""
+    layers = sys.modules.get("transformers.modeling_layers")
+    if layers is not None and not hasattr(layers, "GradientCheckpointingLayer"):
+        # It imports the Auto classes before it defines what the head is made of: at its own end we are called again.
+        return
     importlib.import_module("dtm_hf.head.modeling_dtm")
 
 
@@ -47,6 +51,7 @@ def register_with_transformers() -> None:
 _ACTIONS = {
     "diffusers.pipelines.pipeline_utils": register_with_diffusers,
     "transformers.models.auto.modeling_auto": register_with_transformers,
+    "transformers.modeling_layers": register_with_transformers,
 }
 
 

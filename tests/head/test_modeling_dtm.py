@@ -1,5 +1,8 @@
 """The flow head: its size, its forms, what it may see, and how it is saved."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from transformers import AutoConfig, AutoModel
@@ -250,3 +253,10 @@ def test_a_time_that_fits_nothing_is_refused(make_head, shape):
     h, y, v = random_inputs()
     with pytest.raises(ValueError, match="[Tt]ime"):
         make_head()(h, y, torch.zeros(shape), timestep=0.2, velocity=v)
+
+
+def test_any_model_of_transformers_may_be_imported_first():
+    # Its layers import the Auto classes halfway, and with them the head.
+    code = "import dtm_hf; from transformers import CLIPTextModel, AutoConfig; print(AutoConfig.for_model('dtm_head'))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.startswith("DTMHeadConfig"), done.stderr
