@@ -3,18 +3,26 @@
 import re
 from dataclasses import dataclass, field
 
-from dtm_hf.pipelines.guidance import DEFAULT_GUIDANCE_SCALE
+from dtm_hf.evaluation.guidances import ReusedGuidance, ZeroStarGuidance
+from dtm_hf.pipelines.guidance import DEFAULT_GUIDANCE_SCALE, ClassifierFreeGuidance
 from dtm_hf.scheduling.epss import EPSS_INDICES
 
 # What stands behind the colon of a control when its name has none.
 DEFAULT_PARAMETERS = {"renoise": 0.25, "noise": 0.1}
 
-_KINDS = ("euler", "uniform", "epss", "midpoint", "dtm", "oracle", "renoise", "noise", "student")
+# Euler on the sway grid with another rule of guidance, and other solvers of the global flow.
+_GUIDED = ("analytic", "zerostar", "reuse")
+_SOLVERS = ("midpoint", "ab2", "dpmpp")
+_KINDS = ("euler", "uniform", "epss", *_SOLVERS, *_GUIDED, "dtm", "oracle", "renoise", "noise", "student")
+# Arms that anyone has without training: what a head must beat at no greater cost. The controls are among them, since
+# a gain that they show as well is none of the head's.
+TRAINING_FREE = ("euler", "uniform", "epss", *_SOLVERS, *_GUIDED, "renoise", "noise")
 _NUMBER = r"\d+(?:\.\d+)?"
-_FORM = re.compile(rf"([a-z]+)-(\d+)(?:x(\d+))?(?::({_NUMBER}))?(?:@({_NUMBER})(?::({_NUMBER}))?)?")
+_FORM = re.compile(rf"([a-z]+2?)-(\d+)(?:x(\d+)|\+(\d+))?(?::({_NUMBER}))?(?:@({_NUMBER})(?::({_NUMBER}))?)?")
 _FORMS = (
-    "euler-N (or sway-N), uniform-N, epss-N, midpoint-N, dtm-TxS, oracle-TxS, renoise-N:C or noise-N:STD, each with "
-    "@GUIDANCE_SCALE or @GUIDANCE_SCALE:GUIDANCE_END behind it where wanted, or student-N"
+    "euler-N (or sway-N), uniform-N, epss-N, midpoint-N, ab2-N, dpmpp-N, analytic-N+K, zerostar-N, reuse-N, dtm-TxS, "
+    "oracle-TxS, renoise-N:C or noise-N:STD, each with @GUIDANCE_SCALE or @GUIDANCE_SCALE:GUIDANCE_END behind it "
+    "where wanted, or student-N"
 )
 
 
@@ -27,8 +35,10 @@ class Arm:
         name (`str`): As it was given; the key in the results.
         kind (`str`):
             `"euler"` (Euler on the sway grid, coefficient -1), `"uniform"` (Euler on even steps), `"epss"` (Euler on
-            F5-TTS's pruned grid), `"midpoint"` (on the sway grid), `"dtm"` (the flow head), `"oracle"` (the best flow
-            head there could be, computed from the backbone), `"student"` (a distilled network), or a control:
+            F5-TTS's pruned grid); on the sway grid `"midpoint"`, `"ab2"` (Adams-Bashforth), `"dpmpp"`
+            (DPM-Solver++(2M)), `"analytic"` (the null branch of the first step in closed form), `"zerostar"`
+            (CFG-Zero*), `"reuse"` (the null branch at every other step); `"dtm"` (the flow head), `"oracle"` (the best
+            flow head there could be, computed from the backbone), `"student"` (a distilled network), or a control:
             `"renoise"` (Euler with the noise put back after each step) and `"noise"` (Euler with white noise added to
             its mel).
         num_inference_steps (`int`): Global steps.
@@ -38,6 +48,7 @@ class Arm:
             Of a control: the share C of the remaining way that `"renoise"` jumps ahead, in [0, 1]; the standard
             deviation of `"noise"`, in log-mel units.
         guidance_end (`float`, defaults to 1.0): Time from which on steps go without guidance.
+        null_passes (`int`, defaults to 0): Of `"analytic"`: steps after the first that run the null branch.
     """
 
     name: str = field(compare=False)
@@ -47,6 +58,7 @@ class Arm:
     guidance_scale: float = DEFAULT_GUIDANCE_SCALE
     parameter: float | None = None
     guidance_end: float = 1.0
+    null_passes: int = 0
 
     @property
     def needs_head(self) -> bool:
@@ -79,10 +91,31 @@ class Arm:
             return 0
         return self.num_head_steps * sum(self._branches(time, baked) for time in self._times())
 
+    def guidance(self, scale: float, mean: tuple[float, ...] | None = None) -> ClassifierFreeGuidance:
+        """
+        How the arm is guided at a scale.
+
+        Args:
+            scale (`float`): its own, or that of the pipeline's head.
+            mean (sequence of `float`, *optional*): mean log-mel, which `"analytic"` takes in the place of a pass; no
+                other arm does.
+        """
+        times = self._times()
+        if self.kind == "analytic":
+            # Guidance ends with the first step that has no null pass.
+            end = [*times[1:], 1.0][self.null_passes]
+            return ClassifierFreeGuidance(scale, stop=min(end, self.guidance_end), mean=mean)
+        if self.kind == "zerostar":
+            return ZeroStarGuidance(scale, stop=self.guidance_end)
+        if self.kind == "reuse":
+            return ReusedGuidance(scale, stop=self.guidance_end, null_times=tuple(times[::2]))
+        return ClassifierFreeGuidance(scale, stop=self.guidance_end)
+
     def _branches(self, time: float, baked: bool) -> int:
-        alone = self.guidance_scale <= 1 or time >= self.guidance_end or (baked and self.needs_head)
-        alone = alone or self.needs_student
-        return 1 if alone else 2
+        if (baked and self.needs_head) or self.needs_student:
+            return 1
+        # The values of the mean do not matter here.
+        return 2 if self.guidance(self.guidance_scale, mean=()).branch(time) == "both" else 1
 
     @property
     def time_grid(self) -> str:
@@ -107,8 +140,10 @@ def parse_arm(name: str) -> Arm:
     `euler-32` (32 steps as F5-TTS takes them; `sway-32` is the same), `uniform-8`, `epss-7`, `midpoint-4` (8 passes),
     `dtm-4x2` (4 global steps of 2 head calls), `oracle-4x4`, `student-4` (4 steps of a distilled network), and the
     controls `renoise-8:0.25` and `noise-7:0.1` (parameters as in [`Arm`]; without one that of `DEFAULT_PARAMETERS`).
-    `euler-8@1` is without guidance, `euler-8@1.5` with less, `euler-8@2:0.25` with guidance in the steps that start
-    before t = 0.25 alone.
+    `ab2-4` and `dpmpp-4` are multistep solvers; `zerostar-4` and `reuse-4` guide by another rule; `analytic-4` guides
+    the first step without a null branch and no other, `analytic-4+1` the second one as well, with it. `euler-8@1` is
+    without guidance, `euler-8@1.5` with less, `euler-8@2:0.25` with guidance in the steps that start before t = 0.25
+    alone.
 
     F5-TTS itself goes over to its pruned grid at 5, 6, 7, 10, 12 and 16 steps: there, what it does is `epss-N`.
 
@@ -118,14 +153,20 @@ def parse_arm(name: str) -> Arm:
     match = _FORM.fullmatch(name)
     if match is None:
         raise ValueError(f"`arms` must be of the forms {_FORMS}, but got {name!r}.")
-    kind, steps, calls, parameter, guidance, end = match.groups()
+    kind, steps, calls, nulls, parameter, guidance, end = match.groups()
     kind = "euler" if kind == "sway" else kind
-    if kind not in _KINDS or (calls is not None) != (kind in ("dtm", "oracle")):
+    if (
+        kind not in _KINDS
+        or (calls is not None) != (kind in ("dtm", "oracle"))
+        or (nulls is not None and kind != "analytic")
+    ):
         raise ValueError(f"`arms` must be of the forms {_FORMS}, but got {name!r}.")
     if parameter is not None and kind not in DEFAULT_PARAMETERS:
         raise ValueError(f"`arms` have a parameter behind a colon with renoise and noise alone, but got {name!r}.")
     if int(steps) < 1 or calls is not None and int(calls) < 1:
         raise ValueError(f"`arms` must take at least 1 step and, with a head, 1 head call a step, but got {name!r}.")
+    if int(nulls or 0) >= int(steps):
+        raise ValueError(f"`arms` may be analytic-N+K for K below N, the first step needing none, but got {name!r}.")
     if kind == "epss" and int(steps) not in EPSS_INDICES:
         raise ValueError(f"`arms` may be epss-N for N in {sorted(EPSS_INDICES)}, but got {name!r}.")
     if guidance is not None and kind == "student":
@@ -145,6 +186,7 @@ def parse_arm(name: str) -> Arm:
         guidance_scale=DEFAULT_GUIDANCE_SCALE if guidance is None else float(guidance),
         parameter=value,
         guidance_end=1.0 if end is None else float(end),
+        null_passes=int(nulls or 0),
     )
 
 

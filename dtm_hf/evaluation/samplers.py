@@ -6,13 +6,18 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
+from dtm_hf.backbone.null_mean import null_mean
 from dtm_hf.evaluation.arms import Arm
 from dtm_hf.evaluation.controls import Callback, noisy_end, one_after_the_other, renoise
 from dtm_hf.evaluation.metric import BenchmarkItem
 from dtm_hf.evaluation.oracle import oracle_head
-from dtm_hf.evaluation.schedulers import MidpointScheduler
+from dtm_hf.evaluation.schedulers import AdamsBashforthScheduler, DPMSolverScheduler, MidpointScheduler
+from dtm_hf.pipelines.guidance import Guidance
 from dtm_hf.pipelines.pipeline_dtm import DTMPipeline, DTMPipelineOutput
 from dtm_hf.scheduling.scheduling_dtm import DTMScheduler
+
+_MEANS: dict[str, tuple[float, ...]] = {}
+_SOLVERS = {"midpoint": MidpointScheduler, "ab2": AdamsBashforthScheduler, "dpmpp": DPMSolverScheduler}
 
 
 def run_arm(
@@ -66,7 +71,7 @@ def run_arm(
             reference_texts,
             num_inference_steps=arm.num_inference_steps,
             num_head_steps=arm.num_head_steps,
-            guidance_scale=_guidance_scale(pipe, arm),
+            guidance_scale=_guidance(pipe, arm),
             guidance_end=arm.guidance_end,
             duration_s=durations,
             generator=generators,
@@ -115,8 +120,8 @@ def _scheduler(present: DTMScheduler, arm: Arm) -> DTMScheduler:
     steps = {"num_inference_steps": arm.num_inference_steps, "num_head_steps": arm.num_head_steps}
     if arm.kind in ("dtm", "oracle", "student"):
         return DTMScheduler.from_config(present.config, **steps)
-    if arm.kind == "midpoint":
-        return MidpointScheduler(**steps)
+    if arm.kind in _SOLVERS:
+        return _SOLVERS[arm.kind](**steps)
     return DTMScheduler(time_grid=arm.time_grid, **steps)
 
 
@@ -133,6 +138,24 @@ def _student_for(arm: Arm, student: DTMPipeline | None) -> DTMPipeline:
     if served is None or arm.num_inference_steps not in served:
         raise ValueError(f"`arms` holds {arm.name!r}, but the student serves {served} steps.")
     return student
+
+
+def _guidance(pipe: DTMPipeline, arm: Arm) -> float | Guidance | None:
+    """What an arm passes as the guidance of a call; without head or student a rule, whatever the pipeline's own is."""
+    scale = _guidance_scale(pipe, arm)
+    if arm.needs_head or arm.needs_student:
+        return scale
+    return arm.guidance(scale, _mean(pipe) if arm.kind == "analytic" else None)
+
+
+def _mean(pipe: DTMPipeline) -> tuple[float, ...]:
+    """The pipeline's mean log-mel, or that of its backbone, read off once."""
+    if pipe.config.mean_mel is not None:
+        return tuple(pipe.config.mean_mel)
+    fingerprint = pipe.backbone.fingerprint
+    if fingerprint not in _MEANS:
+        _MEANS[fingerprint] = tuple(null_mean(pipe.backbone))
+    return _MEANS[fingerprint]
 
 
 def _guidance_scale(pipe: DTMPipeline, arm: Arm) -> float | None:

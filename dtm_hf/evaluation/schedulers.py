@@ -1,5 +1,6 @@
-"""The scheduler of the arm that `DTMScheduler` cannot run, without a head and on the sway grid by default."""
+"""Schedulers of the arms that `DTMScheduler` cannot run, without a head and on the sway grid by default."""
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -53,4 +54,69 @@ class MidpointScheduler(DTMScheduler):
         return super().step(model_output, self._grid[self._step_index or 0], start, return_dict)
 
 
-__all__ = ["MidpointScheduler"]
+class MultistepScheduler(DTMScheduler):
+    """
+    A solver that remembers the step before: the sample moves along a velocity that both give. Its first step is
+    Euler's. Arguments as in [`DTMScheduler`].
+    """
+
+    def set_timesteps(
+        self,
+        num_inference_steps: int | None = None,
+        num_head_steps: int | None = None,
+        device: str | torch.device | None = None,
+        timesteps: Sequence[float] | torch.Tensor | None = None,
+    ) -> None:
+        super().set_timesteps(num_inference_steps, num_head_steps, device, timesteps)
+        if self.num_head_steps:
+            raise ValueError(f"`num_head_steps` must be 0 for a multistep solver, but got {self.num_head_steps}.")
+        # Python numbers, as the step sizes are.
+        self._times = self._grid.tolist()
+        self._before: torch.Tensor | None = None
+
+    def step(
+        self,
+        model_output: torch.Tensor,
+        timestep: torch.Tensor | float,
+        sample: torch.Tensor,
+        return_dict: bool = True,
+    ) -> DTMSchedulerOutput | tuple[torch.Tensor]:
+        """From X_t to X_{t'}."""
+        index = self._index_of(timestep) if self._step_index is None else self._step_index
+        if index < self.num_inference_steps:
+            model_output = self._improved(model_output, index, sample)
+        return super().step(model_output, timestep, sample, return_dict)
+
+    def _improved(self, velocity: torch.Tensor, index: int, sample: torch.Tensor) -> torch.Tensor:
+        raise NotImplementedError
+
+
+class AdamsBashforthScheduler(MultistepScheduler):
+    """Second order: v_k + D_k / (2 D_{k-1}) (v_k - v_{k-1}), with D the lengths of the steps."""
+
+    def _improved(self, velocity: torch.Tensor, index: int, sample: torch.Tensor) -> torch.Tensor:
+        before, self._before = self._before, velocity
+        if before is None:
+            return velocity
+        return velocity + self._deltas[index] / (2 * self._deltas[index - 1]) * (velocity - before)
+
+
+class DPMSolverScheduler(MultistepScheduler):
+    """
+    DPM-Solver++(2M) (arXiv 2211.01095) on the linear path, alpha = t and sigma = 1 - t. The estimate of the data,
+    X_t + (1 - t) v, is extrapolated in lambda = log(alpha / sigma). The steps at either end, where lambda is infinite,
+    and the one after the first, whose step before is infinitely long, are Euler's.
+    """
+
+    def _improved(self, velocity: torch.Tensor, index: int, sample: torch.Tensor) -> torch.Tensor:
+        t = self._times[index]
+        estimate = sample + (1 - t) * velocity
+        before, self._before = self._before, estimate
+        if before is None or self._times[index - 1] == 0 or index == self.num_inference_steps - 1:
+            return velocity
+        last, here, after = (math.log(time / (1 - time)) for time in self._times[index - 1 : index + 2])
+        extrapolated = estimate + (after - here) / (2 * (here - last)) * (estimate - before)
+        return (extrapolated - sample) / (1 - t)
+
+
+__all__ = ["AdamsBashforthScheduler", "DPMSolverScheduler", "MidpointScheduler"]

@@ -2,17 +2,13 @@
 
 from dataclasses import asdict
 
-from dtm_hf.evaluation.arms import Arm
+from dtm_hf.evaluation.arms import TRAINING_FREE, Arm
 from dtm_hf.evaluation.benchmark import CONTROLS, DIVERSITY, diversity_name
 from dtm_hf.evaluation.metric import Metric
 from dtm_hf.evaluation.metrics.words import WordErrorRate
 from dtm_hf.evaluation.records import Records
 from dtm_hf.evaluation.sets import BenchmarkSet
 from dtm_hf.evaluation.statistics import paired_difference, ratio
-
-# Arms that anyone has without training: what a head must beat at no greater cost. The controls are among them, since
-# a gain that they show as well is none of the head's.
-TRAINING_FREE = ("euler", "uniform", "epss", "midpoint", "renoise", "noise")
 
 
 class Summary:

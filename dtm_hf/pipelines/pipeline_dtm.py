@@ -22,7 +22,7 @@ from dtm_hf.head.modeling_dtm import DTMHead
 from dtm_hf.pipelines import sampler, speech
 from dtm_hf.pipelines.call_state import CallStateMixin, LastCall
 from dtm_hf.pipelines.chunking import finish_reference_text
-from dtm_hf.pipelines.guidance import choose_guidance
+from dtm_hf.pipelines.guidance import Guidance, choose_guidance
 from dtm_hf.pipelines.loading import RepositoryMixin, check_head
 from dtm_hf.pipelines.sampler import SamplingState
 from dtm_hf.pipelines.speech import Reference, SpeechRow
@@ -114,6 +114,7 @@ class DTMPipeline(RepositoryMixin, CallStateMixin, DiffusionPipeline):
         duration_predictor: DurationPredictor | TokenDurations | None = None,
         text_aligner: TextAligner | None = None,
         force_head: bool = False,
+        mean_mel: list[float] | None = None,
     ):
         super().__init__()
         if tokenizer.vocab_size != backbone.config.text_num_embeds:
@@ -139,7 +140,7 @@ class DTMPipeline(RepositoryMixin, CallStateMixin, DiffusionPipeline):
             duration_predictor=duration_predictor,
             text_aligner=text_aligner,
         )
-        self.register_to_config(force_head=force_head)
+        self.register_to_config(force_head=force_head, mean_mel=mean_mel)
         self._last_call = LastCall()
 
     # The three parts of a call
@@ -220,7 +221,7 @@ class DTMPipeline(RepositoryMixin, CallStateMixin, DiffusionPipeline):
         rows: list[SpeechRow],
         num_inference_steps: int | None = None,
         num_head_steps: int | None = None,
-        guidance_scale: float | None = None,
+        guidance_scale: float | Guidance | None = None,
         guidance_end: float = 1.0,
         generator: torch.Generator | list[torch.Generator] | None = None,
         latents: torch.Tensor | None = None,
@@ -241,7 +242,7 @@ class DTMPipeline(RepositoryMixin, CallStateMixin, DiffusionPipeline):
         )
         head_config = self.head.config if scheduler.num_head_steps > 0 else None
         is_student = self.backbone.config.step_counts is not None
-        guidance = choose_guidance(guidance_scale, guidance_end, head_config, is_student)
+        guidance = choose_guidance(guidance_scale, guidance_end, head_config, is_student, self.config.mean_mel)
         if latents is not None:
             latents = self.prepare_latents(rows, latents=latents)
         state = self._last_call.state = SamplingState(guidance, len(scheduler.timesteps))
@@ -301,7 +302,7 @@ class DTMPipeline(RepositoryMixin, CallStateMixin, DiffusionPipeline):
         reference_text: str | list[str],
         num_inference_steps: int | None = None,
         num_head_steps: int | None = None,
-        guidance_scale: float | None = None,
+        guidance_scale: float | Guidance | None = None,
         guidance_end: float = 1.0,
         speed: float = 1.0,
         duration_s: float | list[float] | None = None,

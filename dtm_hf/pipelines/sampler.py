@@ -92,8 +92,8 @@ def sample(
         if with_head:
             guide = guidance if branch == "both" else None
             y = sample_displacement(head, scheduler, output.features, y, t, modulations[i], guide, mask, draw())
-        elif branch == "both":
-            y = guidance.combine(y)
+        else:
+            y = guidance.velocity(y, x_t, times[i])
         x_t = scheduler.step(y, t, x_t).prev_sample
         if on_step_end is not None:
             x_t = on_step_end(i, t, x_t)

@@ -1,5 +1,6 @@
 """Names of arms and what they cost."""
 
+import re
 import subprocess
 import sys
 
@@ -24,6 +25,11 @@ from dtm_hf.evaluation.arms import DEFAULT_PARAMETERS, parse_arm, parse_arms
         ("noise-7", "noise", 7, 0, 3.0, DEFAULT_PARAMETERS["noise"]),
         ("noise-7:0", "noise", 7, 0, 3.0, 0.0),
         ("student-4", "student", 4, 0, 3.0, None),
+        ("ab2-4", "ab2", 4, 0, 3.0, None),
+        ("dpmpp-8@2", "dpmpp", 8, 0, 2.0, None),
+        ("analytic-4+1@2", "analytic", 4, 0, 2.0, None),
+        ("zerostar-4", "zerostar", 4, 0, 3.0, None),
+        ("reuse-4", "reuse", 4, 0, 3.0, None),
     ],
 )
 def test_names(name, kind, steps, calls, guidance, parameter):
@@ -53,10 +59,12 @@ def test_names(name, kind, steps, calls, guidance, parameter):
         ("euler-8@2:0", r"\(0, 1\]"),
         ("student-4x2", "student-N"),
         ("student-4@2", "without guidance"),
+        ("euler-4+1", r"analytic-N\+K"),
+        ("analytic-4+4", "K below N"),
     ],
 )
 def test_bad_names_are_refused_with_what_would_do(name, told):
-    with pytest.raises(ValueError, match=rf"`arms` .*{told}.*but got '{name}'"):
+    with pytest.raises(ValueError, match=rf"`arms` .*{told}.*but got '{re.escape(name)}'"):
         parse_arm(name)
 
 
@@ -77,6 +85,14 @@ def test_bad_names_are_refused_with_what_would_do(name, told):
         ("oracle-4x2@1", 12, 12, 0, 0),
         # Sway times of 4 steps: 0, 0.076, 0.293, 0.617; with the middles of the steps 0.038, 0.185, 0.455, 0.809.
         ("euler-4@2:0.25", 6, 6, 0, 0),
+        ("ab2-4", 8, 8, 0, 0),
+        ("dpmpp-4@1", 4, 4, 0, 0),
+        ("analytic-4", 4, 4, 0, 0),
+        ("analytic-4+1", 5, 5, 0, 0),
+        ("analytic-4+3", 7, 7, 0, 0),
+        ("zerostar-4", 8, 8, 0, 0),
+        ("reuse-4", 6, 6, 0, 0),
+        ("reuse-5", 8, 8, 0, 0),
         ("uniform-4@2:0.25", 5, 5, 0, 0),
         ("midpoint-4@2:0.25", 12, 12, 0, 0),
         ("dtm-4x2@2:0.25", 6, 4, 12, 8),

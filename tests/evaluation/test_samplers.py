@@ -10,7 +10,7 @@ from dtm_hf.evaluation.arms import parse_arm
 from dtm_hf.evaluation.controls import noisy_end, renoise
 from dtm_hf.evaluation.metric import BenchmarkItem
 from dtm_hf.evaluation.samplers import mounted, run_arm
-from dtm_hf.evaluation.schedulers import MidpointScheduler
+from dtm_hf.evaluation.schedulers import AdamsBashforthScheduler, DPMSolverScheduler, MidpointScheduler
 from dtm_hf.scheduling.time_grids import time_grid
 
 PROMPT, SAID = voice(1.2), "some words. "
@@ -87,6 +87,83 @@ def test_midpoint_is_the_midpoint_rule(tiny_pipeline, guidance_scale):
         step = after - t
         x = x + step * velocity(x + step / 2 * velocity(x, t), t + step / 2)
     torch.testing.assert_close(ours[prompt - PROMPT_FRAMES :], x[0, prompt:], atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["analytic-3+1@2", "zerostar-3@2", "reuse-3@2"])
+def test_rules_of_guidance_are_those_of_their_papers(tiny_pipeline, name):
+    """Written out for one utterance, w = 1; on three steps the second of `reuse` has no null branch of its own."""
+    tiny_pipeline.register_to_config(mean_mel=torch.linspace(-3, 1, 100).tolist())
+    ours = mels(tiny_pipeline, name, ITEMS[:1], SEEDS[:1])[0]
+    x, velocities = by_hand(tiny_pipeline)
+    grid = time_grid("sway", 3)
+    mean = torch.tensor(tiny_pipeline.config.mean_mel)
+    for i, (t, after) in enumerate(zip(grid[:-1], grid[1:], strict=True)):
+        cond, null = velocities(x, t)
+        if name.startswith("analytic"):
+            difference = [cond - (mean - x), cond - null, 0][i]
+        elif name.startswith("zerostar"):
+            difference = cond - null * (cond * null).sum() / (null * null).sum()
+        elif i != 1:
+            difference = cond - null
+        x = x + (after - t) * (cond + difference)
+    torch.testing.assert_close(ours[1:], x[0, -len(ours) + 1 :], atol=1e-4, rtol=0)
+
+
+def by_hand(pipeline):
+    """The noise of the first item, and a function of X_t and t that gives the velocities of both branches."""
+    (row,) = pipeline.prepare(ITEMS[0].text, (PROMPT, SAMPLING_RATE), SAID)
+    x = pipeline.prepare_latents([row], torch.Generator().manual_seed(SEEDS[0]))
+    cond = torch.nn.functional.pad(row.reference.mel, (0, 0, 0, row.num_frames - len(row.reference.mel)))[None]
+
+    @torch.no_grad()
+    def velocities(x, t):
+        return [pipeline.backbone(x, t, cond, row.token_ids[None], branch=b).velocity for b in ("cond", "null")]
+
+    return x, velocities
+
+
+def walk(scheduler):
+    """Along dx/dt = sin(3 t) - x from x(0) = 1."""
+    x = torch.tensor([1.0], dtype=torch.float64)
+    for t in scheduler.timesteps.double():
+        x = scheduler.step(torch.sin(3 * t) - x, t, x).prev_sample
+    return float(x)
+
+
+def test_adams_bashforth_is_of_second_order():
+    """Half the step, a quarter of the error; Euler halves it."""
+
+    def error(kind, steps):
+        # The solution: (sin 3t - 3 cos 3t) / 10 + c e^-t.
+        exact = (np.sin(3) - 3 * np.cos(3)) / 10 + (1 + 0.3) * np.exp(-1)
+        return abs(walk(kind(num_inference_steps=steps, num_head_steps=0, time_grid="uniform")) - exact)
+
+    assert error(AdamsBashforthScheduler, 64) / error(AdamsBashforthScheduler, 128) == pytest.approx(4, rel=0.15)
+    assert error(DTMScheduler, 64) / error(DTMScheduler, 128) == pytest.approx(2, rel=0.15)
+
+
+def test_dpm_solver_is_that_of_diffusers():
+    from diffusers import DPMSolverMultistepScheduler
+
+    theirs = DPMSolverMultistepScheduler(
+        use_flow_sigmas=True, prediction_type="flow_prediction", final_sigmas_type="zero", flow_shift=1.0
+    )
+    theirs.set_timesteps(6)
+    # From 0.001 on: at t = 0 there is no logarithm.
+    times = (1 - theirs.sigmas[:-1]).tolist()
+    ours = DPMSolverScheduler(num_head_steps=0)
+    ours.set_timesteps(timesteps=times)
+    x = torch.tensor([1.0], dtype=torch.float64)
+    for step in theirs.timesteps:
+        t = torch.tensor(times[theirs.step_index or 0], dtype=torch.float64)
+        # Its velocity goes from the data to the noise.
+        x = theirs.step(x - torch.sin(3 * t), step, x).prev_sample
+    assert walk(ours) == pytest.approx(float(x), abs=1e-6)
+
+
+@pytest.mark.parametrize("name", ["ab2-1", "dpmpp-2"])
+def test_the_first_steps_of_multistep_solvers_are_of_euler(tiny_pipeline, name):
+    assert_same(mels(tiny_pipeline, name), mels(tiny_pipeline, f"euler-{name[-1]}"))
 
 
 def test_midpoint_is_that_of_f5(tiny_pipeline):

@@ -78,3 +78,24 @@ def test_a_scale_changes_where_the_loop_guides():
     for fixed in (Guidance(), BakedGuidance(2.0)):
         with pytest.raises(ValueError, match="`guidance_scale` is fixed for this call"):
             fixed.rescaled(3.0)
+
+
+def test_with_the_mean_of_the_data_the_first_step_needs_one_branch():
+    guidance = ClassifierFreeGuidance(3.0, mean=(1.0, -1.0))
+    assert [guidance.branch(t) for t in (0.0, 0.1)] == ["cond", "both"]
+    x, answer = torch.randn(2, 4, 2), torch.randn(2, 4, 2)
+    null = torch.tensor([1.0, -1.0]) - x
+    torch.testing.assert_close(guidance.velocity(answer, x, 0.0), answer + 2 * (answer - null))
+    for unguided in (
+        ClassifierFreeGuidance(1.0, mean=(1.0, -1.0)),
+        ClassifierFreeGuidance(3.0, 0.1, mean=(1.0, -1.0)),
+    ):
+        assert torch.equal(unguided.velocity(answer, x, 0.0), answer)
+
+
+def test_a_rule_of_ones_own_is_taken_where_nothing_is_baked_in():
+    rule = ClassifierFreeGuidance(2.0, start=0.1)
+    assert choose_guidance(rule, 1.0) is rule
+    for baked in ({"head_config": BAKED_HEAD}, {"is_student": True}):
+        with pytest.raises(ValueError, match="`guidance_scale` must be a number or left out"):
+            choose_guidance(rule, 1.0, **baked)
