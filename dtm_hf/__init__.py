@@ -16,7 +16,7 @@ _MODULES = {
     "DTMHeadConfig": "dtm_hf.head.configuration_dtm",
     "DTMHeadOutput": "dtm_hf.head.contract",
     "DTMPipeline": "dtm_hf.pipelines.pipeline_dtm",
-    "DTMPipelineOutput": "dtm_hf.pipelines.pipeline_dtm",
+    "DTMPipelineOutput": "dtm_hf.pipelines.output",
     "DTMScheduler": "dtm_hf.scheduling.scheduling_dtm",
     "DTMSchedulerOutput": "dtm_hf.scheduling.scheduling_dtm",
     "DurationPredictor": "dtm_hf.frontend.duration_prediction",

@@ -45,6 +45,13 @@ def say_note(message: str) -> None:
     stderr.print(f"Note: {message}", style="yellow", markup=False, highlight=False, soft_wrap=True)
 
 
+class _Notes(logging.Handler):
+    """Shows the warnings that dtm-hf logs as notes."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        say_note(record.getMessage())
+
+
 def quiet_libraries() -> None:
     """Keep off stderr what libraries say while they are imported; to be called before."""
     # An optional dependency of diffusers and transformers; it complains of an optional dependency of its own.
@@ -63,6 +70,11 @@ def _own_warnings(everything: bool) -> Iterator[None]:
         if filename.startswith(package):
             say_note(str(message))
 
-    with warnings.catch_warnings():
-        warnings.showwarning = show
-        yield
+    logger, notes = logging.getLogger("dtm_hf"), _Notes(logging.WARNING)
+    logger.addHandler(notes)
+    try:
+        with warnings.catch_warnings():
+            warnings.showwarning = show
+            yield
+    finally:
+        logger.removeHandler(notes)

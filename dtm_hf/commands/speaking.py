@@ -69,9 +69,6 @@ def speak(request: SpeakRequest) -> None:
             local_files_only=request.local_files_only,
             student=request.student,
         )
-        unknown = pipeline.tokenizer.unknown_characters(request.text)
-        if unknown:
-            say_note(f"not in the model's vocabulary and read as unknown: {' '.join(map(repr, unknown))}")
         loaded = time.perf_counter()
         audio, cost = _run(pipeline, request, reference)
         spoken = time.perf_counter()

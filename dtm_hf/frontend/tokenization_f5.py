@@ -73,6 +73,7 @@ class F5Tokenizer(PushToHubMixin):
         self._lower = not any(token.isupper() for token in self._tokens)
         # As in f5_tts, the last of several equal lines gives the id, and `vocab_size` counts distinct tokens.
         self._ids = {token: index for index, token in enumerate(self._tokens)}
+        self._known: dict[str, bool] = {}
 
     @property
     def vocab_size(self) -> int:
@@ -92,7 +93,7 @@ class F5Tokenizer(PushToHubMixin):
         """
         if not isinstance(text, str):
             raise TypeError(f"`text` must be a string, but got {type(text).__name__}.")
-        text = text.translate(_TRANSLATION)
+        text = self.straighten(text)
         if self._lower:
             text = text.lower()
         if not _EAST_ASIAN.search(text):
@@ -102,9 +103,25 @@ class F5Tokenizer(PushToHubMixin):
 
         return import_f5("f5_tts.model.utils").convert_char_to_pinyin([text])[0]
 
+    @staticmethod
+    def straighten(text: str) -> str:
+        """`text` with straight quotes, and commas for semicolons: what F5-TTS reads in their place."""
+        return text.translate(_TRANSLATION)
+
+    def knows(self, character: str) -> bool:
+        """Whether the vocabulary has a token for a single character, or for its reading."""
+        if character not in self._known:
+            # East Asian characters are read one by one here, which costs; a text has many of each.
+            self._known[character] = not self.unknown_characters(character)
+        return self._known[character]
+
     def unknown_characters(self, text: str) -> list[str]:
-        """The distinct tokens of `text` that the vocabulary lacks (they get id 0), in order of appearance."""
-        return [token for token in dict.fromkeys(self.tokenize(text)) if token not in self._ids]
+        """
+        The distinct tokens of `text` that the vocabulary lacks, in order of appearance. They get id 0, that of the
+        blank; white space of any kind is a blank by right, and not among them.
+        """
+        tokens = dict.fromkeys(self.tokenize(text))
+        return [token for token in tokens if token not in self._ids and not token.isspace()]
 
     def __call__(self, text: str | list[str], return_tensors: str = "pt") -> torch.LongTensor:
         """

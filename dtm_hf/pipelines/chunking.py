@@ -20,7 +20,12 @@ def num_bytes(text: str) -> int:
 
 
 def finish_reference_text(text: str) -> str:
-    """End a prompt's text as F5-TTS ends it: with ". " or a Chinese full stop."""
+    """
+    End a prompt's text as F5-TTS ends it, with ". " or a Chinese full stop; without the quotes that came around the
+    whole, which nobody says.
+    """
+    if re.fullmatch(r"\"[^\"]+\"|'[^']+'", text):
+        text = text[1:-1]
     if text.endswith((". ", "。")):
         return text
     return text + (" " if text.endswith(".") else ". ")

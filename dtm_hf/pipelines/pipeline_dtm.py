@@ -2,19 +2,17 @@
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import diffusers
-import numpy as np
 import torch
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
-from diffusers.utils import BaseOutput
 
 from dtm_hf.backbone.backbone_f5 import F5Backbone
 from dtm_hf.frontend.audio import load_reference
 from dtm_hf.frontend.duration_prediction import DurationPredictor
 from dtm_hf.frontend.feature_extraction_f5 import F5FeatureExtractor
+from dtm_hf.frontend.spoken_text import spoken_text
 from dtm_hf.frontend.text_aligner import TextAligner
 from dtm_hf.frontend.token_durations import TokenDurations
 from dtm_hf.frontend.tokenization_f5 import F5Tokenizer
@@ -24,14 +22,11 @@ from dtm_hf.pipelines.call_state import CallStateMixin, LastCall
 from dtm_hf.pipelines.chunking import finish_reference_text
 from dtm_hf.pipelines.guidance import Guidance, choose_guidance
 from dtm_hf.pipelines.loading import RepositoryMixin, check_head
+from dtm_hf.pipelines.output import MEL_OUTPUT_TYPES, DTMPipelineOutput, check_output_type
 from dtm_hf.pipelines.sampler import SamplingState
 from dtm_hf.pipelines.speech import Reference, SpeechRow
 from dtm_hf.pipelines.timing import Timing, choose_timing
 from dtm_hf.scheduling.scheduling_dtm import DTMScheduler
-
-# The mel is the latent.
-MEL_OUTPUT_TYPES = ("mel", "latent")
-OUTPUT_TYPES = ("np", "pt", *MEL_OUTPUT_TYPES)
 
 EXAMPLE_DOC_STRING = """
     Examples:
@@ -51,23 +46,6 @@ EXAMPLE_DOC_STRING = """
         >>> sf.write("speech.wav", output.audios[0], output.sampling_rate)
         ```
 """
-
-
-@dataclass
-class DTMPipelineOutput(BaseOutput):
-    """
-    Output of [`DTMPipeline`].
-
-    Args:
-        audios (`list` of `np.ndarray` or `torch.Tensor`):
-            One entry a text: float32 samples of shape `(T,)`, or with `output_type="mel"` or `"latent"` log-mels of
-            shape `(N, M)`.
-        sampling_rate (`int`):
-            Samples a second, in Hz.
-    """
-
-    audios: list[np.ndarray] | list[torch.Tensor]
-    sampling_rate: int
 
 
 class DTMPipeline(RepositoryMixin, CallStateMixin, DiffusionPipeline):
@@ -150,7 +128,8 @@ class DTMPipeline(RepositoryMixin, CallStateMixin, DiffusionPipeline):
         """Read and check one recording; shapes as in [`F5FeatureExtractor`]."""
         waveform, rms = load_reference(reference_audio, sampling_rate=self.feature_extractor.sampling_rate)
         samples = torch.from_numpy(waveform).to(self._execution_device)
-        mel, text = self.feature_extractor.log_mel(samples[None])[0], finish_reference_text(reference_text)
+        mel = self.feature_extractor.log_mel(samples[None])[0]
+        text = finish_reference_text(spoken_text(reference_text, self.tokenizer)[0])
         num_frames = len(waveform) // self.feature_extractor.hop_length
         return Reference(
             mel=mel,
@@ -273,7 +252,7 @@ class DTMPipeline(RepositoryMixin, CallStateMixin, DiffusionPipeline):
         What was sampled from these rows, text by text: waveforms as loud as the recordings, their chunks cross-faded,
         or log-mels.
         """
-        _check_output_type(output_type)
+        check_output_type(output_type)
         if output_type in MEL_OUTPUT_TYPES:
             return speech.join_mels(rows, mels)
         audios = speech.vocode(rows, mels, self.vocoder)
@@ -357,7 +336,7 @@ class DTMPipeline(RepositoryMixin, CallStateMixin, DiffusionPipeline):
 
         Examples:
         """
-        _check_output_type(output_type)
+        check_output_type(output_type)
         num_texts = len(text) if isinstance(text, list) else 1
         if isinstance(generator, list) and len(generator) != num_texts:
             raise ValueError(_wrong_generators(generator, num_texts))
@@ -377,16 +356,11 @@ class DTMPipeline(RepositoryMixin, CallStateMixin, DiffusionPipeline):
         self.maybe_free_model_hooks()
         if not return_dict:
             return (audios, self.vocoder.sampling_rate)
-        return DTMPipelineOutput(audios=audios, sampling_rate=self.vocoder.sampling_rate)
+        return DTMPipelineOutput(audios, self.vocoder.sampling_rate, unspoken=speech.unspoken_characters(rows))
 
 
 def _wrong_generators(generator: list, num_texts: int) -> str:
     return f"`generator` must have one entry for each of {num_texts} texts, but got {len(generator)}."
-
-
-def _check_output_type(output_type: str) -> None:
-    if output_type not in OUTPUT_TYPES:
-        raise ValueError(f"`output_type` must be one of {OUTPUT_TYPES}, but got {output_type!r}.")
 
 
 DTMPipeline.__call__.__doc__ += EXAMPLE_DOC_STRING

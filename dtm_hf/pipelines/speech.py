@@ -1,8 +1,9 @@
 """The speech around the sampler: texts and recordings to the rows of a batch, and sampled mels to waveforms."""
 
+import logging
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -12,11 +13,14 @@ from torch.nn.functional import pad
 from torch.nn.utils.rnn import pad_sequence
 
 from dtm_hf.frontend.audio import TARGET_RMS
+from dtm_hf.frontend.spoken_text import holds_words, spoken_text
 from dtm_hf.frontend.tokenization_f5 import F5Tokenizer
 from dtm_hf.pipelines.chunking import chunk_text, cross_fade, longest_chunk, share_seconds
 from dtm_hf.pipelines.sampler import SamplingConditions
 from dtm_hf.pipelines.timing import Timing
 from dtm_hf.vocoder.contract import Vocoder
+
+logger = logging.getLogger(__name__)
 
 # f5_tts/model/cfm.py: `CFM.sample` clamps durations to this many frames.
 MAX_FRAMES = 65536
@@ -57,6 +61,7 @@ class SpeechRow:
         token_ids (`torch.LongTensor` of shape `(N_text,)`): of the text of the reference and of what is to be said.
         num_frames (`int`): of reference and target together.
         durations (`torch.LongTensor` of shape `(N_text,)`, *optional*): frames of each token, which add up to them.
+        unspoken (`list[str]`): characters of its text that the vocabulary lacks, and that are left out.
     """
 
     text_index: int
@@ -65,16 +70,21 @@ class SpeechRow:
     token_ids: torch.Tensor
     num_frames: int
     durations: torch.Tensor | None = None
+    unspoken: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class SpeechInputs:
-    """What a call asks for, checked: texts, recordings, their texts and durations, in lists of one size."""
+    """
+    What a call asks for, checked: texts, recordings, their texts and durations, in lists of one size. Texts are what
+    is spoken of those that came, and `unspoken` the characters that is not.
+    """
 
     texts: list[str]
     recordings: list[Any]
     reference_texts: list[str]
     durations: list[float | None]
+    unspoken: list[list[str]]
 
 
 def check_inputs(tokenizer: F5Tokenizer, text, reference_audio, reference_text, speed, duration_s) -> SpeechInputs:
@@ -83,7 +93,9 @@ def check_inputs(tokenizer: F5Tokenizer, text, reference_audio, reference_text, 
     if not isinstance(texts, list) or not texts or not all(isinstance(item, str) for item in texts):
         raise TypeError(f"`text` must be a string or a non-empty list of strings, but got {text!r}.")
     for item in texts:
-        _check_text(tokenizer, item)
+        if not item.strip():
+            raise ValueError(f"`text` must not be empty, but got {item!r}.")
+    spoken = [_spoken("text", item, tokenizer) for item in texts]
     recordings = reference_audio if isinstance(reference_audio, list) else [reference_audio] * len(texts)
     reference_texts = reference_text if isinstance(reference_text, list) else [reference_text] * len(texts)
     if len(recordings) != len(texts) or len(reference_texts) != len(texts):
@@ -97,7 +109,7 @@ def check_inputs(tokenizer: F5Tokenizer, text, reference_audio, reference_text, 
                 f"`reference_text` must be what is said in `reference_audio`, but got {item!r}. Transcribe the "
                 "recording first, for example with the automatic-speech-recognition pipeline of transformers."
             )
-        _check_encodable("reference_text", item)
+    said = {item: _spoken("reference_text", item, tokenizer) for item in reference_texts}
     if not (isinstance(speed, int | float) and math.isfinite(speed) and speed > 0):
         raise ValueError(f"`speed` must be a positive number, but got {speed!r}.")
     durations = duration_s if isinstance(duration_s, list) else [duration_s] * len(texts)
@@ -106,16 +118,26 @@ def check_inputs(tokenizer: F5Tokenizer, text, reference_audio, reference_text, 
             f"`duration_s` must be a positive number of seconds, or a list of one for each of {len(texts)} "
             f"texts, but got {duration_s!r}."
         )
-    return SpeechInputs(texts, recordings, reference_texts, durations)
+    for name, pairs in (("text", spoken), ("reference_text", said.values())):
+        if unspoken := list(dict.fromkeys(character for _, missing in pairs for character in missing)):
+            logger.warning(f"`{name}` holds what the vocabulary lacks, which is left out: {unspoken}.")
+    return SpeechInputs(
+        [text for text, _ in spoken],
+        recordings,
+        [said[item][0] for item in reference_texts],
+        durations,
+        [unspoken for _, unspoken in spoken],
+    )
 
 
-def _check_text(tokenizer: F5Tokenizer, text: str) -> None:
-    if not text.strip():
-        raise ValueError(f"`text` must not be empty, but got {text!r}.")
-    _check_encodable("text", text)
-    unknown = set(tokenizer.unknown_characters(text))
-    if all(token in unknown or token.isspace() for token in tokenizer.tokenize(text)):
-        raise ValueError(f"`text` must hold characters of the vocabulary, but got {text!r}.")
+def _spoken(name: str, text: str, tokenizer: F5Tokenizer) -> tuple[str, list[str]]:
+    """What is spoken of a text and what is not; refused if that is nothing."""
+    _check_encodable(name, text)
+    spoken, unspoken = spoken_text(text, tokenizer)
+    if not holds_words(spoken):
+        wanted = "characters of the vocabulary" if holds_words(text) or not spoken else "words, and not marks alone"
+        raise ValueError(f"`{name}` must hold {wanted}, but got {text!r}.")
+    return spoken, unspoken
 
 
 def _check_encodable(name: str, text: str) -> None:
@@ -164,13 +186,13 @@ def divide(
             reference.num_frames,
             reference.durations,
             None if wanted is None else int(wanted * frame_rate),
+            # `CFM.sample`: room for every token, and for one frame after the prompt.
+            max(len(ids), len(reference.mel)) + 1 - reference.num_frames,
             speed,
             generator[index] if isinstance(generator, list) else generator,
         )
-        # `CFM.sample`: room for every token, and for one frame after the prompt.
-        least = max(len(ids), len(reference.mel)) + 1
-        num_frames = min(max(reference.num_frames + frames, least), MAX_FRAMES)
-        rows.append(SpeechRow(index, piece, reference, ids, num_frames, durations))
+        num_frames = min(reference.num_frames + frames, MAX_FRAMES)
+        rows.append(SpeechRow(index, piece, reference, ids, num_frames, durations, inputs.unspoken[index]))
     return rows
 
 
@@ -223,6 +245,11 @@ def cut_targets(rows: Sequence[SpeechRow], x_1: torch.Tensor) -> list[torch.Tens
         torch.cat([row.reference.mel[row.reference.num_frames :], mel[len(row.reference.mel) : row.num_frames]])
         for row, mel in zip(rows, x_1, strict=True)
     ]
+
+
+def unspoken_characters(rows: Sequence[SpeechRow]) -> list[list[str]]:
+    """Characters of whole texts that are left out."""
+    return list({row.text_index: row.unspoken for row in rows}.values())
 
 
 def join_mels(rows: Sequence[SpeechRow], mels: Sequence[torch.Tensor]) -> list[torch.Tensor]:

@@ -30,6 +30,7 @@ class Timing(Protocol):
         reference_frames: int,
         reference_durations: torch.Tensor | None,
         frames: int | None,
+        least: int,
         speed: float,
         generator: torch.Generator | None,
     ) -> tuple[int, torch.Tensor | None]:
@@ -40,6 +41,7 @@ class Timing(Protocol):
             text (`str`), reference_text (`str`): what is to be said, and what is said in the recording.
             reference_frames (`int`), reference_durations (`torch.LongTensor`, *optional*): of the recording.
             frames (`int`, *optional*): where they are wanted to be so many.
+            least (`int`): of what is to be said, whatever is wanted.
             speed (`float`): above 1 is faster than the recording.
             generator (`torch.Generator`, *optional*): of what is drawn.
         """
@@ -60,10 +62,10 @@ class ProportionalTiming:
     def align(self, mel: torch.Tensor, text: str) -> None:
         return None
 
-    def last(self, text, reference_text, reference_frames, reference_durations, frames, speed, generator):
+    def last(self, text, reference_text, reference_frames, reference_durations, frames, least, speed, generator):
         if frames is None:
             frames = target_frames(text, reference_text, reference_frames, speed, self.measure)
-        return frames, None
+        return max(frames, least), None
 
 
 class TokenTiming:
@@ -86,13 +88,15 @@ class TokenTiming:
         mask = torch.ones(1, len(mel), dtype=torch.bool, device=mel.device)
         return self.aligner.align(mel[None], mask, self.tokenizer(text).to(mel.device))[0]
 
-    def last(self, text, reference_text, reference_frames, reference_durations, frames, speed, generator):
+    def last(self, text, reference_text, reference_frames, reference_durations, frames, least, speed, generator):
         text_ids = self.tokenizer(reference_text + text).to(self.durations.device)
         first = len(reference_durations)
         known = torch.zeros_like(text_ids)
         known[0, :first] = reference_durations.to(known.device)
         drawn = self.durations.sample(text_ids, known, generator=generator)[0, first:].cpu()
         said = whole_frames(drawn / speed, frames)
+        if said.sum() < least:
+            said = whole_frames(drawn, least)
         return int(said.sum()), torch.cat([reference_durations.cpu(), said])
 
 

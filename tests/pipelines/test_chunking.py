@@ -71,6 +71,16 @@ def test_chunks_are_as_long_as_the_measure_says():
     assert chunks == ["xxxx, yyyyyyyy, xxxx,", "xxxx, y."]
 
 
-@pytest.mark.parametrize(("given", "finished"), [("Hi", "Hi. "), ("Hi.", "Hi. "), ("Hi. ", "Hi. "), ("你。", "你。")])
+@pytest.mark.parametrize(
+    ("given", "finished"),
+    [
+        ("Hi", "Hi. "),
+        ("Hi.", "Hi. "),
+        ("Hi. ", "Hi. "),
+        ("你。", "你。"),
+        ('"Hi."', "Hi. "),
+        ('"Hi" and "bye"', '"Hi" and "bye". '),
+    ],
+)
 def test_the_end_of_a_prompts_text(given, finished):
     assert finish_reference_text(given) == finished

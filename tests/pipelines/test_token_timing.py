@@ -54,6 +54,12 @@ def test_speed_and_seconds_scale_what_is_to_be_said(timed, reference_audio):
     assert frames(duration_s=2.0) == int(2.0 * 24000 / 256)
 
 
+def test_a_text_shorter_than_the_network_needs_fills_its_frames(timed, reference_audio):
+    # One frame is wanted and two are needed: none of them is without a token.
+    (row,) = timed.prepare("So", reference_audio, SAID, duration_s=0.02)
+    assert row.durations.sum() == row.num_frames == row.reference.num_frames + 2
+
+
 def test_seeds_draw_lengths_too_and_a_batch_equals_its_rows(timed, reference_audio):
     def speak(texts, seeds):
         generators = [seeded(seed) for seed in seeds]

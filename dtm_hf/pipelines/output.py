@@ -1,0 +1,40 @@
+"""What a call of a pipeline returns."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from diffusers.utils import BaseOutput
+
+# The mel is the latent.
+MEL_OUTPUT_TYPES = ("mel", "latent")
+OUTPUT_TYPES = ("np", "pt", *MEL_OUTPUT_TYPES)
+
+
+@dataclass
+class DTMPipelineOutput(BaseOutput):
+    """
+    Output of [`DTMPipeline`].
+
+    Args:
+        audios (`list` of `np.ndarray` or `torch.Tensor`):
+            One entry a text: float32 samples of shape `(T,)`, or with `output_type="mel"` or `"latent"` log-mels of
+            shape `(N, M)`.
+        sampling_rate (`int`):
+            Samples a second, in Hz.
+        unspoken (`list[list[str]]`, *optional*):
+            One entry a text: its characters that the vocabulary lacks, which were left out.
+    """
+
+    audios: list[np.ndarray] | list[torch.Tensor]
+    sampling_rate: int
+    unspoken: list[list[str]] | None = None
+
+
+def check_output_type(output_type: str) -> None:
+    """
+    Raises:
+        ValueError: for another than those of `OUTPUT_TYPES`.
+    """
+    if output_type not in OUTPUT_TYPES:
+        raise ValueError(f"`output_type` must be one of {OUTPUT_TYPES}, but got {output_type!r}.")
