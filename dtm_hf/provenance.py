@@ -22,6 +22,8 @@ class Provenance:
         backbone_name (`str`, *optional*): name of the backbone it was trained on.
         backbone_revision (`str`, *optional*): revision of that.
         backbone_fingerprint (`str`, *optional*): [`F5Backbone.fingerprint`] of that.
+        backbone_sketch (`str`, *optional*): [`~dtm_hf.backbone.fingerprint.WeightsSketch`] of that, by which copies in
+            other types are known.
         base_model (`str`, *optional*): pipeline that holds the other components, for a repository with nothing else.
         base_model_revision (`str`, *optional*): revision of that.
         license (`str`, *optional*): inherited from the backbone.
@@ -32,21 +34,12 @@ class Provenance:
     backbone_name: str | None = None
     backbone_revision: str | None = None
     backbone_fingerprint: str | None = None
+    backbone_sketch: str | None = None
     base_model: str | None = None
     base_model_revision: str | None = None
     license: str | None = None
     training_data: str | None = None
     results: dict | None = None
-
-    def other_backbone(self, backbone: Any) -> str | None:
-        """`None` for the [`F5Backbone`] that this was trained on, else the two side by side, to end a message."""
-        if self.backbone_fingerprint in (None, backbone.fingerprint):
-            return None
-        return (
-            f"backbone {self.backbone_name!r} (revision {self.backbone_revision}, fingerprint "
-            f"{self.backbone_fingerprint}), but `backbone` is {backbone.config.name!r} (revision "
-            f"{backbone.config.revision}, fingerprint {backbone.fingerprint})."
-        )
 
     def provenance_values(self) -> dict[str, Any]:
         """The part of [`~dtm_hf.hub.Publishable.card_values`] that heads and students share."""

@@ -20,6 +20,7 @@ from dtm_hf.hub import push_with_card
 from dtm_hf.provenance import CARD_TEMPLATE, Provenance
 
 from .backbone_f5 import F5Backbone
+from .fingerprint import other_backbone
 from .low_rank import NUM_STEPS_EMBED, add_low_rank
 
 MODEL_TYPE = "tdm_student"
@@ -37,8 +38,8 @@ class StudentConfig(Provenance):
         alpha (`float`): the change is alpha / rank times the product of its factors.
         step_counts (`list[int]`): numbers of steps it serves.
         sampler (`dict`): `num_inference_steps`, `time_grid` and `sway_coefficient` of its [`DTMScheduler`].
-        backbone_name, backbone_revision, backbone_fingerprint, base_model, base_model_revision, license,
-        training_data, results: as in [`~dtm_hf.provenance.Provenance`].
+        backbone_name, backbone_revision, backbone_fingerprint, backbone_sketch, base_model, base_model_revision,
+        license, training_data, results: as in [`~dtm_hf.provenance.Provenance`].
     """
 
     rank: int
@@ -125,7 +126,7 @@ class Student:
             ValueError: if it is another backbone, or has no such layers.
         """
         config = self.config
-        if not force and (other := config.other_backbone(backbone)):
+        if not force and (other := other_backbone(config, backbone)):
             raise ValueError(f"The student was distilled from {other}")
         weights = dict(backbone.state_dict())
         add_low_rank(weights, self.tensors, config.alpha / config.rank)

@@ -57,6 +57,7 @@ def _parts(pipeline: "DTMPipeline", title: str) -> Table:
 
 
 def _facts(pipeline: "DTMPipeline", voices: dict) -> Table:
+    from dtm_hf.backbone.fingerprint import other_backbone
     from dtm_hf.frontend.duration_prediction import describe_lengths
 
     backbone, head, sampling = pipeline.backbone, pipeline.head, pipeline.scheduler.config
@@ -85,7 +86,7 @@ def _facts(pipeline: "DTMPipeline", voices: dict) -> Table:
         )
         if config.backbone_fingerprint is None:
             add("", "fingerprint of its backbone not recorded", style="yellow")
-        elif config.backbone_fingerprint == backbone.fingerprint:
+        elif other_backbone(config, backbone) is None:
             add("", f"fingerprint {config.backbone_fingerprint}: this backbone")
         else:
             add("", f"fingerprint {config.backbone_fingerprint}: NOT this backbone", style="red")

@@ -134,6 +134,8 @@ def load_pipeline(
         from dtm_hf import DTMPipeline
 
         diffusers_logging.disable_progress_bar()
+        # It warns that float16 does not run on the CPU, where it does.
+        diffusers_logging.set_verbosity_error()
         transformers_logging.disable_progress_bar()
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         try:

@@ -47,8 +47,8 @@ class DTMHeadConfig(PreTrainedConfig, Provenance):
             Time t from which on training baked no guidance in.
         sampler (`dict`, *optional*):
             Configuration of the [`DTMScheduler`] this head was trained for.
-        backbone_name, backbone_revision, backbone_fingerprint, base_model, base_model_revision, license,
-        training_data, results:
+        backbone_name, backbone_revision, backbone_fingerprint, backbone_sketch, base_model, base_model_revision,
+        license, training_data, results:
             As in [`~dtm_hf.provenance.Provenance`].
 
     Example:

@@ -12,6 +12,7 @@ from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError, RevisionNotFoundError
 
 from dtm_hf.backbone.backbone_f5 import F5Backbone
+from dtm_hf.backbone.fingerprint import other_backbone
 from dtm_hf.backbone.student import MODEL_TYPE, Student, StudentConfig
 from dtm_hf.frontend.duration_prediction import describe_lengths
 from dtm_hf.head.configuration_dtm import DTMHeadConfig
@@ -127,7 +128,7 @@ def check_head(head: DTMHead, backbone: F5Backbone, force: bool) -> None:
             f"`head` reads features of size {config.backbone_hidden_size} and writes {config.num_mel_bins} mel bins, "
             f"but `backbone` {backbone.config.name!r} has {backbone.config.dim} and {backbone.config.mel_dim}."
         )
-    if not force and (other := config.other_backbone(backbone)):
+    if not force and (other := other_backbone(config, backbone)):
         raise ValueError(
             f"`head` was trained on {other} Use the backbone it was trained on, or pass `force_head=True`."
         )

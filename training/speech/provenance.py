@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from dtm_hf.backbone.backbone_f5 import F5Backbone
+from dtm_hf.backbone.fingerprint import WeightsSketch
 from dtm_hf.hub import hub_name
 from dtm_hf.training.config.arguments import TrainingConfig
 
@@ -17,6 +18,7 @@ def provenance(config: TrainingConfig, backbone: F5Backbone) -> dict[str, Any]:
         "backbone_name": backbone.config.name,
         "backbone_revision": backbone.config.revision,
         "backbone_fingerprint": backbone.fingerprint,
+        "backbone_sketch": str(WeightsSketch.of(backbone)),
         "base_model": hub_name(config.model.base_model),
         "base_model_revision": config.model.base_model_revision,
         "license": backbone.config.license,
