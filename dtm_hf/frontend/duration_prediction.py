@@ -7,6 +7,8 @@ from collections.abc import Callable
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.utils import PushToHubMixin
 
+from dtm_hf.frontend.spoken_seconds import spoken_seconds
+
 
 class DurationPredictor(ConfigMixin, PushToHubMixin):
     """
@@ -67,11 +69,7 @@ class DurationPredictor(ConfigMixin, PushToHubMixin):
 
     def __call__(self, text: str) -> float:
         """Seconds that `text` takes at the average pace of the recordings that the predictor was fitted on."""
-        config, words = self.config, text.casefold().split()
-        known = config.character_seconds
-        characters = "".join(words)
-        seconds = (known[c] if c in known else config.other_byte_seconds * len(c.encode()) for c in characters)
-        return config.base_seconds + config.word_seconds * len(words) + sum(seconds)
+        return spoken_seconds(text, self.config)
 
     def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs) -> None:
         """Write `duration_config.json` into `save_directory`; arguments as of a scheduler of diffusers."""

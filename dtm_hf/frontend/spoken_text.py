@@ -4,7 +4,7 @@ import re
 import unicodedata
 from collections.abc import Iterator
 
-from dtm_hf.frontend.tokenization_f5 import F5Tokenizer
+from dtm_hf.frontend.vocabulary import Vocabulary
 
 # Byte order marks, zero-width blanks, soft hyphens and the variation selectors of emoji: nobody sees them.
 _INVISIBLE = re.compile("[\u00ad\u200b\u2060\ufe00-\ufe0f\ufeff]")
@@ -12,7 +12,7 @@ _INVISIBLE = re.compile("[\u00ad\u200b\u2060\ufe00-\ufe0f\ufeff]")
 _CLOSING = ".,:!?)]}%。，：！？、）"
 
 
-def spoken_text(text: str, tokenizer: F5Tokenizer) -> tuple[str, list[str]]:
+def spoken_text(text: str, tokenizer: Vocabulary) -> tuple[str, list[str]]:
     """
     The part of a text that a model speaks, and the characters that it has to leave out.
 
@@ -22,7 +22,7 @@ def spoken_text(text: str, tokenizer: F5Tokenizer) -> tuple[str, list[str]]:
 
     Args:
         text (`str`): as it was typed.
-        tokenizer ([`F5Tokenizer`]): of the model.
+        tokenizer ([`Vocabulary`]): of the model.
 
     Returns:
         `tuple[str, list[str]]`: what is spoken, which stays the same if it is given in again; and the distinct
@@ -40,7 +40,7 @@ def spoken_text(text: str, tokenizer: F5Tokenizer) -> tuple[str, list[str]]:
     return said, list(unspoken)
 
 
-def _characters_behind_gaps(text: str, tokenizer: F5Tokenizer) -> Iterator[tuple[str, str]]:
+def _characters_behind_gaps(text: str, tokenizer: Vocabulary) -> Iterator[tuple[str, str]]:
     """Each character that is spoken, with the white space and the unknown ones before it; what is left at the end."""
     gap = ""
     for character in text:

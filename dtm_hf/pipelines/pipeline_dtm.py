@@ -8,7 +8,6 @@ import diffusers
 import torch
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
-from dtm_hf.backbone.backbone_f5 import F5Backbone
 from dtm_hf.frontend.audio import load_reference
 from dtm_hf.frontend.duration_prediction import DurationPredictor
 from dtm_hf.frontend.feature_extraction_f5 import F5FeatureExtractor
@@ -16,16 +15,16 @@ from dtm_hf.frontend.spoken_text import spoken_text
 from dtm_hf.frontend.text_aligner import TextAligner
 from dtm_hf.frontend.token_durations import TokenDurations
 from dtm_hf.frontend.tokenization_f5 import F5Tokenizer
-from dtm_hf.head.modeling_dtm import DTMHead
 from dtm_hf.pipelines import sampler, speech
 from dtm_hf.pipelines.call_state import CallStateMixin, LastCall
 from dtm_hf.pipelines.chunking import finish_reference_text
 from dtm_hf.pipelines.guidance import Guidance, choose_guidance
 from dtm_hf.pipelines.loading import RepositoryMixin, check_head
 from dtm_hf.pipelines.output import MEL_OUTPUT_TYPES, DTMPipelineOutput, check_output_type
+from dtm_hf.pipelines.proportional_timing import Timing
+from dtm_hf.pipelines.rows import Reference, SpeechRow, check_inputs, divide, unspoken_characters
 from dtm_hf.pipelines.sampler import SamplingState
-from dtm_hf.pipelines.speech import Reference, SpeechRow
-from dtm_hf.pipelines.timing import Timing, choose_timing
+from dtm_hf.pipelines.timing import choose_timing
 from dtm_hf.scheduling.scheduling_dtm import DTMScheduler
 
 EXAMPLE_DOC_STRING = """
@@ -83,12 +82,12 @@ class DTMPipeline(RepositoryMixin, CallStateMixin, DiffusionPipeline):
 
     def __init__(
         self,
-        backbone: F5Backbone,
+        backbone: torch.nn.Module,
         tokenizer: F5Tokenizer,
         feature_extractor: F5FeatureExtractor,
         vocoder: torch.nn.Module,
         scheduler: DTMScheduler,
-        head: DTMHead | None = None,
+        head: torch.nn.Module | None = None,
         duration_predictor: DurationPredictor | TokenDurations | None = None,
         text_aligner: TextAligner | None = None,
         force_head: bool = False,
@@ -155,14 +154,14 @@ class DTMPipeline(RepositoryMixin, CallStateMixin, DiffusionPipeline):
         Raises:
             TypeError, ValueError, FileNotFoundError: for what cannot be spoken.
         """
-        inputs = speech.check_inputs(self.tokenizer, text, reference_audio, reference_text, speed, duration_s)
+        inputs = check_inputs(self.tokenizer, text, reference_audio, reference_text, speed, duration_s)
         pairs = list(zip(inputs.recordings, inputs.reference_texts, strict=True))
         # A recording shared by all texts is read once.
         encoded: dict[tuple[int, str], Reference] = {}
         for recording, said in pairs:
             if (id(recording), said) not in encoded:
                 encoded[id(recording), said] = self.encode_reference(recording, said)
-        return speech.divide(
+        return divide(
             inputs,
             [encoded[id(recording), said] for recording, said in pairs],
             self.tokenizer,
@@ -356,7 +355,7 @@ class DTMPipeline(RepositoryMixin, CallStateMixin, DiffusionPipeline):
         self.maybe_free_model_hooks()
         if not return_dict:
             return (audios, self.vocoder.sampling_rate)
-        return DTMPipelineOutput(audios, self.vocoder.sampling_rate, unspoken=speech.unspoken_characters(rows))
+        return DTMPipelineOutput(audios, self.vocoder.sampling_rate, unspoken=unspoken_characters(rows))
 
 
 def _wrong_generators(generator: list, num_texts: int) -> str:

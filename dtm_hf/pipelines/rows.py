@@ -1,0 +1,199 @@
+"""
+Texts and recordings to the rows of a batch: what is to be said, checked, cut into chunks and timed.
+
+No torch in here: arrays are of whatever library the pipeline runs on.
+"""
+
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from dtm_hf.frontend.spoken_text import holds_words, spoken_text
+from dtm_hf.frontend.vocabulary import Vocabulary
+from dtm_hf.pipelines.chunking import chunk_text, longest_chunk, share_seconds
+from dtm_hf.pipelines.proportional_timing import Timing
+
+if TYPE_CHECKING:
+    import torch
+
+logger = logging.getLogger(__name__)
+
+# f5_tts/model/cfm.py: `CFM.sample` clamps durations to this many frames.
+MAX_FRAMES = 65536
+
+
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """
+    A recording to speak like, ready for the backbone.
+
+    Args:
+        mel (`torch.Tensor` of shape `(N, M)`): log-mel.
+        num_frames (`int`): as F5-TTS counts them, whole hops: one fewer than those of the mel.
+        text (`str`): what is said in it, ended as F5-TTS ends it.
+        seconds (`float`): its length.
+        rms (`float`): its loudness before it was raised.
+        durations (`torch.LongTensor` of shape `(L,)`, *optional*): frames of each token of the text, for a backbone
+            that is told.
+    """
+
+    mel: "torch.Tensor"
+    num_frames: int
+    text: str
+    seconds: float
+    rms: float
+    durations: "torch.Tensor | None" = None
+
+
+@dataclass(frozen=True, eq=False)
+class SpeechRow:
+    """
+    One row of a batch: a chunk of one text, said behind its reference. Rows of any calls can share a batch.
+
+    Args:
+        text_index (`int`): which of the texts of the call it belongs to.
+        text (`str`): what is to be said.
+        reference ([`Reference`]): whose voice.
+        token_ids (`torch.LongTensor` of shape `(N_text,)`): of the text of the reference and of what is to be said.
+        num_frames (`int`): of reference and target together.
+        durations (`torch.LongTensor` of shape `(N_text,)`, *optional*): frames of each token, which add up to them.
+        unspoken (`list[str]`): characters of its text that the vocabulary lacks, and that are left out.
+    """
+
+    text_index: int
+    text: str
+    reference: Reference
+    token_ids: "torch.Tensor"
+    num_frames: int
+    durations: "torch.Tensor | None" = None
+    unspoken: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class SpeechInputs:
+    """
+    What a call asks for, checked: texts, recordings, their texts and durations, in lists of one size. Texts are what
+    is spoken of those that came, and `unspoken` the characters that is not.
+    """
+
+    texts: list[str]
+    recordings: list[Any]
+    reference_texts: list[str]
+    durations: list[float | None]
+    unspoken: list[list[str]]
+
+
+def check_inputs(tokenizer: Vocabulary, text, reference_audio, reference_text, speed, duration_s) -> SpeechInputs:
+    """Refuse what cannot be spoken; arguments as of [`DTMPipeline`]."""
+    texts = [text] if isinstance(text, str) else text
+    if not isinstance(texts, list) or not texts or not all(isinstance(item, str) for item in texts):
+        raise TypeError(f"`text` must be a string or a non-empty list of strings, but got {text!r}.")
+    for item in texts:
+        if not item.strip():
+            raise ValueError(f"`text` must not be empty, but got {item!r}.")
+    spoken = [_spoken("text", item, tokenizer) for item in texts]
+    recordings = reference_audio if isinstance(reference_audio, list) else [reference_audio] * len(texts)
+    reference_texts = reference_text if isinstance(reference_text, list) else [reference_text] * len(texts)
+    if len(recordings) != len(texts) or len(reference_texts) != len(texts):
+        raise ValueError(
+            f"`reference_audio` and `reference_text` must be single or have one entry for each of {len(texts)} "
+            f"texts, but got {len(recordings)} and {len(reference_texts)}."
+        )
+    for item in reference_texts:
+        if not isinstance(item, str) or not item.strip():
+            raise ValueError(
+                f"`reference_text` must be what is said in `reference_audio`, but got {item!r}. Transcribe the "
+                "recording first, for example with the automatic-speech-recognition pipeline of transformers."
+            )
+    said = {item: _spoken("reference_text", item, tokenizer) for item in reference_texts}
+    if not (isinstance(speed, int | float) and math.isfinite(speed) and speed > 0):
+        raise ValueError(f"`speed` must be a positive number, but got {speed!r}.")
+    durations = duration_s if isinstance(duration_s, list) else [duration_s] * len(texts)
+    if len(durations) != len(texts) or any(d is not None and not (math.isfinite(d) and d > 0) for d in durations):
+        raise ValueError(
+            f"`duration_s` must be a positive number of seconds, or a list of one for each of {len(texts)} "
+            f"texts, but got {duration_s!r}."
+        )
+    for name, pairs in (("text", spoken), ("reference_text", said.values())):
+        if unspoken := list(dict.fromkeys(character for _, missing in pairs for character in missing)):
+            logger.warning(f"`{name}` holds what the vocabulary lacks, which is left out: {unspoken}.")
+    return SpeechInputs(
+        [text for text, _ in spoken],
+        recordings,
+        [said[item][0] for item in reference_texts],
+        durations,
+        [unspoken for _, unspoken in spoken],
+    )
+
+
+def _spoken(name: str, text: str, tokenizer: Vocabulary) -> tuple[str, list[str]]:
+    """What is spoken of a text and what is not; refused if that is nothing."""
+    _check_encodable(name, text)
+    spoken, unspoken = spoken_text(text, tokenizer)
+    if not holds_words(spoken):
+        wanted = "characters of the vocabulary" if holds_words(text) or not spoken else "words, and not marks alone"
+        raise ValueError(f"`{name}` must hold {wanted}, but got {text!r}.")
+    return spoken, unspoken
+
+
+def _check_encodable(name: str, text: str) -> None:
+    """Half of a surrogate pair is no character: it comes of broken decoding, and has no length in UTF-8."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"`{name}` must be text, but got {text!r} with half a surrogate pair at position {error.start}."
+        ) from error
+
+
+def divide(
+    inputs: SpeechInputs,
+    references: Sequence[Reference],
+    tokenizer: Vocabulary,
+    timing: Timing,
+    speed: float,
+    frame_rate: float,
+    generator: "torch.Generator | list[torch.Generator] | None" = None,
+) -> list[SpeechRow]:
+    """
+    Cut the texts into chunks and give each its length in frames.
+
+    Args:
+        inputs ([`SpeechInputs`]): what is to be said.
+        references (`list` of [`Reference`]): one a text.
+        tokenizer ([`F5Tokenizer`]): text to token ids.
+        timing ([`Timing`]): how long a text takes.
+        speed (`float`): above 1 is faster than the reference.
+        frame_rate (`float`): frames a second.
+        generator (`torch.Generator` or a list with one a text, *optional*): where lengths are drawn.
+    """
+    chunks, measure = [], timing.measure
+    for index, (text, reference, duration) in enumerate(zip(inputs.texts, references, inputs.durations, strict=True)):
+        pieces = chunk_text(text, longest_chunk(reference.text, reference.seconds, speed, measure), measure)
+        seconds = [None] * len(pieces) if duration is None else share_seconds(duration, pieces, measure)
+        chunks += [(index, piece, reference, wanted) for piece, wanted in zip(pieces, seconds, strict=True)]
+    padded_ids = tokenizer([reference.text + piece for _, piece, reference, _ in chunks])
+    rows = []
+    for (index, piece, reference, wanted), ids in zip(chunks, padded_ids, strict=True):
+        ids = ids[ids != tokenizer.padding_value]
+        frames, durations = timing.last(
+            piece,
+            reference.text,
+            reference.num_frames,
+            reference.durations,
+            None if wanted is None else int(wanted * frame_rate),
+            # `CFM.sample`: room for every token, and for one frame after the prompt.
+            max(len(ids), len(reference.mel)) + 1 - reference.num_frames,
+            speed,
+            generator[index] if isinstance(generator, list) else generator,
+        )
+        num_frames = min(reference.num_frames + frames, MAX_FRAMES)
+        rows.append(SpeechRow(index, piece, reference, ids, num_frames, durations, inputs.unspoken[index]))
+    return rows
+
+
+def unspoken_characters(rows: Sequence[SpeechRow]) -> list[list[str]]:
+    """Characters of whole texts that are left out."""
+    return list({row.text_index: row.unspoken for row in rows}.values())
