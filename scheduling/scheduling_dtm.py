@@ -2,13 +2,17 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated, Literal
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from diffusers.utils import BaseOutput
+from pydantic import Field
 
-from .solvers import HEAD_SOLVERS, effective_solver
+from dtm_hf.validation import CheckedConfigMixin
+
+from .solvers import HEAD_SOLVERS, MAX_STEPS, check_num_steps, effective_solver
 from .time_grids import TIME_GRIDS, given_grid, time_grid
 
 
@@ -25,7 +29,7 @@ class DTMSchedulerOutput(BaseOutput):
     prev_sample: torch.Tensor
 
 
-class DTMScheduler(SchedulerMixin, ConfigMixin):
+class DTMScheduler(CheckedConfigMixin, SchedulerMixin, ConfigMixin):
     """
     Two-level scheduler: a few global steps, each with a few calls of a flow head.
 
@@ -62,10 +66,10 @@ class DTMScheduler(SchedulerMixin, ConfigMixin):
     @register_to_config
     def __init__(
         self,
-        num_inference_steps: int = 8,
-        num_head_steps: int = 2,
-        head_solver: str = "midpoint",
-        time_grid: str = "sway",
+        num_inference_steps: Annotated[int, Field(ge=1, le=MAX_STEPS)] = 8,
+        num_head_steps: Annotated[int, Field(ge=0, le=MAX_STEPS)] = 2,
+        head_solver: Literal["midpoint", "euler", "heun"] = "midpoint",
+        time_grid: Literal["sway", "uniform", "epss"] = "sway",
         sway_coefficient: float = -1.0,
     ):
         if head_solver not in HEAD_SOLVERS:
@@ -116,18 +120,16 @@ class DTMScheduler(SchedulerMixin, ConfigMixin):
                 The T times in the place of the configured grid: rising, in [0, 1). The last step ends at t=1.
 
         Raises:
-            ValueError: for fewer than one global step, negative head calls, an odd number of them above 1 with a
-            two-call solver, or `timesteps` that do not rise in [0, 1) or are not `num_inference_steps`.
+            ValueError: for fewer than one global step, negative head calls, more than 1000 of either or 10,000 head
+            calls in all, an odd number of head calls above 1 with a two-call solver, or `timesteps` that do not rise
+            in [0, 1) or are not `num_inference_steps`.
         """
         config = self.config
         steps = num_inference_steps
         if steps is None:
             steps = config.num_inference_steps if timesteps is None else len(timesteps)
         calls = config.num_head_steps if num_head_steps is None else num_head_steps
-        if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
-            raise ValueError(f"`num_inference_steps` must be an integer of at least 1, but got {steps!r}.")
-        if isinstance(calls, bool) or not isinstance(calls, int) or calls < 0:
-            raise ValueError(f"`num_head_steps` must be an integer of at least 0, but got {calls!r}.")
+        check_num_steps(steps, calls)
         head_solver = effective_solver(config.head_solver, calls)
         if timesteps is None:
             grid = time_grid(config.time_grid, steps, config.sway_coefficient)

@@ -2,6 +2,30 @@
 
 HEAD_SOLVERS = ("midpoint", "euler", "heun")
 
+# Each takes a pass of the backbone; the schedules, and a head's modulations for every pair, are made beforehand.
+MAX_STEPS = 1000
+_MAX_HEAD_CALLS = 10_000
+
+
+def check_num_steps(num_inference_steps: int, num_head_steps: int) -> None:
+    """
+    Raises:
+        ValueError: for what is no number of global steps, or of head calls in each of them, or more than can be meant.
+    """
+    for name, count, least in (
+        ("num_inference_steps", num_inference_steps, 1),
+        ("num_head_steps", num_head_steps, 0),
+    ):
+        if isinstance(count, bool) or not isinstance(count, int) or count < least:
+            raise ValueError(f"`{name}` must be an integer of at least {least}, but got {count!r}.")
+        if count > MAX_STEPS:
+            raise ValueError(f"`{name}` must be at most {MAX_STEPS}, but got {count}.")
+    if num_inference_steps * num_head_steps > _MAX_HEAD_CALLS:
+        raise ValueError(
+            f"`num_head_steps` must be at most {_MAX_HEAD_CALLS // num_inference_steps} with `num_inference_steps` "
+            f"{num_inference_steps}, but got {num_head_steps}."
+        )
+
 
 def effective_solver(head_solver: str, num_head_steps: int) -> str:
     """

@@ -3,7 +3,7 @@
 import threading
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
@@ -12,23 +12,24 @@ from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import nn
 
 from dtm_hf.f5_import import import_f5
+from dtm_hf.validation import Blocks, CheckedConfigMixin, Depth, Factor, MelBins, Share, Tokens, Width
 
 from .aligned_text import TextAlignment, check_alignment, check_durations, embed_tokens, repeat_tokens
 from .contract import Branch, F5BackboneOutput, F5TextEmbeds
-from .f5_checkpoint import VARIANTS, read_f5_checkpoint
+from .f5_checkpoint import read_f5_checkpoint
 from .fingerprint import weights_fingerprint
 from .low_rank import MAX_STEPS
 
 _MAKING_SLOTS = threading.Lock()
 
 
-class F5Backbone(ModelMixin, ConfigMixin):
+class F5Backbone(CheckedConfigMixin, ModelMixin, ConfigMixin):
     r"""
     The F5-TTS diffusion transformer ([F5-TTS](https://huggingface.co/papers/2410.06885)), frozen.
 
     Holds f5_tts's own `DiT` without changing it: features are read by a hook on `proj_out`, and the text embedding is
     handed over through the DiT's own cache. Parameters have `requires_grad=False` and the module stays in eval mode,
-    also when a parent calls `.train()`; only [`~F5Backbone.unfreeze`] (training a backbone from scratch) lifts that.
+    also when a parent calls `.train()`; only [`~F5Backbone.unfreeze`], to train one from scratch, lifts that.
 
     A padded batch gives what its items give alone: padded keys are masked in attention, and the text encoder, whose
     global response normalisation sees the number of filler tokens, runs per distinct length.
@@ -68,20 +69,20 @@ class F5Backbone(ModelMixin, ConfigMixin):
     @register_to_config
     def __init__(
         self,
-        dim: int = 1024,
-        depth: int = 22,
-        heads: int = 16,
-        dim_head: int = 64,
-        ff_mult: int = 2,
-        mel_dim: int = 100,
-        text_num_embeds: int = 2545,
-        text_dim: int = 512,
+        dim: Width = 1024,
+        depth: Depth = 22,
+        heads: Depth = 16,
+        dim_head: Width = 64,
+        ff_mult: Factor = 2,
+        mel_dim: MelBins = 100,
+        text_num_embeds: Tokens = 2545,
+        text_dim: Width = 512,
         text_mask_padding: bool = True,
         text_embedding_average_upsampling: bool = False,
-        qk_norm: str | None = None,
-        conv_layers: int = 4,
-        pe_attn_head: int | None = None,
-        dropout: float = 0.1,
+        qk_norm: Literal["rms_norm"] | None = None,
+        conv_layers: Blocks = 4,
+        pe_attn_head: Depth | None = None,
+        dropout: Share = 0.1,
         name: str = "F5TTS_v1_Base",
         revision: str | None = None,
         license: str = "cc-by-nc-4.0",
@@ -122,8 +123,6 @@ class F5Backbone(ModelMixin, ConfigMixin):
         self._fingerprint: tuple[tuple, str] | None = None
         self.requires_grad_(False)
         self.eval()
-
-    # Buffers
 
     def _apply(self, fn, recurse: bool = True) -> "F5Backbone":
         dtype = self.dit.proj_out.weight.dtype
@@ -180,7 +179,7 @@ class F5Backbone(ModelMixin, ConfigMixin):
     @property
     def fingerprint(self) -> str:
         """[`weights_fingerprint`] of the backbone."""
-        # Weights can be loaded or edited after the first look; torch counts the writes to each.
+        # Weights can be edited after the first look; torch counts the writes to each.
         state = tuple((p.data_ptr(), 0 if p.is_inference() else p._version) for p in self.parameters())
         if self._fingerprint is None or self._fingerprint[0] != state:
             self._fingerprint = (state, weights_fingerprint(self))
@@ -281,7 +280,7 @@ class F5Backbone(ModelMixin, ConfigMixin):
         self._check_inputs(sample, cond, text_ids, attention_mask, branch, text_embeds)
         self._check_num_steps(num_steps)
         sample, cond = sample.to(self.dtype), cond.to(self.dtype)
-        # The DiT embeds t in the dtype of t.
+        # The DiT embeds t in its dtype.
         timestep = torch.as_tensor(timestep, device=sample.device).to(self.dtype)
         if timestep.ndim and timestep.shape != sample.shape[:1]:
             raise ValueError(f"`timestep` must be a scalar or ({len(sample)},), but got {tuple(timestep.shape)}.")
@@ -334,9 +333,7 @@ class F5Backbone(ModelMixin, ConfigMixin):
             for handle in handles:
                 handle.remove()
             self.dit.clear_cache()
-        if not return_dict:
-            return features[0], velocity
-        return F5BackboneOutput(features=features[0], velocity=velocity)
+        return F5BackboneOutput(features[0], velocity) if return_dict else (features[0], velocity)
 
     def _check_inputs(self, sample, cond, text_ids, attention_mask, branch, text_embeds) -> None:
         if branch not in ("cond", "null", "both"):
@@ -368,10 +365,11 @@ class F5Backbone(ModelMixin, ConfigMixin):
         cls,
         checkpoint: str | Path,
         vocab: Any = None,
-        variant: str = "v1_base",
+        variant: str | None = None,
         revision: str | None = None,
         dtype: torch.dtype | None = None,
         license: str = "cc-by-nc-4.0",
+        use_ema: bool = True,
         **hub,
     ) -> "F5Backbone":
         """
@@ -380,21 +378,22 @@ class F5Backbone(ModelMixin, ConfigMixin):
         Args:
             checkpoint (`str` or `Path`): `.safetensors` or `.pt` file, or `hf://org/repo/path/in/repo`.
             vocab (`str`, `Path` or [`F5Tokenizer`], *optional*): Vocabulary; f5_tts's own by default.
-            variant (`str`, defaults to `"v1_base"`):
-                `"v1_base"`, `"v1_small"`, `"base"` or `"small"`. `base` and `v1_base` have the same shapes: the file
-                cannot tell them apart.
+            variant (`str`, *optional*):
+                `"v1_base"`, `"v1_small"`, `"base"` or `"small"`; by default told by the path, for `base` and `v1_base`
+                have the same shapes, else v1.
             revision (`str`, *optional*): Hub revision of the file; recorded in the backbone.
             dtype (`torch.dtype`, *optional*): Of the parameters; that of the file by default.
             license (`str`): Licence of the weights. Official ones are CC-BY-NC-4.0.
+            use_ema (`bool`, defaults to `True`): Take the averaged weights where a file holds others too.
             hub: `cache_dir`, `token`, `local_files_only` as in `transformers.utils.cached_file`.
 
         Raises:
             ValueError: for a wrong `variant`, a damaged file, or missing, unexpected or misshapen weights, by name.
         """
-        checkpoint = read_f5_checkpoint(checkpoint, vocab, variant, revision=revision, **hub)
-        config = checkpoint.architecture | {"name": VARIANTS[variant], "revision": revision, "license": license}
+        checkpoint = read_f5_checkpoint(checkpoint, vocab, variant, use_ema=use_ema, revision=revision, **hub)
         with torch.device("meta"):
-            checkpoint.check_fits(cls(**config).dit.state_dict())
-        backbone = cls(**config)
+            checkpoint.check_fits(cls(**checkpoint.config).dit.state_dict())
+        backbone = cls(**checkpoint.config, license=license)
         backbone.dit.load_state_dict(checkpoint.state_dict)
-        return backbone.to(dtype or checkpoint.state_dict["proj_out.weight"].dtype)
+        # Not diffusers' own `to`, which warns of any type that is named.
+        return nn.Module.to(backbone, dtype or checkpoint.state_dict["proj_out.weight"].dtype)

@@ -9,19 +9,23 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
-from safetensors.torch import load_file, save_file
+from pydantic import Field
+from safetensors.torch import save_file
+from torch import nn
 from transformers.utils.hub import cached_file
 
 from dtm_hf.files import written_aside
 from dtm_hf.hub import push_with_card
 from dtm_hf.provenance import CARD_TEMPLATE, Provenance
+from dtm_hf.validation import Width, check_values, read_json
+from dtm_hf.weights import read_weights
 
 from .backbone_f5 import F5Backbone
 from .fingerprint import other_backbone
-from .low_rank import NUM_STEPS_EMBED, add_low_rank
+from .low_rank import MAX_STEPS, NUM_STEPS_EMBED, add_low_rank
 
 MODEL_TYPE = "tdm_student"
 STUDENT_CONFIG = "config.json"
@@ -42,14 +46,23 @@ class StudentConfig(Provenance):
         license, training_data, results: as in [`~dtm_hf.provenance.Provenance`].
     """
 
-    rank: int
-    alpha: float
-    step_counts: list[int]
+    rank: Width
+    alpha: Annotated[float, Field(gt=0, le=1e6)]
+    step_counts: Annotated[list[Annotated[int, Field(ge=1, le=MAX_STEPS)]], Field(min_length=1)]
     sampler: dict
 
     @classmethod
-    def from_dict(cls, content: Mapping[str, Any]) -> "StudentConfig":
-        """From the content of `config.json`; entries of later versions are passed over."""
+    def from_file(cls, path: str | os.PathLike) -> "StudentConfig":
+        """
+        From a `config.json`; entries of later versions are passed over.
+
+        Raises:
+            ValueError: if it is not that of a student, or an entry is of another type or out of its bounds.
+        """
+        content = read_json(path)
+        if content.get("model_type") != MODEL_TYPE:
+            raise ValueError(f"{os.fspath(path)!r} describes no student's adapters.")
+        check_values(content, cls, repr(os.fspath(path)))
         known = {entry.name for entry in dataclasses.fields(cls)}
         return cls(**{name: value for name, value in content.items() if name in known})
 
@@ -95,10 +108,9 @@ class Student:
             OSError: if there is no such repository or revision, or its weights are missing.
         """
         file = cached_file(name, STUDENT_CONFIG, _raise_exceptions_for_missing_entries=False, **hub)
-        content = {} if file is None else json.loads(Path(file).read_text(encoding="utf-8"))
-        if content.get("model_type") != MODEL_TYPE:
+        if file is None or read_json(file).get("model_type") != MODEL_TYPE:
             raise ValueError(f"{str(name)!r} must hold a student's adapters, but its config.json describes none.")
-        return cls(StudentConfig.from_dict(content), load_file(cached_file(name, STUDENT_WEIGHTS, **hub)))
+        return cls(StudentConfig.from_file(file), read_weights(cached_file(name, STUDENT_WEIGHTS, **hub)))
 
     def push_to_hub(self, repo_id: str, **kwargs) -> str:
         """Upload the adapters alone, with a filled model card that names their base; arguments as of a head."""
@@ -140,8 +152,8 @@ def empty_student(backbone: F5Backbone, step_counts: Sequence[int]) -> F5Backbon
     """A backbone of the size, dtype and device of another, with new weights, that is a student of `step_counts`."""
     config = dict(backbone.config) | {"name": f"{backbone.config.name}-student", "revision": None}
     student = F5Backbone.from_config(config, step_counts=list(step_counts)).to(backbone.device)
-    # diffusers warns of any dtype that is named.
-    return student if backbone.dtype == torch.float32 else student.to(backbone.dtype)
+    # Not diffusers' own `to`, which warns of any type that is named.
+    return nn.Module.to(student, backbone.dtype)
 
 
 def load_student_weights(

@@ -8,9 +8,10 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.utils import PushToHubMixin
 
 from dtm_hf.frontend.spoken_seconds import spoken_seconds
+from dtm_hf.validation import CheckedConfigMixin, Seconds, naming
 
 
-class DurationPredictor(ConfigMixin, PushToHubMixin):
+class DurationPredictor(CheckedConfigMixin, ConfigMixin, PushToHubMixin):
     """
     Seconds of speech as a sum over words and characters.
 
@@ -38,10 +39,10 @@ class DurationPredictor(ConfigMixin, PushToHubMixin):
     @register_to_config
     def __init__(
         self,
-        base_seconds: float,
-        word_seconds: float,
-        character_seconds: dict[str, float],
-        other_byte_seconds: float,
+        base_seconds: Seconds,
+        word_seconds: Seconds,
+        character_seconds: dict[str, Seconds],
+        other_byte_seconds: Seconds,
         training_data: str | None = None,
     ):
         if not isinstance(character_seconds, dict):
@@ -90,10 +91,11 @@ class DurationPredictor(ConfigMixin, PushToHubMixin):
         Raises:
             OSError: if there is no such file.
         """
-        config, kwargs = cls.load_config(
-            pretrained_model_name_or_path, subfolder=subfolder, return_unused_kwargs=True, **kwargs
-        )
-        return cls.from_config(config, return_unused_kwargs=return_unused_kwargs, **kwargs)
+        with naming(os.path.join(pretrained_model_name_or_path, subfolder or "").rstrip("/")):
+            config, kwargs = cls.load_config(
+                pretrained_model_name_or_path, subfolder=subfolder, return_unused_kwargs=True, **kwargs
+            )
+            return cls.from_config(config, return_unused_kwargs=return_unused_kwargs, **kwargs)
 
 
 def describe_lengths(predictor: Callable[[str], float] | None) -> str:

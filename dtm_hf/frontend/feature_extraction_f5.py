@@ -10,6 +10,8 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers.feature_extraction_sequence_utils import SequenceFeatureExtractor
 from transformers.feature_extraction_utils import BatchFeature
 
+from dtm_hf.validation import CheckedConfigMixin, MelBins, SamplingRate, WindowSize, check_values
+
 
 @lru_cache(maxsize=8)
 def _mel_transform(
@@ -30,7 +32,7 @@ def _mel_transform(
     ).to(device)
 
 
-class F5FeatureExtractor(SequenceFeatureExtractor):
+class F5FeatureExtractor(CheckedConfigMixin, SequenceFeatureExtractor):
     """
     Log-mel spectrograms as F5-TTS and the Vocos vocoder define them: magnitude (not power) STFT with reflected ends,
     HTK mel scale from 0 Hz to the Nyquist frequency without area normalisation, natural logarithm floored at 1e-5.
@@ -49,12 +51,12 @@ class F5FeatureExtractor(SequenceFeatureExtractor):
 
     def __init__(
         self,
-        feature_size: int = 100,
-        sampling_rate: int = 24000,
+        feature_size: MelBins = 100,
+        sampling_rate: SamplingRate = 24000,
         padding_value: float = 0.0,
-        n_fft: int = 1024,
-        hop_length: int = 256,
-        win_length: int = 1024,
+        n_fft: WindowSize = 1024,
+        hop_length: WindowSize = 256,
+        win_length: WindowSize = 1024,
         mel_spec_type: str = "vocos",
         **kwargs,
     ):
@@ -63,11 +65,22 @@ class F5FeatureExtractor(SequenceFeatureExtractor):
                 f"`mel_spec_type` must be 'vocos', but got {mel_spec_type!r}. Backbones trained on BigVGAN mels are "
                 "not supported: their spectrogram differs and they need the BigVGAN vocoder."
             )
+        if not hop_length <= win_length <= n_fft:
+            raise ValueError(
+                f"`hop_length` must be at most `win_length`, and that at most `n_fft`, but got {hop_length}, "
+                f"{win_length} and {n_fft}."
+            )
         super().__init__(feature_size, sampling_rate, padding_value, **kwargs)
         self.n_fft = n_fft
         self.hop_length = hop_length
         self.win_length = win_length
         self.mel_spec_type = mel_spec_type
+
+    @classmethod
+    def get_feature_extractor_dict(cls, pretrained_model_name_or_path, **kwargs):
+        content, kwargs = super().get_feature_extractor_dict(pretrained_model_name_or_path, **kwargs)
+        check_values(content, cls.__init__, f"{str(pretrained_model_name_or_path)!r} (preprocessor_config.json)")
+        return content, kwargs
 
     def num_frames(self, num_samples: int) -> int:
         """Frames of a waveform of `num_samples` samples: one more than whole hops."""

@@ -2,18 +2,21 @@
 
 import math
 from functools import lru_cache
+from typing import Annotated
 
 import numpy as np
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
+from pydantic import Field
 from torch import nn
 from torch.nn import functional as F
 
 from dtm_hf.frontend.timing_card import TimingCardMixin
+from dtm_hf.validation import CheckedConfigMixin, MelBins, Tokens, Width
 
 
-class TextAligner(TimingCardMixin, ModelMixin, ConfigMixin):
+class TextAligner(CheckedConfigMixin, TimingCardMixin, ModelMixin, ConfigMixin):
     r"""
     Aligns text to speech without being told where a word begins ([One TTS Alignment To Rule Them
     All](https://huggingface.co/papers/2108.10447)).
@@ -37,12 +40,12 @@ class TextAligner(TimingCardMixin, ModelMixin, ConfigMixin):
     @register_to_config
     def __init__(
         self,
-        num_tokens: int,
-        mel_dim: int = 100,
-        hidden_size: int = 192,
-        embedding_size: int = 64,
+        num_tokens: Tokens,
+        mel_dim: MelBins = 100,
+        hidden_size: Width = 192,
+        embedding_size: Width = 64,
         mel_mean: float = -2.0,
-        mel_std: float = 2.0,
+        mel_std: Annotated[float, Field(gt=0)] = 2.0,
         training_data: str | None = None,
     ):
         super().__init__()

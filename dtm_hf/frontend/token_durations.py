@@ -1,14 +1,18 @@
 """`TokenDurations`: how many frames each token of a text is to last, drawn in the pace of a prompt."""
 
+from typing import Annotated
+
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.embeddings import get_timestep_embedding
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.utils.torch_utils import randn_tensor
+from pydantic import Field
 from torch import nn
 from torch.nn import functional as F
 
 from dtm_hf.frontend.timing_card import TimingCardMixin
+from dtm_hf.validation import CheckedConfigMixin, Depth, Tokens, Width
 
 
 class _Block(nn.Module):
@@ -27,7 +31,7 @@ class _Block(nn.Module):
         return states + self.out(F.silu(self.conv(new.transpose(1, 2)).transpose(1, 2)))
 
 
-class TokenDurations(TimingCardMixin, ModelMixin, ConfigMixin):
+class TokenDurations(CheckedConfigMixin, TimingCardMixin, ModelMixin, ConfigMixin):
     r"""
     Draws the durations of tokens by flow matching on their logarithms, as F5 draws mels: those of a prompt are given,
     those of the text behind it are filled in. So the pace is the prompt's, and two draws differ as two takes do.
@@ -46,11 +50,11 @@ class TokenDurations(TimingCardMixin, ModelMixin, ConfigMixin):
     @register_to_config
     def __init__(
         self,
-        num_tokens: int,
-        hidden_size: int = 160,
-        num_layers: int = 6,
+        num_tokens: Tokens,
+        hidden_size: Width = 160,
+        num_layers: Depth = 6,
         log_mean: float = 1.6,
-        log_std: float = 0.7,
+        log_std: Annotated[float, Field(gt=0)] = 0.7,
         training_data: str | None = None,
     ):
         super().__init__()

@@ -1,12 +1,27 @@
 """Configuration of the DTM flow head."""
 
+import math
+import os
+from typing import Any
+
 from huggingface_hub.dataclasses import strict
 from transformers.configuration_utils import PreTrainedConfig
 
 from dtm_hf.provenance import Provenance
+from dtm_hf.validation import naming, read_json
 
 PREDICTIONS = ("residual", "direct")
 ARCHITECTURES = ("mlp", "conv")
+# Far beyond what makes sense, and far below what fills a machine by being asked for.
+_MOST = {
+    "backbone_hidden_size": 8192,
+    "num_mel_bins": 1024,
+    "hidden_size": 8192,
+    "num_hidden_layers": 256,
+    "ffn_mult": 16,
+    "time_embed_dim": 8192,
+    "conv_kernel_size": 1023,
+}
 
 
 @strict
@@ -83,22 +98,33 @@ class DTMHeadConfig(PreTrainedConfig, Provenance):
             raise ValueError(f"`prediction` must be one of {PREDICTIONS}, but got {self.prediction!r}.")
         if self.architecture not in ARCHITECTURES:
             raise ValueError(f"`architecture` must be one of {ARCHITECTURES}, but got {self.architecture!r}.")
-        for name in ("backbone_hidden_size", "num_mel_bins", "hidden_size", "num_hidden_layers", "ffn_mult"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"`{name}` must be at least 1, but got {getattr(self, name)}.")
+        for name, most in _MOST.items():
+            if not 1 <= getattr(self, name) <= most:
+                raise ValueError(f"`{name}` must be from 1 to {most}, but got {getattr(self, name)}.")
         if self.conv_kernel_size < 1 or self.conv_kernel_size % 2 == 0:
             raise ValueError(f"`conv_kernel_size` must be odd and positive, but got {self.conv_kernel_size}.")
         if self.time_embed_dim < 4 or self.time_embed_dim % 2:
             raise ValueError(f"`time_embed_dim` must be even and at least 4, but got {self.time_embed_dim}.")
+        if self.guidance_scale is not None and not math.isfinite(self.guidance_scale):
+            raise ValueError(f"`guidance_scale` must be a finite number or None, but got {self.guidance_scale}.")
+        if not 0 <= self.guidance_end <= 1:
+            raise ValueError(f"`guidance_end` must lie in [0, 1], but got {self.guidance_end}.")
         if not 0 < self.min_flow_remainder < 1:
             raise ValueError(f"`min_flow_remainder` must lie in (0, 1), but got {self.min_flow_remainder}.")
         if self.guidance_scale_range is not None:
             self._check_guidance_range()
         super().__post_init__(**kwargs)
 
+    @classmethod
+    def _dict_from_json_file(cls, json_file: str | os.PathLike) -> dict[str, Any]:
+        content = read_json(json_file)
+        with naming(json_file):
+            cls(**content)
+        return content
+
     def _check_guidance_range(self) -> None:
         given = self.guidance_scale_range
-        if len(given) != 2 or not 1 <= given[0] < given[1]:
+        if len(given) != 2 or not all(_is_finite(scale) for scale in given) or not 1 <= given[0] < given[1]:
             raise ValueError(
                 "`guidance_scale_range` must be a lowest and a higher highest scale, from 1 on, or None, but got "
                 f"{given}."
@@ -108,6 +134,10 @@ class DTMHeadConfig(PreTrainedConfig, Provenance):
                 f"`guidance_scale` must be the default within `guidance_scale_range` {given}, but got "
                 f"{self.guidance_scale}."
             )
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 __all__ = ["DTMHeadConfig"]

@@ -12,6 +12,7 @@ from transformers.modeling_utils import PreTrainedModel
 
 from dtm_hf.hub import push_with_card
 from dtm_hf.provenance import CARD_TEMPLATE
+from dtm_hf.validation import CheckedConfigMixin
 
 from .configuration_dtm import DTMHeadConfig
 from .contract import DTMHeadOutput
@@ -71,7 +72,7 @@ class DTMHeadBlock(GradientCheckpointingLayer):
         return residual + gate * hidden_states
 
 
-class DTMHeadPreTrainedModel(PreTrainedModel):
+class DTMHeadPreTrainedModel(CheckedConfigMixin, PreTrainedModel):
     config: DTMHeadConfig
     base_model_prefix = "head"
     main_input_name = "hidden_states"

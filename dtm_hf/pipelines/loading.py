@@ -1,9 +1,7 @@
 """How a pipeline is loaded, also from a head or a student's adapters alone; how it is saved and pushed."""
 
 import inspect
-import json
 import os
-from pathlib import Path
 from typing import Any, Self
 
 import torch
@@ -11,15 +9,14 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError, RevisionNotFoundError
 
-from dtm_hf.backbone.backbone_f5 import F5Backbone
-from dtm_hf.backbone.fingerprint import other_backbone
 from dtm_hf.backbone.student import MODEL_TYPE, Student, StudentConfig
 from dtm_hf.frontend.duration_prediction import describe_lengths
 from dtm_hf.head.configuration_dtm import DTMHeadConfig
 from dtm_hf.head.modeling_dtm import DTMHead
 from dtm_hf.hub import fill_card, push_with_card
+from dtm_hf.pipelines.checks import check_index, make_scheduler
 from dtm_hf.provenance import CARD, CARD_TEMPLATE
-from dtm_hf.scheduling.scheduling_dtm import DTMScheduler
+from dtm_hf.validation import naming, read_json
 
 _PIPELINE_FILE = "model_index.json"
 _CONFIG_FILE = "config.json"
@@ -68,10 +65,11 @@ def partial_config(name: str | os.PathLike, **kwargs) -> DTMHeadConfig | Student
             path = hf_hub_download(str(name), _CONFIG_FILE, **hub)
         except (EntryNotFoundError, LocalEntryNotFoundError):
             return None
-    content = json.loads(Path(path).read_text(encoding="utf-8"))
-    if content.get("model_type") == MODEL_TYPE:
-        return StudentConfig.from_dict(content)
-    return DTMHeadConfig.from_json_file(path) if content.get("model_type") == DTMHeadConfig.model_type else None
+    with naming(path):
+        kind = read_json(path).get("model_type")
+        if kind == MODEL_TYPE:
+            return StudentConfig.from_file(path)
+        return DTMHeadConfig.from_json_file(path) if kind == DTMHeadConfig.model_type else None
 
 
 def load_parts(
@@ -108,29 +106,25 @@ def load_parts(
     hub["revision"] = kwargs.pop("revision", None) or "main"
     if config.base_model_revision is not None:
         kwargs["revision"] = config.base_model_revision
+    check_base(name, config.base_model, **hub | {"revision": config.base_model_revision})
     if is_student:
         return config.base_model, kwargs, Student.from_pretrained(name, **hub)
     dtype = kwargs.get("dtype", kwargs.get("torch_dtype"))
     head = DTMHead.from_pretrained(name, **hub, **({"dtype": dtype} if isinstance(dtype, torch.dtype) else {}))
     if config.sampler is not None:
-        kwargs.setdefault("scheduler", DTMScheduler(**config.sampler))
+        kwargs.setdefault("scheduler", make_scheduler(config.sampler, name))
     return config.base_model, kwargs | {"head": head}, None
 
 
-def check_head(head: DTMHead, backbone: F5Backbone, force: bool) -> None:
+def check_base(name: str | os.PathLike, base_model: str, **hub) -> None:
     """
     Raises:
-        ValueError: if the head does not fit the backbone, or was trained on another one and `force` is not set.
+        ValueError: if the base model of a head or a student is such a one itself, perhaps the very same.
     """
-    config = head.config
-    if (config.backbone_hidden_size, config.num_mel_bins) != (backbone.config.dim, backbone.config.mel_dim):
+    if partial_config(base_model, **hub) is not None:
         raise ValueError(
-            f"`head` reads features of size {config.backbone_hidden_size} and writes {config.num_mel_bins} mel bins, "
-            f"but `backbone` {backbone.config.name!r} has {backbone.config.dim} and {backbone.config.mel_dim}."
-        )
-    if not force and (other := other_backbone(config, backbone)):
-        raise ValueError(
-            f"`head` was trained on {other} Use the backbone it was trained on, or pass `force_head=True`."
+            f"{str(name)!r} names {base_model!r} as its `base_model`, which must be a whole pipeline, but holds a "
+            "part of one alone."
         )
 
 
@@ -148,10 +142,22 @@ class RepositoryMixin:
         """
         config = partial_config(pretrained_model_name_or_path, **kwargs)
         if config is None:
-            return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+            return cls._load(pretrained_model_name_or_path, **kwargs)
         base, kwargs, student = load_parts(pretrained_model_name_or_path, config, **kwargs)
-        pipeline = cls.from_pretrained(base, **kwargs)
+        pipeline = cls._load(base, **kwargs)
         return pipeline if student is None else pipeline.load_student(student)
+
+    @classmethod
+    def _load(cls, name: str | os.PathLike, **kwargs) -> Self:
+        """A whole pipeline; of weights, safetensors alone are read."""
+        with naming(name, kwargs.get("cache_dir")):
+            return super().from_pretrained(name, **{"use_safetensors": True} | kwargs)
+
+    @classmethod
+    def _dict_from_json_file(cls, json_file: str | os.PathLike) -> dict[str, Any]:
+        content = read_json(json_file)
+        check_index(content, json_file)
+        return content
 
     @classmethod
     def from_pipe(cls, pipeline: DiffusionPipeline, **kwargs) -> Self:
@@ -180,7 +186,7 @@ class RepositoryMixin:
             student = Student.from_pretrained(student, **hub)
         self.register_modules(
             backbone=student.merge_into(self.backbone, force),
-            scheduler=DTMScheduler(num_head_steps=0, **student.config.sampler),
+            scheduler=make_scheduler({"num_head_steps": 0} | student.config.sampler, "student"),
             head=None,
         )
         return self

@@ -17,9 +17,10 @@ from dtm_hf.frontend.token_durations import TokenDurations
 from dtm_hf.frontend.tokenization_f5 import F5Tokenizer
 from dtm_hf.pipelines import sampler, speech
 from dtm_hf.pipelines.call_state import CallStateMixin, LastCall
+from dtm_hf.pipelines.checks import check_head, check_mean, check_parts
 from dtm_hf.pipelines.chunking import finish_reference_text
 from dtm_hf.pipelines.guidance import Guidance, choose_guidance
-from dtm_hf.pipelines.loading import RepositoryMixin, check_head
+from dtm_hf.pipelines.loading import RepositoryMixin
 from dtm_hf.pipelines.output import MEL_OUTPUT_TYPES, DTMPipelineOutput, check_output_type
 from dtm_hf.pipelines.proportional_timing import Timing
 from dtm_hf.pipelines.rows import Reference, SpeechRow, check_inputs, divide, unspoken_characters
@@ -94,11 +95,9 @@ class DTMPipeline(RepositoryMixin, CallStateMixin, DiffusionPipeline):
         mean_mel: list[float] | None = None,
     ):
         super().__init__()
-        if tokenizer.vocab_size != backbone.config.text_num_embeds:
-            raise ValueError(
-                f"`tokenizer` must have the {backbone.config.text_num_embeds} tokens that `backbone` "
-                f"{backbone.config.name!r} was trained with, but has {tokenizer.vocab_size}."
-            )
+        check_parts(backbone, tokenizer, feature_extractor, vocoder)
+        if mean_mel is not None:
+            check_mean(mean_mel, backbone.config.mel_dim)
         choose_timing(tokenizer, backbone.config.text_alignment, duration_predictor, text_aligner)
         if head is not None:
             check_head(head, backbone, force_head)

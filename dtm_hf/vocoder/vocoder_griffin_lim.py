@@ -2,10 +2,13 @@
 
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import Literal
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
+
+from dtm_hf.validation import CheckedConfigMixin, Iterations, MelBins, SamplingRate, Share, WindowSize
 
 from .batching import vocode_by_length
 from .source_filter import source_filter_start
@@ -56,7 +59,7 @@ def invert_mel(
     return magnitude
 
 
-class GriffinLimVocoder(ModelMixin, ConfigMixin):
+class GriffinLimVocoder(CheckedConfigMixin, ModelMixin, ConfigMixin):
     """
     Waveforms from log-mels by the fast Griffin-Lim algorithm (Perraudin, Balazs and Sondergaard 2013).
 
@@ -78,13 +81,13 @@ class GriffinLimVocoder(ModelMixin, ConfigMixin):
     @register_to_config
     def __init__(
         self,
-        sampling_rate: int = 24000,
-        input_channels: int = 100,
-        n_fft: int = 1024,
-        hop_length: int = 256,
-        num_iters: int = 16,
-        momentum: float = 0.99,
-        phase_init: str = "source_filter",
+        sampling_rate: SamplingRate = 24000,
+        input_channels: MelBins = 100,
+        n_fft: WindowSize = 1024,
+        hop_length: WindowSize = 256,
+        num_iters: Iterations = 16,
+        momentum: Share = 0.99,
+        phase_init: Literal["source_filter", "zero"] = "source_filter",
     ):
         super().__init__()
         if num_iters < 1:

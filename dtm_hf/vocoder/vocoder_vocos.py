@@ -2,12 +2,25 @@
 
 import os
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import nn
 from transformers.utils.hub import cached_file
+
+from dtm_hf.validation import (
+    CheckedConfigMixin,
+    Depth,
+    MelBins,
+    SamplingRate,
+    Width,
+    WindowSize,
+    check_values,
+    read_yaml,
+)
+from dtm_hf.weights import read_weights
 
 from .batching import vocode_by_length
 
@@ -38,7 +51,7 @@ _ARGUMENTS = {
 }
 
 
-class VocosVocoder(ModelMixin, ConfigMixin):
+class VocosVocoder(CheckedConfigMixin, ModelMixin, ConfigMixin):
     """
     Waveforms from log-mels by Vocos (Siuzdak 2023, arXiv 2306.00814): ConvNeXt blocks and an inverse STFT. The network
     is the `vocos` package's own.
@@ -58,14 +71,14 @@ class VocosVocoder(ModelMixin, ConfigMixin):
     @register_to_config
     def __init__(
         self,
-        sampling_rate: int = 24000,
-        input_channels: int = 100,
-        dim: int = 512,
-        intermediate_dim: int = 1536,
-        num_layers: int = 8,
-        n_fft: int = 1024,
-        hop_length: int = 256,
-        padding: str = "center",
+        sampling_rate: SamplingRate = 24000,
+        input_channels: MelBins = 100,
+        dim: Width = 512,
+        intermediate_dim: Width = 1536,
+        num_layers: Depth = 8,
+        n_fft: WindowSize = 1024,
+        hop_length: WindowSize = 256,
+        padding: Literal["center", "same"] = "center",
     ):
         super().__init__()
         from vocos.heads import ISTFTHead
@@ -161,13 +174,7 @@ def _find_files(path_or_repo: str | os.PathLike, **download) -> tuple[str, str]:
 
 def _read_config(path: str) -> dict[str, int | str]:
     """The arguments of [`VocosVocoder`] from a config.yaml, in which nothing but the expected classes may be named."""
-    import yaml
-
-    with open(path, encoding="utf-8") as file:
-        try:
-            sections = yaml.safe_load(file)
-        except yaml.YAMLError as error:
-            raise ValueError(f"{path} is not valid YAML: {error}") from error
+    sections = read_yaml(path)
     if not isinstance(sections, Mapping):
         raise ValueError(f"{path} must have the sections {list(_CLASSES)}, but holds a {type(sections).__name__}.")
     config: dict[str, int | str] = {}
@@ -189,21 +196,13 @@ def _read_config(path: str) -> dict[str, int | str]:
             name = _ARGUMENTS[section][argument]
             if config.setdefault(name, value) != value:
                 raise ValueError(f"{path}: `{section}.init_args.{argument}` is {value}, but elsewhere {config[name]}.")
+    check_values(config, VocosVocoder.__init__, path)
     return config
 
 
 def _read_weights(path: str) -> dict[str, torch.Tensor]:
     """Weights of the network; the feature extractor's constants, which some files hold, are left out."""
-    try:
-        if path.endswith(".safetensors"):
-            from safetensors.torch import load_file
-
-            state_dict = load_file(path)
-        else:
-            state_dict = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise ValueError(f"{path} cannot be read as weights: {error}") from error
-    return {name: value for name, value in state_dict.items() if not name.startswith("feature_extractor.")}
+    return {name: value for name, value in read_weights(path).items() if not name.startswith("feature_extractor.")}
 
 
 def _check_weights(given: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tensor], path: str) -> None:

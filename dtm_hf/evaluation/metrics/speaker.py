@@ -87,9 +87,10 @@ class WavLMSpeakerSimilarity(_EmbeddingSimilarity):
         import torch
         from f5_tts.eval.ecapa_tdnn import ECAPA_TDNN_SMALL
 
+        from dtm_hf.weights import read_weights
+
         self._device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        weights = torch.load(checkpoint, weights_only=True, map_location="cpu")
-        weights = weights.get("model", {})
+        weights = read_weights(checkpoint).get("model", {})
         with needs("s3prl"):
             model = ECAPA_TDNN_SMALL(feat_dim=1024, feat_type="wavlm_large", config_path=None)
         # The checkpoint also holds the training loss: `strict` would refuse the official file.

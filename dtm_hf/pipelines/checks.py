@@ -1,0 +1,111 @@
+"""Whether what a pipeline is made of belongs together: its parts, and what its files say of them."""
+
+import math
+import os
+from typing import Any
+
+from dtm_hf.backbone.backbone_f5 import F5Backbone
+from dtm_hf.backbone.fingerprint import other_backbone
+from dtm_hf.head.modeling_dtm import DTMHead
+from dtm_hf.scheduling.scheduling_dtm import DTMScheduler
+from dtm_hf.validation import check_values, naming, show
+
+# Classes of dtm-hf that a component may be of; a vocoder may be anybody's.
+_CLASSES = {
+    "backbone": ("F5Backbone",),
+    "head": ("DTMHead",),
+    "tokenizer": ("F5Tokenizer",),
+    "feature_extractor": ("F5FeatureExtractor",),
+    "scheduler": ("DTMScheduler",),
+    "vocoder": ("GriffinLimVocoder", "VocosVocoder"),
+    "duration_predictor": ("DurationPredictor", "TokenDurations"),
+    "text_aligner": ("TextAligner",),
+}
+
+
+def make_scheduler(sampler: dict[str, Any], name: str | os.PathLike) -> DTMScheduler:
+    """
+    The scheduler that the configuration of a head or a student asks for as its `sampler`.
+
+    Raises:
+        ValueError: for an entry of another type or out of its bounds.
+    """
+    source = f"{str(name)!r}, `sampler`"
+    check_values(sampler, DTMScheduler.__init__, source)
+    with naming(source):
+        return DTMScheduler(**sampler)
+
+
+def check_index(content: dict[str, Any], path: str | os.PathLike) -> None:
+    """
+    Raises:
+        ValueError: if what a `model_index.json` says of a component is not a library and a class, or not one of the
+            component's kind.
+    """
+    for name, value in content.items():
+        if name not in _CLASSES:
+            continue
+        named = isinstance(value, list) and len(value) == 2
+        if not named or not (value == [None, None] or all(isinstance(part, str) for part in value)):
+            raise ValueError(
+                f"{os.fspath(path)!r}: `{name}` must be a library and a class, or two nulls, but got {show(value)}."
+            )
+        if value[0] == "dtm_hf" and value[1] not in _CLASSES[name]:
+            wanted = " or ".join(_CLASSES[name])
+            raise ValueError(f"{os.fspath(path)!r}: `{name}` must be of the class {wanted}, but got {value[1]!r}.")
+
+
+def check_parts(backbone: F5Backbone, tokenizer: Any, feature_extractor: Any, vocoder: Any) -> None:
+    """
+    Raises:
+        ValueError: for a tokenizer of another size than the backbone's vocabulary, and for mels that one part writes
+            and another does not read.
+    """
+    config = backbone.config
+    if tokenizer.vocab_size != config.text_num_embeds:
+        raise ValueError(
+            f"`tokenizer` must have the {config.text_num_embeds} tokens that `backbone` {config.name!r} was trained "
+            f"with, but has {tokenizer.vocab_size}."
+        )
+    extractor = feature_extractor
+    if extractor.feature_size != config.mel_dim:
+        raise ValueError(
+            f"`feature_extractor` must make the {config.mel_dim} mel bins that `backbone` {config.name!r} was trained "
+            f"with, but makes {extractor.feature_size}."
+        )
+    # A vocoder of the user's own need not say how many bins it reads.
+    bins = getattr(getattr(vocoder, "config", None), "input_channels", extractor.feature_size)
+    made = {"mel bins": extractor.feature_size, "Hz": extractor.sampling_rate, "samples a frame": extractor.hop_length}
+    read = {"mel bins": bins, "Hz": vocoder.sampling_rate, "samples a frame": vocoder.hop_length}
+    for unit, value in made.items():
+        if read[unit] != value:
+            raise ValueError(
+                f"`vocoder` must read the mels of `feature_extractor`, {value} {unit}, but is made for {read[unit]}."
+            )
+
+
+def check_mean(mean_mel: Any, num_mel_bins: int) -> None:
+    """
+    Raises:
+        ValueError: if a mean log-mel is not one finite number a bin.
+    """
+    numbers = isinstance(mean_mel, list | tuple) and all(isinstance(value, int | float) for value in mean_mel)
+    if not numbers or len(mean_mel) != num_mel_bins or not all(map(math.isfinite, mean_mel)):
+        raise ValueError(f"`mean_mel` must be {num_mel_bins} finite numbers or None, but got {show(mean_mel)}.")
+
+
+def check_head(head: DTMHead, backbone: F5Backbone, force: bool) -> None:
+    """
+    Raises:
+        ValueError: if the head does not fit the backbone, or was trained on another one and `force` is not set.
+    """
+    config = head.config
+    if (config.backbone_hidden_size, config.num_mel_bins) != (backbone.config.dim, backbone.config.mel_dim):
+        raise ValueError(
+            f"`head` reads features of size {config.backbone_hidden_size} and writes {config.num_mel_bins} mel bins, "
+            f"but `backbone` {backbone.config.name!r} has {backbone.config.dim} and {backbone.config.mel_dim}."
+        )
+    if not force and (other := other_backbone(config, backbone)):
+        raise ValueError(
+            f"`head` was trained on {other} Use the backbone it was trained on, or pass `force_head=True`."
+        )
