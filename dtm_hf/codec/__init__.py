@@ -1,0 +1,1 @@
+"""The neural codec whose codes TRM speaks in: Mimi, by transformers' own classes."""

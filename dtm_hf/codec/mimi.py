@@ -1,0 +1,181 @@
+"""
+Mimi (arXiv 2410.00037): recordings to codes and codes to speech. The networks are those of transformers; here is what
+a pipeline and a corpus need around them.
+"""
+
+import os
+from collections.abc import Sequence
+
+import torch
+from torch.nn.utils.rnn import pad_sequence
+from transformers.models.mimi.modeling_mimi import MimiEuclideanCodebook, MimiModel
+
+SAMPLING_RATE = 24000
+
+
+def load_codec(name: str | os.PathLike = "kyutai/mimi", decoder_only: bool = False, **hub) -> MimiModel:
+    """
+    Args:
+        name (`str` or `os.PathLike`): folder, or Hub id.
+        decoder_only (`bool`, defaults to `False`): leave out the encoder, which only recordings need.
+        hub: as in `MimiModel.from_pretrained`.
+
+    Raises:
+        ValueError: if it codes sound at another rate than 24 kHz.
+    """
+    codec = MimiModel.from_pretrained(name, **({"encoder_config": None} if decoder_only else {}), **hub).eval()
+    if codec.config.sampling_rate != SAMPLING_RATE:
+        raise ValueError(
+            f"`codec` {os.fspath(name)!r} must code sound of {SAMPLING_RATE} Hz, but is for "
+            f"{codec.config.sampling_rate} Hz."
+        )
+    return codec
+
+
+def num_frames(codec: MimiModel, num_samples: int) -> int:
+    """Frames of a recording: whole and begun ones, of `config.frame_size` samples each (1920 in Mimi)."""
+    return -(-num_samples // codec.config.frame_size)
+
+
+@torch.no_grad()
+def encode_recordings(
+    codec: MimiModel, waveforms: Sequence[torch.Tensor], num_codebooks: int | None = None
+) -> list[torch.Tensor]:
+    """
+    Codes of recordings, as one batch. Each gets what it gets alone: it ends with zeros up to a whole frame, and what
+    comes behind is not heard, for the encoder is causal (it takes no padding mask).
+
+    Args:
+        codec (`MimiModel`): with an encoder.
+        waveforms (sequence of `torch.Tensor` of shape `(T_i,)`): at 24 kHz.
+        num_codebooks (`int`, *optional*): K, the first ones; all by default.
+
+    Returns:
+        `list` of `torch.LongTensor` of shape `(K, num_frames(T_i))`.
+
+    Raises:
+        ValueError: for an empty waveform, or more codebooks than there are.
+    """
+    _check_num_codebooks(codec, num_codebooks)
+    sizes = [len(waveform) for waveform in waveforms]
+    if min(sizes, default=0) < 1:
+        raise ValueError(f"`waveforms` must hold recordings with samples, but got sizes {sizes}.")
+    frames = [num_frames(codec, size) for size in sizes]
+    batch = torch.zeros(len(sizes), 1, max(frames) * codec.config.frame_size, device=codec.device, dtype=codec.dtype)
+    for row, waveform in zip(batch, waveforms, strict=True):
+        row[0, : len(waveform)] = waveform
+    codes = codec.encode(batch, num_quantizers=num_codebooks).audio_codes
+    return [row[:, :length] for row, length in zip(codes, frames, strict=True)]
+
+
+@torch.no_grad()
+def decode_codes(codec: MimiModel, codes: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """
+    Speech of codes, as one batch; each gets what it gets alone.
+
+    Args:
+        codec (`MimiModel`): with a decoder.
+        codes (sequence of `torch.LongTensor` of shape `(K, F_i)`): of the first K codebooks.
+
+    Returns:
+        `list` of `torch.Tensor` of shape `(F_i * frame_size,)`, float32.
+
+    Raises:
+        ValueError: for codes that the codebooks do not have.
+    """
+    for item in codes:
+        check_codes(codec, item)
+    batch = pad_sequence([item.T for item in codes], batch_first=True).transpose(1, 2).to(codec.device)
+    waveforms = codec.decode(batch).audio_values[:, 0].float()
+    return [row[: item.shape[1] * codec.config.frame_size] for row, item in zip(waveforms, codes, strict=True)]
+
+
+def check_codes(codec: MimiModel, codes: torch.Tensor) -> None:
+    """
+    Raises:
+        ValueError: if they are no whole numbers `(K, F)` of entries that the codec's codebooks have.
+    """
+    if codes.ndim != 2 or codes.is_floating_point() or not codes.shape[1]:
+        raise ValueError(
+            f"`codes` must be whole numbers of shape (codebooks, frames), but got {codes.dtype} of shape "
+            f"{tuple(codes.shape)}."
+        )
+    _check_num_codebooks(codec, len(codes))
+    low, high = (int(bound) for bound in codes.aminmax())
+    if low < 0 or high >= codec.config.codebook_size:
+        raise ValueError(f"`codes` must lie in [0, {codec.config.codebook_size}), but got {low} to {high}.")
+
+
+def _check_num_codebooks(codec: MimiModel, number: int | None) -> None:
+    least, most = codec.config.num_semantic_quantizers, codec.config.num_quantizers
+    if number is not None and not least <= number <= most:
+        raise ValueError(f"`num_codebooks` must lie in [{least}, {most}] for this codec, but got {number}.")
+
+
+# Codebooks
+
+
+def refresh_codebooks(codec: MimiModel) -> None:
+    """
+    Let a codec see codebooks that were changed after their first use: the class keeps a copy that neither
+    `load_state_dict` nor a move to another device renews.
+    """
+    for module in codec.modules():
+        if isinstance(module, MimiEuclideanCodebook):
+            module._embed = None
+
+
+@torch.no_grad()
+def fill_codebooks(
+    codec: MimiModel, waveforms: Sequence[torch.Tensor], num_rounds: int = 10, generator: torch.Generator | None = None
+) -> None:
+    """
+    Fill the codebooks of a new codec with what its encoder makes of some recordings: k-means (Lloyd) of the latents,
+    then of what each codebook leaves of them. New codebooks are zero, so that every code would be 0.
+
+    Args:
+        codec (`MimiModel`): changed.
+        waveforms (sequence of `torch.Tensor` of shape `(T_i,)`): at 24 kHz; together with more frames than a codebook
+            has entries.
+        num_rounds (`int`): of k-means.
+        generator (`torch.Generator`, *optional*): of the first centres.
+
+    Raises:
+        ValueError: for fewer frames than entries.
+    """
+    refresh_codebooks(codec)
+    latents = torch.cat([_latents(codec, waveform) for waveform in waveforms])
+    if len(latents) < codec.config.codebook_size:
+        raise ValueError(
+            f"`waveforms` must have a frame for each of {codec.config.codebook_size} entries of a codebook, but have "
+            f"{len(latents)}."
+        )
+    split = codec.quantizer
+    for quantizer in (split.semantic_residual_vector_quantizer, split.acoustic_residual_vector_quantizer):
+        residual = latents if quantizer.input_proj is None else quantizer.input_proj(latents.T[None])[0].T
+        for layer in quantizer.layers:
+            book = layer.codebook
+            centres = _k_means(residual, book.codebook_size, num_rounds, generator)
+            book.embed_sum.copy_(centres)
+            book.cluster_usage.fill_(1.0)
+            book._embed = None
+            residual = residual - centres[book.quantize(residual)]
+
+
+def _latents(codec: MimiModel, waveform: torch.Tensor) -> torch.Tensor:
+    """`(F, D)` of whole frames."""
+    size = codec.config.frame_size
+    padded = torch.nn.functional.pad(waveform, (0, -len(waveform) % size)).to(codec.device, codec.dtype)
+    return codec.encoder(padded[None, None]).latents[0].T.float()
+
+
+def _k_means(points: torch.Tensor, size: int, num_rounds: int, generator: torch.Generator | None) -> torch.Tensor:
+    order = torch.randperm(len(points), generator=generator)[:size]
+    centres = points[order.to(points.device)].clone()
+    for _ in range(num_rounds):
+        nearest = torch.cdist(points, centres).argmin(dim=1)
+        counts = torch.zeros(size, device=points.device).index_add_(0, nearest, torch.ones_like(points[:, 0]))
+        sums = torch.zeros_like(centres).index_add_(0, nearest, points)
+        # A centre that is nearest to nothing stays where it is.
+        centres = torch.where(counts[:, None] > 0, sums / counts.clamp(min=1)[:, None], centres)
+    return centres
