@@ -8,7 +8,7 @@ import numpy as np
 # f5_tts/infer/utils_infer.py: seconds that prompt and target may have together, and the fade between chunks.
 MAX_TOTAL_SECONDS = 22
 CROSS_FADE_SECONDS = 0.15
-_SENTENCE_END = re.compile(r"(?<=[;:,.!?])\s+|(?<=[；：，。！？])")
+SENTENCE_END = re.compile(r"(?<=[;:,.!?])\s+|(?<=[；：，。！？])")
 # Shorter texts are spoken slower by F5-TTS: its rule of proportion leaves them too little time.
 _SHORT_TEXT_BYTES = 10
 _SHORT_TEXT_SPEED = 0.3
@@ -36,7 +36,7 @@ def chunk_text(text: str, longest: float, measure: Callable[[str], float] = num_
     Cut text behind its punctuation into chunks that measure at most `longest`. A clause that is longer stays whole.
     """
     chunks, current = [], ""
-    for sentence in filter(None, _SENTENCE_END.split(text)):
+    for sentence in filter(None, SENTENCE_END.split(text)):
         piece = sentence + " " if num_bytes(sentence[-1]) == 1 else sentence
         if current and measure(current) + measure(sentence) > longest:
             chunks.append(current.strip())

@@ -8,7 +8,6 @@ import diffusers
 import torch
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
-from dtm_hf.frontend.audio import load_reference
 from dtm_hf.frontend.duration_prediction import DurationPredictor
 from dtm_hf.frontend.feature_extraction_f5 import F5FeatureExtractor
 from dtm_hf.frontend.spoken_text import spoken_text
@@ -18,11 +17,11 @@ from dtm_hf.frontend.tokenization_f5 import F5Tokenizer
 from dtm_hf.pipelines import sampler, speech
 from dtm_hf.pipelines.call_state import CallStateMixin, LastCall
 from dtm_hf.pipelines.checks import check_head, check_mean, check_parts
-from dtm_hf.pipelines.chunking import finish_reference_text
 from dtm_hf.pipelines.guidance import Guidance, choose_guidance
 from dtm_hf.pipelines.loading import RepositoryMixin
 from dtm_hf.pipelines.output import MEL_OUTPUT_TYPES, DTMPipelineOutput, check_output_type
 from dtm_hf.pipelines.proportional_timing import Timing
+from dtm_hf.pipelines.reference import read_prompt
 from dtm_hf.pipelines.rows import Reference, SpeechRow, check_inputs, divide, unspoken_characters
 from dtm_hf.pipelines.sampler import SamplingState
 from dtm_hf.pipelines.timing import choose_timing
@@ -123,18 +122,18 @@ class DTMPipeline(RepositoryMixin, CallStateMixin, DiffusionPipeline):
 
     @torch.no_grad()
     def encode_reference(self, reference_audio: Any, reference_text: str) -> Reference:
-        """Read and check one recording; shapes as in [`F5FeatureExtractor`]."""
-        waveform, rms = load_reference(reference_audio, sampling_rate=self.feature_extractor.sampling_rate)
-        samples = torch.from_numpy(waveform).to(self._execution_device)
-        mel = self.feature_extractor.log_mel(samples[None])[0]
-        text = finish_reference_text(spoken_text(reference_text, self.tokenizer)[0])
-        num_frames = len(waveform) // self.feature_extractor.hop_length
+        """Read and check one recording and its text; shapes as in [`F5FeatureExtractor`]."""
+        extractor, timing = self.feature_extractor, self._timing
+        said, _ = spoken_text(reference_text, self.tokenizer)
+        waveform, rms, text = read_prompt(reference_audio, said, extractor.sampling_rate, timing.measure)
+        mel = extractor.log_mel(torch.from_numpy(waveform).to(self._execution_device)[None])[0]
+        num_frames = len(waveform) // extractor.hop_length
         return Reference(
             mel=mel,
             num_frames=num_frames,
             text=text,
-            durations=self._timing.align(mel[:num_frames], text),
-            seconds=len(waveform) / self.feature_extractor.sampling_rate,
+            durations=timing.align(mel[:num_frames], text),
+            seconds=len(waveform) / extractor.sampling_rate,
             rms=rms,
         )
 

@@ -130,7 +130,7 @@ def test_a_predictor_of_durations(tiny_pipeline, reference_audio, tmp_path):
     pipeline = DTMPipeline.from_pretrained(tmp_path)
     by_bytes = len(speak(tiny_pipeline, reference_audio)[0])
     frames = len(speak(pipeline, reference_audio)[0])
-    assert frames == pytest.approx(1.2 * 93.75 * predictor(TEXT) / predictor(SAID + " "), abs=2)
+    assert frames == pytest.approx(1.25 * 93.75 * predictor(TEXT) / predictor(SAID + " "), abs=2)
     assert abs(frames - by_bytes) > 5
     assert len(speak(pipeline, reference_audio, speed=2.0)[0]) == pytest.approx(frames / 2, abs=2)
     assert len(speak(pipeline, reference_audio, duration_s=2.0)[0]) == pytest.approx(187.5, abs=2)
@@ -143,7 +143,7 @@ def test_seed_and_latents(tiny_pipeline, reference_audio):
     first, again, other = (speak(tiny_pipeline, reference_audio, seed=seed)[0] for seed in (0, 0, 1))
     assert torch.equal(first, again)
     assert (first - other).abs().max() > 1e-2
-    prompt_frames = int(1.2 * SAMPLING_RATE) // 256
+    prompt_frames = int(1.25 * SAMPLING_RATE) // 256
     noise = torch.randn(1, prompt_frames + len(first), 100, generator=generator(0))
     given = speak(tiny_pipeline, reference_audio, num_head_steps=0, latents=noise)[0]
     drawn = speak(tiny_pipeline, reference_audio, num_head_steps=0)[0]
