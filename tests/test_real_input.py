@@ -152,6 +152,11 @@ ROWS = [
     Row("a reference text that is too long", said=SAID * 4, error="`reference_text` must be what is said in"),
     Row("a reference text that is long", said=f"{SAID} {SAID}", notes=["`reference_text` has 79 .* is it what"]),
     Row("a reference text that is short", said="No", notes=["`reference_text` has 2 characters for"]),
+    # Long text is cut, and what the network cannot run is refused.
+    Row("five sentences", " ".join([PLAIN] * 5), seconds=(6.0, 9.0)),
+    Row("no punctuation", "today " * 60, seconds=(15, 40)),
+    Row("no blanks", "today" * 40, seconds=(10, 40)),
+    Row("much too slow", "Today is Friday.", options=["--speed", "0.005"], error="at once beside this recording"),
     # Silence is no speech.
     Row("silence behind", recording=behind(0.5), as_long_as=PLAIN, notes=["s of speech in"]),
     Row("much silence behind", recording=behind(2), as_long_as=PLAIN, notes=["s of speech in .* silence at its ends"]),

@@ -15,11 +15,14 @@ from dtm_hf.f5_import import import_f5
 from dtm_hf.validation import Blocks, CheckedConfigMixin, Depth, Factor, MelBins, Share, Tokens, Width
 
 from .aligned_text import TextAlignment, check_alignment, check_durations, embed_tokens, repeat_tokens
+from .checks import check_inputs, check_num_steps
 from .contract import Branch, F5BackboneOutput, F5TextEmbeds
 from .f5_checkpoint import read_f5_checkpoint
 from .fingerprint import weights_fingerprint
 from .low_rank import MAX_STEPS
 
+# f5_tts/model/cfm.py: `CFM.sample` clamps durations to this many frames.
+MAX_FRAMES = 65536
 _MAKING_SLOTS = threading.Lock()
 
 
@@ -60,7 +63,8 @@ class F5Backbone(CheckedConfigMixin, ModelMixin, ConfigMixin):
             `"uniform"` hands the text over as F5-TTS does. With `"durations"` each token, after F5's text encoder, is
             repeated for the frames that it lasts: the DiT need not find out where a word is. Such a backbone must be
             told `durations` with every text.
-
+        max_seconds (`float`, *optional*): What prompt and target may last together: about the longest clips that it
+            was trained on. A pipeline cuts longer text; by default as F5-TTS does.
     """
 
     _supports_gradient_checkpointing = True
@@ -89,6 +93,7 @@ class F5Backbone(CheckedConfigMixin, ModelMixin, ConfigMixin):
         training_data: str | None = None,
         step_counts: list[int] | None = None,
         text_alignment: TextAlignment = "uniform",
+        max_seconds: float | None = None,
     ):
         super().__init__()
         check_alignment(text_alignment, text_embedding_average_upsampling, text_mask_padding)
@@ -185,6 +190,11 @@ class F5Backbone(CheckedConfigMixin, ModelMixin, ConfigMixin):
             self._fingerprint = (state, weights_fingerprint(self))
         return self._fingerprint[1]
 
+    @property
+    def max_frames(self) -> int:
+        """The longest N that the network can run: its text encoder has so many positions."""
+        return getattr(self.dit.text_embed, "precompute_max_pos", MAX_FRAMES)
+
     # Text
 
     # Called before the first `forward`, which alone would bring an offloaded backbone to the accelerator.
@@ -277,8 +287,8 @@ class F5Backbone(CheckedConfigMixin, ModelMixin, ConfigMixin):
             ValueError: for an unknown `branch`, for neither or both of `text_ids` and `text_embeds`, for a shape that
                 does not fit, and for a `num_steps` that is missing or not served.
         """
-        self._check_inputs(sample, cond, text_ids, attention_mask, branch, text_embeds)
-        self._check_num_steps(num_steps)
+        check_inputs(self.config.mel_dim, sample, cond, text_ids, attention_mask, branch, text_embeds)
+        check_num_steps(self.config.step_counts, self.num_steps_embed is not None, num_steps)
         sample, cond = sample.to(self.dtype), cond.to(self.dtype)
         # The DiT embeds t in its dtype.
         timestep = torch.as_tensor(timestep, device=sample.device).to(self.dtype)
@@ -334,31 +344,6 @@ class F5Backbone(CheckedConfigMixin, ModelMixin, ConfigMixin):
                 handle.remove()
             self.dit.clear_cache()
         return F5BackboneOutput(features[0], velocity) if return_dict else (features[0], velocity)
-
-    def _check_inputs(self, sample, cond, text_ids, attention_mask, branch, text_embeds) -> None:
-        if branch not in ("cond", "null", "both"):
-            raise ValueError(f'`branch` must be "cond", "null" or "both", but got {branch!r}.')
-        if (text_ids is None) == (text_embeds is None):
-            raise ValueError("Exactly one of `text_ids` and `text_embeds` must be given.")
-        if sample.ndim != 3 or sample.shape[-1] != self.config.mel_dim:
-            raise ValueError(f"`sample` must have shape (B, N, {self.config.mel_dim}), but got {tuple(sample.shape)}.")
-        if cond.shape != sample.shape:
-            raise ValueError(
-                f"`cond` must have the shape of `sample`, {tuple(sample.shape)}, but got {tuple(cond.shape)}."
-            )
-        if text_ids is not None and (text_ids.ndim != 2 or len(text_ids) != len(sample)):
-            raise ValueError(f"`text_ids` must have shape ({len(sample)}, N_text), but got {tuple(text_ids.shape)}.")
-        if attention_mask is not None and attention_mask.shape != sample.shape[:2]:
-            raise ValueError(
-                f"`attention_mask` must have shape {tuple(sample.shape[:2])}, but got {tuple(attention_mask.shape)}."
-            )
-
-    def _check_num_steps(self, num_steps: torch.Tensor | int | None) -> None:
-        served = self.config.step_counts
-        if isinstance(num_steps, int) and served is not None and num_steps not in served:
-            raise ValueError(f"`num_steps` must be one of {served}, which this student serves, but got {num_steps}.")
-        if num_steps is None and self.num_steps_embed is not None:
-            raise ValueError(f"`num_steps` must be one of {served}, which this student serves, but got none.")
 
     @classmethod
     def from_f5_checkpoint(

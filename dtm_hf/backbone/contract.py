@@ -51,12 +51,15 @@ class Backbone(Protocol):
     Attributes:
         config: has `mel_dim` (M); `dim` (D), the width of the features; `text_num_embeds`, the tokens it knows;
             `step_counts`, the numbers of steps that a student serves, or `None`; `text_alignment`, whether it is told
-            `durations`; `name`, `revision`, `license` and `training_data`, for cards and messages.
+            `durations`; `max_seconds` that prompt and target may last together, or `None`; `name`, `revision`,
+            `license` and `training_data`, for cards and messages.
+        max_frames (`int`): the longest N that it can run.
         fingerprint (`str`): of the weights, the same in every type they are stored in; what a head was trained on.
         dtype (`torch.dtype`), device (`torch.device`): of the weights.
     """
 
     config: Mapping[str, Any]
+    max_frames: int
     fingerprint: str
     dtype: torch.dtype
     device: torch.device

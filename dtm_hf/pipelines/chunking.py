@@ -1,5 +1,6 @@
 """Long text: cut into chunks as F5-TTS cuts it, timed by bytes or another measure, and joined by a cross-fade."""
 
+import math
 import re
 from collections.abc import Callable
 
@@ -9,6 +10,8 @@ import numpy as np
 MAX_TOTAL_SECONDS = 22
 CROSS_FADE_SECONDS = 0.15
 SENTENCE_END = re.compile(r"(?<=[;:,.!?])\s+|(?<=[；：，。！？])")
+# The longest word in a dictionary of English has 45 letters.
+_LONGEST_WORD_BYTES = 45
 # Shorter texts are spoken slower by F5-TTS: its rule of proportion leaves them too little time.
 _SHORT_TEXT_BYTES = 10
 _SHORT_TEXT_SPEED = 0.3
@@ -33,12 +36,14 @@ def finish_reference_text(text: str) -> str:
 
 def chunk_text(text: str, longest: float, measure: Callable[[str], float] = num_bytes) -> list[str]:
     """
-    Cut text behind its punctuation into chunks that measure at most `longest`. A clause that is longer stays whole.
+    Cut text into chunks that measure at most `longest`: behind its punctuation, as F5-TTS does, and a clause that is
+    longer at words, into equal parts.
     """
     chunks, current = [], ""
-    for sentence in filter(None, SENTENCE_END.split(text)):
-        piece = sentence + " " if num_bytes(sentence[-1]) == 1 else sentence
-        if current and measure(current) + measure(sentence) > longest:
+    clauses = filter(None, SENTENCE_END.split(text))
+    for clause in (part for whole in clauses for part in _cut_clause(whole, longest, measure)):
+        piece = clause + " " if num_bytes(clause[-1]) == 1 else clause
+        if current and measure(current) + measure(clause) > longest:
             chunks.append(current.strip())
             current = ""
         current += piece
@@ -47,12 +52,38 @@ def chunk_text(text: str, longest: float, measure: Callable[[str], float] = num_
     return chunks
 
 
+def _cut_clause(clause: str, longest: float, measure: Callable[[str], float]) -> list[str]:
+    """Equal parts, by bytes, of what measures more than `longest`; each word in the part that its middle lies in."""
+    measured = measure(clause)
+    if measured <= longest:
+        return [clause]
+    # What is longer than any word is of a script without blanks.
+    units = [
+        unit
+        for word in re.findall(r"\S+\s*", clause)
+        for unit in ([word] if num_bytes(word) <= _LONGEST_WORD_BYTES else word)
+    ]
+    parts = min(math.ceil(measured / longest), len(units))
+    pieces, size, start = [""] * parts, num_bytes(clause) / parts, 0
+    for unit in units:
+        pieces[min(int((start + num_bytes(unit) / 2) / size), parts - 1)] += unit
+        start += num_bytes(unit)
+    return [piece.strip() for piece in pieces if piece.strip()]
+
+
 def longest_chunk(
-    reference_text: str, reference_seconds: float, speed: float, measure: Callable[[str], float] = num_bytes
+    reference_text: str,
+    reference_seconds: float,
+    speed: float,
+    measure: Callable[[str], float] = num_bytes,
+    max_seconds: float = MAX_TOTAL_SECONDS,
 ) -> float:
-    """What a chunk may measure that fits beside the prompt at the prompt's own pace."""
+    """
+    What a chunk may measure that fits beside the prompt at the prompt's own pace: into `max_seconds` with it, or into
+    a third of them if the prompt leaves less.
+    """
     pace = measure(reference_text) / reference_seconds
-    return pace * (MAX_TOTAL_SECONDS - reference_seconds) * speed
+    return pace * max(max_seconds - reference_seconds, max_seconds / 3) * speed
 
 
 def target_frames(

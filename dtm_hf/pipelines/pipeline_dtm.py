@@ -167,6 +167,8 @@ class DTMPipeline(RepositoryMixin, CallStateMixin, DiffusionPipeline):
             speed,
             self.feature_extractor.sampling_rate / self.feature_extractor.hop_length,
             generator,
+            self.backbone.config.max_seconds,
+            self.backbone.max_frames,
         )
 
     @property

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from dtm_hf.frontend.spoken_text import holds_words, spoken_text
 from dtm_hf.frontend.vocabulary import Vocabulary
-from dtm_hf.pipelines.chunking import chunk_text, longest_chunk, share_seconds
+from dtm_hf.pipelines.chunking import MAX_TOTAL_SECONDS, chunk_text, longest_chunk, share_seconds
 from dtm_hf.pipelines.proportional_timing import Timing
 
 if TYPE_CHECKING:
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# f5_tts/model/cfm.py: `CFM.sample` clamps durations to this many frames.
-MAX_FRAMES = 65536
+# Positions of the text encoder of F5-TTS.
+MAX_FRAMES = 8192
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,6 +156,8 @@ def divide(
     speed: float,
     frame_rate: float,
     generator: "torch.Generator | list[torch.Generator] | None" = None,
+    max_seconds: float | None = None,
+    max_frames: int = MAX_FRAMES,
 ) -> list[SpeechRow]:
     """
     Cut the texts into chunks and give each its length in frames.
@@ -168,10 +170,19 @@ def divide(
         speed (`float`): above 1 is faster than the reference.
         frame_rate (`float`): frames a second.
         generator (`torch.Generator` or a list with one a text, *optional*): where lengths are drawn.
+        max_seconds (`float`, *optional*): what reference and chunk may last together; F5-TTS's 22 by default.
+        max_frames (`int`, defaults to 8192): what they may not exceed, for the network cannot run more.
+
+    Raises:
+        ValueError: for what would last longer than that and cannot be cut.
     """
     chunks, measure = [], timing.measure
+    max_seconds = min(max_seconds or MAX_TOTAL_SECONDS, max_frames / frame_rate)
     for index, (text, reference, duration) in enumerate(zip(inputs.texts, references, inputs.durations, strict=True)):
-        pieces = chunk_text(text, longest_chunk(reference.text, reference.seconds, speed, measure), measure)
+        longest = longest_chunk(reference.text, reference.seconds, speed, measure, max_seconds)
+        if duration is not None:
+            longest = min(longest, measure(text) / duration * max(max_seconds - reference.seconds, max_seconds / 3))
+        pieces = chunk_text(text, longest, measure)
         seconds = [None] * len(pieces) if duration is None else share_seconds(duration, pieces, measure)
         chunks += [(index, piece, reference, wanted) for piece, wanted in zip(pieces, seconds, strict=True)]
     padded_ids = tokenizer([reference.text + piece for _, piece, reference, _ in chunks])
@@ -189,7 +200,13 @@ def divide(
             speed,
             generator[index] if isinstance(generator, list) else generator,
         )
-        num_frames = min(reference.num_frames + frames, MAX_FRAMES)
+        num_frames = reference.num_frames + frames
+        if num_frames > max_frames:
+            raise ValueError(
+                f"`text` {piece!r} would last {frames / frame_rate:.1f} s, and the model speaks at most "
+                f"{(max_frames - reference.num_frames) / frame_rate:.1f} s at once beside this recording. Shorten "
+                "`duration_s`, raise `speed`, or see whether `reference_text` is all that is said in the recording."
+            )
         rows.append(SpeechRow(index, piece, reference, ids, num_frames, durations, inputs.unspoken[index]))
     return rows
 

@@ -71,6 +71,32 @@ def test_chunks_are_as_long_as_the_measure_says():
     assert chunks == ["xxxx, yyyyyyyy, xxxx,", "xxxx, y."]
 
 
+def test_a_clause_without_punctuation_is_cut_at_words_into_equal_parts():
+    text = "word " * 600
+    chunks = chunk_text(text, 100)
+    assert " ".join(chunks) == text.strip() and all(set(chunk.split()) == {"word"} for chunk in chunks)
+    assert max(map(len, chunks)) <= 100 and min(map(len, chunks)) >= 90
+    # Its neighbours are cut as ever; a short last word is not left alone.
+    assert chunk_text("one, two. " + "three " * 10 + "four", 35) == [
+        "one, two.",
+        "three three three three three",
+        "three three three three three four",
+    ]
+    assert chunk_text("one two three four", 17) == ["one two", "three four"]
+
+
+def test_a_script_without_blanks_is_cut_at_characters():
+    text = "长" * 100
+    assert "".join(chunk_text(text, 60)) == text and {len(chunk) for chunk in chunk_text(text, 60)} == {20}
+    # A word is not cut, however little a chunk may hold.
+    assert chunk_text("unbelievable things", 3) == ["unbelievable", "things"]
+
+
+def test_a_chunk_gets_a_third_beside_a_prompt_that_leaves_less():
+    assert longest_chunk("y" * 60, 12.0, speed=1.0, max_seconds=15.0) == 5 * 5
+    assert longest_chunk("y" * 60, 12.0, speed=1.0, max_seconds=18.0) == 5 * 6
+
+
 @pytest.mark.parametrize(
     ("given", "finished"),
     [

@@ -34,3 +34,23 @@ def test_text_without_unknown_characters_is_not_warned_of(speak, caplog):
 
 def test_a_prompts_text_is_measured_as_it_is_spoken(speak):
     assert torch.equal(speak("yes", "\u2019tis said").audios[0], speak("yes", "'tis said # \u2603").audios[0])
+
+
+def test_seconds_that_one_chunk_cannot_hold_are_shared_or_refused(speak, tiny_pipeline, reference_audio):
+    (mel,) = speak("many words are said in this text, one by one, " * 5, duration_s=100.0).audios
+    assert len(mel) == pytest.approx(100 * 93.75, rel=0.02)
+    rows = tiny_pipeline.prepare("many words are said here " * 20, reference_audio, SAID, duration_s=100.0)
+    assert max(row.num_frames for row in rows) <= 22.1 * 93.75
+    with pytest.raises(ValueError, match="`text` 'word' would last 100.0 s, and the model speaks at most 86.1 s"):
+        speak("word", duration_s=100.0)
+
+
+def test_the_longest_chunk_is_what_the_backbone_was_trained_on(tiny_pipeline, make_backbone, reference_audio):
+    text = "This is a sentence. " * 12
+    counts = []
+    for seconds in (None, 22.0, 5.0):
+        parts = tiny_pipeline.components | {"backbone": make_backbone(max_seconds=seconds), "head": None}
+        rows = type(tiny_pipeline)(**parts).prepare(text, reference_audio, SAID)
+        counts.append(len(rows))
+        assert max(row.num_frames for row in rows) <= (seconds or 22.0) * 93.75 + 1
+    assert counts[0] == counts[1] == 2 and counts[2] >= 8

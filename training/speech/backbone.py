@@ -12,6 +12,7 @@ from dtm_hf.frontend.token_durations import TokenDurations
 from dtm_hf.frontend.tokenization_f5 import F5Tokenizer
 from dtm_hf.scheduling.scheduling_dtm import DTMScheduler
 from dtm_hf.training.config.arguments import TrainingConfig
+from dtm_hf.training.objectives.conditioning import MelBatch
 from dtm_hf.training.objectives.flow_matching import FlowMatchingObjective
 from dtm_hf.training.speech.components import Components, default_vocoder, load_aligner, vocab_file
 from dtm_hf.training.speech.provenance import data_description
@@ -25,12 +26,21 @@ class BackboneTask(SpeechTask):
     def build(config: TrainingConfig) -> Components:
         return backbone_components(config)
 
+    _longest = 0.0
+
+    def batch(self, raw: dict, device: torch.device) -> MelBatch:
+        # A batch holds clips of about one length; the middle one of the longest batch is no outlier.
+        seconds = raw["num_samples"].float().median().item() / self.components.feature_extractor.sampling_rate
+        self._longest = max(self._longest, seconds)
+        return super().batch(raw, device)
+
     def save(self, folder: Path, step: int, units: int) -> None:
         self.components.backbone.freeze()
         super().save(folder, step, units)
 
     def record(self, training_data: str, results: dict | None) -> None:
-        self.components.backbone.register_to_config(training_data=training_data)
+        longest = round(self._longest, 1) or self.components.backbone.config.max_seconds
+        self.components.backbone.register_to_config(training_data=training_data, max_seconds=longest)
 
 
 def backbone_components(config: TrainingConfig) -> Components:
