@@ -114,13 +114,13 @@ def share_seconds(total: float, chunks: list[str], measure: Callable[[str], floa
 
 def cross_fade(waves: list[np.ndarray], sampling_rate: int) -> np.ndarray:
     """Join waveforms `(T_i,)` with linear fades of 0.15 s, or as long as the shorter neighbour allows."""
-    joined = waves[0]
-    for wave in waves[1:]:
-        fade = min(int(CROSS_FADE_SECONDS * sampling_rate), len(joined), len(wave))
-        if fade == 0:
-            joined = np.concatenate([joined, wave])
-            continue
-        ramp = np.linspace(0, 1, fade, dtype=wave.dtype)
-        overlap = joined[-fade:] * ramp[::-1] + wave[:fade] * ramp
-        joined = np.concatenate([joined[:-fade], overlap, wave[fade:]])
-    return joined
+    joined = np.empty(sum(map(len, waves)), dtype=waves[0].dtype)
+    end = 0
+    for wave in waves:
+        fade = min(int(CROSS_FADE_SECONDS * sampling_rate), end, len(wave))
+        if fade > 0:
+            ramp = np.linspace(0, 1, fade, dtype=wave.dtype)
+            joined[end - fade : end] = joined[end - fade : end] * ramp[::-1] + wave[:fade] * ramp
+        joined[end : end + len(wave) - fade] = wave[fade:]
+        end += len(wave) - fade
+    return joined[:end]

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import diffusers
@@ -15,6 +16,7 @@ from dtm_hf.frontend.text_aligner import TextAligner
 from dtm_hf.frontend.token_durations import TokenDurations
 from dtm_hf.frontend.tokenization_f5 import F5Tokenizer
 from dtm_hf.pipelines import sampler, speech
+from dtm_hf.pipelines.batching import default_batch_frames, noise_sources, split_batches
 from dtm_hf.pipelines.call_state import CallStateMixin, LastCall
 from dtm_hf.pipelines.checks import check_head, check_mean, check_parts
 from dtm_hf.pipelines.guidance import Guidance, choose_guidance
@@ -183,10 +185,11 @@ class DTMPipeline(RepositoryMixin, CallStateMixin, DiffusionPipeline):
         generator: torch.Generator | list[torch.Generator] | None = None,
         latents: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Noise `(B, N, M)` for the rows, drawn or as given; a row's does not depend on its neighbours' lengths."""
+        """Noise `(B, N, M)` for the rows, drawn or as given; a row's does not depend on its neighbours."""
         device = self._execution_device
         if latents is None:
-            return speech.draw_noise(rows, generator, self.feature_extractor.feature_size, device)
+            sources = noise_sources(rows, generator)
+            return speech.draw_noise(rows, sources, self.feature_extractor.feature_size, device)
         num_frames = max(row.num_frames for row in rows)
         shape = (len(rows), num_frames, self.feature_extractor.feature_size)
         if latents.shape != shape:
@@ -205,25 +208,30 @@ class DTMPipeline(RepositoryMixin, CallStateMixin, DiffusionPipeline):
         latents: torch.Tensor | None = None,
         callback_on_step_end: Callable[["DTMPipeline", int, torch.Tensor, dict], dict] | None = None,
         callback_on_step_end_tensor_inputs: list[str] = ["latents"],  # noqa: B006 - the signature of diffusers
+        max_batch_frames: int | None = None,
     ) -> list[torch.Tensor]:
         """
-        Speak the rows as one batch, as log-mels `(N_i, M)` without their prompts. Arguments as of a call.
+        Speak the rows, as log-mels `(N_i, M)` without their prompts. Arguments as of a call.
 
         Raises:
             TypeError, ValueError: for what cannot be sampled, before a network runs.
         """
         self._check_sampling(rows, num_inference_steps, generator, callback_on_step_end_tensor_inputs)
+        device, num_mel_bins = self._execution_device, self.feature_extractor.feature_size
         # The walk's state belongs to the call. `set_timesteps` replaces all of it, so that a shallow copy will do.
         scheduler = copy.copy(self.scheduler)
-        scheduler.set_timesteps(
-            num_inference_steps, 0 if self.head is None else num_head_steps, device=self._execution_device
-        )
+        scheduler.set_timesteps(num_inference_steps, 0 if self.head is None else num_head_steps, device=device)
         head_config = self.head.config if scheduler.num_head_steps > 0 else None
         is_student = self.backbone.config.step_counts is not None
         guidance = choose_guidance(guidance_scale, guidance_end, head_config, is_student, self.config.mean_mel)
         if latents is not None:
             latents = self.prepare_latents(rows, latents=latents)
-        state = self._last_call.state = SamplingState(guidance, len(scheduler.timesteps))
+        if max_batch_frames is None:
+            max_batch_frames = default_batch_frames(self.backbone, device)
+        batches = split_batches(rows, max_batch_frames)
+        sources = noise_sources(rows, generator)
+        state = self._last_call.state = SamplingState(guidance, len(scheduler.timesteps) * len(batches))
+        mels = []
         with self.progress_bar(total=state.num_timesteps) as progress_bar:
 
             def on_step_end(i: int, t: torch.Tensor, x_t: torch.Tensor) -> torch.Tensor:
@@ -233,17 +241,22 @@ class DTMPipeline(RepositoryMixin, CallStateMixin, DiffusionPipeline):
                 progress_bar.update()
                 return x_t
 
-            x_1 = sampler.sample(
-                self.backbone,
-                self.head,
-                scheduler,
-                speech.collate(rows, self._execution_device),
-                state,
-                draw=lambda: self.prepare_latents(rows, generator),
-                latents=latents,
-                on_step_end=on_step_end,
-            )
-        return speech.cut_targets(rows, x_1)
+            for batch in batches:
+                of_batch = [rows[index] for index in batch]
+                longest = max(row.num_frames for row in of_batch)
+                draw = partial(speech.draw_noise, of_batch, [sources[i] for i in batch], num_mel_bins, device)
+                x_1 = sampler.sample(
+                    self.backbone,
+                    self.head,
+                    copy.copy(scheduler),
+                    speech.collate(of_batch, device),
+                    state,
+                    draw=draw,
+                    latents=None if latents is None else latents[batch.start : batch.stop, :longest],
+                    on_step_end=on_step_end,
+                )
+                mels += speech.cut_targets(of_batch, x_1)
+        return mels
 
     @torch.no_grad()
     def decode(self, rows: list[SpeechRow], mels: list[torch.Tensor], output_type: str = "np") -> list:
@@ -290,13 +303,14 @@ class DTMPipeline(RepositoryMixin, CallStateMixin, DiffusionPipeline):
         return_dict: bool = True,
         callback_on_step_end: Callable[["DTMPipeline", int, torch.Tensor, dict], dict] | None = None,
         callback_on_step_end_tensor_inputs: list[str] = ["latents"],  # noqa: B006 - the signature of diffusers
+        max_batch_frames: int | None = None,
     ) -> DTMPipelineOutput | tuple:
         r"""
         Speak.
 
         Args:
             text (`str` or `list[str]`):
-                What to say. Long text is cut as F5-TTS cuts it; all chunks run as one batch.
+                What to say. Long text is cut as F5-TTS cuts it, and a clause that is too long at words.
             reference_audio:
                 A recording of the voice, or a list with one a text: a path, an array with its rate, or an Audio row of
                 `datasets`. Clipped to 12 s.
@@ -328,10 +342,15 @@ class DTMPipeline(RepositoryMixin, CallStateMixin, DiffusionPipeline):
             return_dict (`bool`, defaults to `True`):
                 Return a [`DTMPipelineOutput`] instead of a tuple.
             callback_on_step_end (`Callable`, *optional*):
-                Called as `callback(pipe, step, timestep, {"latents": X_t})` after each global step; may return
-                replaced latents. `pipe._interrupt = True` in it leaves out the rest of the steps.
+                Called as `callback(pipe, step, timestep, {"latents": X_t})` after each global step of each batch;
+                may return replaced latents. `pipe._interrupt = True` in it leaves out the rest of the steps.
             callback_on_step_end_tensor_inputs (`list[str]`):
                 What the callback gets.
+            max_batch_frames (`int`, *optional*):
+                Frames that are sampled at once, prompts and padding included: chunks run in batches of at most so
+                many. By default what an accelerator's memory holds, and on a CPU each chunk by itself. A chunk's noise
+                is the same in any batch. With 1 each chunk runs alone, and is what it is to the bit whatever else is
+                said; in a batch it differs from that by rounding.
 
         Examples:
         """
@@ -350,6 +369,7 @@ class DTMPipeline(RepositoryMixin, CallStateMixin, DiffusionPipeline):
             latents=latents,
             callback_on_step_end=callback_on_step_end,
             callback_on_step_end_tensor_inputs=callback_on_step_end_tensor_inputs,
+            max_batch_frames=max_batch_frames,
         )
         audios = self.decode(rows, mels, output_type)
         self.maybe_free_model_hooks()

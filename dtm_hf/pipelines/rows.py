@@ -60,6 +60,7 @@ class SpeechRow:
         num_frames (`int`): of reference and target together.
         durations (`torch.LongTensor` of shape `(N_text,)`, *optional*): frames of each token, which add up to them.
         unspoken (`list[str]`): characters of its text that the vocabulary lacks, and that are left out.
+        chunk_index (`int`, defaults to 0): which of the chunks of its text.
     """
 
     text_index: int
@@ -69,6 +70,7 @@ class SpeechRow:
     num_frames: int
     durations: "torch.Tensor | None" = None
     unspoken: list[str] = field(default_factory=list)
+    chunk_index: int = 0
 
 
 @dataclass(frozen=True)
@@ -184,10 +186,10 @@ def divide(
             longest = min(longest, measure(text) / duration * max(max_seconds - reference.seconds, max_seconds / 3))
         pieces = chunk_text(text, longest, measure)
         seconds = [None] * len(pieces) if duration is None else share_seconds(duration, pieces, measure)
-        chunks += [(index, piece, reference, wanted) for piece, wanted in zip(pieces, seconds, strict=True)]
-    padded_ids = tokenizer([reference.text + piece for _, piece, reference, _ in chunks])
+        chunks += [(index, k, piece, reference, seconds[k]) for k, piece in enumerate(pieces)]
+    padded_ids = tokenizer([reference.text + piece for _, _, piece, reference, _ in chunks])
     rows = []
-    for (index, piece, reference, wanted), ids in zip(chunks, padded_ids, strict=True):
+    for (index, chunk_index, piece, reference, wanted), ids in zip(chunks, padded_ids, strict=True):
         ids = ids[ids != tokenizer.padding_value]
         frames, durations = timing.last(
             piece,
@@ -207,7 +209,9 @@ def divide(
                 f"{(max_frames - reference.num_frames) / frame_rate:.1f} s at once beside this recording. Shorten "
                 "`duration_s`, raise `speed`, or see whether `reference_text` is all that is said in the recording."
             )
-        rows.append(SpeechRow(index, piece, reference, ids, num_frames, durations, inputs.unspoken[index]))
+        rows.append(
+            SpeechRow(index, piece, reference, ids, num_frames, durations, inputs.unspoken[index], chunk_index)
+        )
     return rows
 
 

@@ -36,7 +36,7 @@ def collate(rows: Sequence[SpeechRow], device: torch.device) -> SamplingConditio
 
 def draw_noise(
     rows: Sequence[SpeechRow],
-    generator: torch.Generator | list[torch.Generator | None] | None,
+    sources: Sequence[torch.Generator | None],
     num_mel_bins: int,
     device: torch.device,
 ) -> torch.Tensor:
@@ -45,14 +45,14 @@ def draw_noise(
 
     Args:
         rows (`list` of [`SpeechRow`]): of the batch.
-        generator (`torch.Generator` or a list with one a text, *optional*): source of the noise.
+        sources (`list` of `torch.Generator`): one a row.
         num_mel_bins (`int`): M.
         device (`torch.device`): where it shall be.
     """
-    noises = []
-    for row in rows:
-        source = generator[row.text_index] if isinstance(generator, list) else generator
-        noises.append(randn_tensor((row.num_frames, num_mel_bins), source, device, torch.float32))
+    noises = [
+        randn_tensor((row.num_frames, num_mel_bins), source, device, torch.float32)
+        for row, source in zip(rows, sources, strict=True)
+    ]
     return pad_sequence(noises, batch_first=True)
 
 
@@ -76,13 +76,11 @@ def join_mels(rows: Sequence[SpeechRow], mels: Sequence[torch.Tensor]) -> list[t
 
 
 def vocode(rows: Sequence[SpeechRow], mels: Sequence[torch.Tensor], vocoder: Vocoder) -> list[np.ndarray]:
-    """Waveforms `(T_i,)` of whole texts: all chunks in one call of the vocoder, as loud as their recordings."""
-    lengths = [len(mel) for mel in mels]
-    batch = pad_sequence(list(mels), batch_first=True)
-    waves = vocoder(batch, lengths=torch.tensor(lengths)).float().cpu().numpy()
+    """Waveforms `(T_i,)` of whole texts, as loud as their recordings; chunk by chunk, for they may be many."""
     chunks: dict[int, list[np.ndarray]] = {}
-    for row, wave, length in zip(rows, waves, lengths, strict=True):
-        wave = wave[: (length - 1) * vocoder.hop_length]
+    for row, mel in zip(rows, mels, strict=True):
+        wave = vocoder(mel[None], lengths=torch.tensor([len(mel)]))[0].float().cpu().numpy()
         gain = min(row.reference.rms / TARGET_RMS, 1.0)
-        chunks.setdefault(row.text_index, []).append(wave * np.float32(gain))
+        wave = wave[: (len(mel) - 1) * vocoder.hop_length] * np.float32(gain)
+        chunks.setdefault(row.text_index, []).append(wave)
     return [cross_fade(waves, vocoder.sampling_rate) for _, waves in sorted(chunks.items())]
