@@ -12,7 +12,7 @@ from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import nn
 
 from dtm_hf.f5_import import import_f5
-from dtm_hf.validation import Blocks, CheckedConfigMixin, Depth, Factor, MelBins, Share, Tokens, Width
+from dtm_hf.validation import Blocks, CheckedConfigMixin, Depth, Factor, MelBins, Seconds, Share, Tokens, Width
 
 from .aligned_text import TextAlignment, check_alignment, check_durations, embed_tokens, repeat_tokens
 from .checks import check_inputs, check_num_steps
@@ -93,7 +93,7 @@ class F5Backbone(CheckedConfigMixin, ModelMixin, ConfigMixin):
         training_data: str | None = None,
         step_counts: list[int] | None = None,
         text_alignment: TextAlignment = "uniform",
-        max_seconds: float | None = None,
+        max_seconds: Seconds | None = None,
     ):
         super().__init__()
         check_alignment(text_alignment, text_embedding_average_upsampling, text_mask_padding)
