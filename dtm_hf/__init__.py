@@ -28,6 +28,7 @@ _MODULES = {
     "Student": "dtm_hf.backbone.student",
     "StudentConfig": "dtm_hf.backbone.student",
     "TextAligner": "dtm_hf.frontend.text_aligner",
+    "TextNormalizer": "dtm_hf.frontend.text_normalizer",
     "TokenDurations": "dtm_hf.frontend.token_durations",
     "VocosVocoder": "dtm_hf.vocoder.vocoder_vocos",
 }

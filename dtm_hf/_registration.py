@@ -23,6 +23,7 @@ _COMPONENTS = (
     "VocosVocoder",
     "DurationPredictor",
     "TextAligner",
+    "TextNormalizer",
     "TokenDurations",
 )
 

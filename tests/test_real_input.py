@@ -45,6 +45,7 @@ class Row:
         level (`tuple[float, float]`, *optional*): RMS of the speech, from and to.
         notes (`tuple[str, ...]`): what the notes on stderr say; without any there are none.
         error (`str`, *optional*): what the one line says that refuses it.
+        needs (`str`, *optional*): library without which the row is left out.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Row:
     level: tuple[float, float] | None = None
     notes: Sequence[str] = ()
     error: str | None = None
+    needs: str | None = None
 
 
 def rms(samples: np.ndarray) -> float:
@@ -152,10 +154,17 @@ ROWS = [
     Row("a reference text that is too long", said=SAID * 4, error="`reference_text` must be what is said in"),
     Row("a reference text that is long", said=f"{SAID} {SAID}", notes=["`reference_text` has 79 .* is it what"]),
     Row("a reference text that is short", said="No", notes=["`reference_text` has 2 characters for"]),
+    # What is written is said, and what is not known is told.
+    Row("a time", "The train leaves at 7:15.", same_as="The train leaves at seven fifteen.", needs="wetext"),
+    Row("a number", "Room 312.", same_as="Room three hundred and twelve.", needs="wetext"),
+    Row("a telephone number", "Call 555-1234.", same_as="Call five five five, one two three four."),
+    Row("capitals", "THE TRAIN LEAVES AT NINE.", same_as=PLAIN),
+    Row("a word in capitals", "The TRAIN leaves at nine.", same_as=PLAIN),
+    Row("unknown words", "Hello train, hello world!", notes=["words that .* never heard .*'Hello', 'hello', 'world'"]),
     # Long text is cut, and what the network cannot run is refused.
     Row("five sentences", " ".join([PLAIN] * 5), seconds=(6.0, 9.0)),
     Row("no punctuation", "today " * 60, seconds=(15, 40)),
-    Row("no blanks", "today" * 40, seconds=(10, 40)),
+    Row("no blanks", "today" * 40, seconds=(10, 40), notes=["never heard"]),
     Row("much too slow", "Today is Friday.", options=["--speed", "0.005"], error="at once beside this recording"),
     # Silence is no speech.
     Row("silence behind", recording=behind(0.5), as_long_as=PLAIN, notes=["s of speech in"]),
@@ -257,6 +266,8 @@ def plainly(tmp_path_factory):
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 def test_real_input(row, plainly, tmp_path):
+    if row.needs is not None:
+        pytest.importorskip(row.needs)
     result, speech = speak(row, tmp_path)
     assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
     lines = [line for line in result.stderr.splitlines() if line.startswith(("Error", "Note"))]

@@ -59,6 +59,8 @@ def _parts(pipeline: "DTMPipeline", title: str) -> Table:
 def _facts(pipeline: "DTMPipeline", voices: dict) -> Table:
     from dtm_hf.backbone.fingerprint import other_backbone
     from dtm_hf.frontend.duration_prediction import describe_lengths
+    from dtm_hf.frontend.text_normalizer import describe_normalizer
+    from dtm_hf.pipelines.chunking import MAX_TOTAL_SECONDS
 
     backbone, head, sampling = pipeline.backbone, pipeline.head, pipeline.scheduler.config
     table = Table(show_header=False, box=None)
@@ -98,7 +100,11 @@ def _facts(pipeline: "DTMPipeline", voices: dict) -> Table:
         add("head steps", f"{calls} call{'' if calls == 1 else 's'} a global step", solver)
     add("lengths", describe_lengths(pipeline.duration_predictor))
     add("audio", f"{pipeline.vocoder.sampling_rate} Hz", type(pipeline.vocoder).__name__)
+    add("", f"chunks of at most {backbone.config.max_seconds or MAX_TOTAL_SECONDS:g} s with their prompt")
+    add("numbers", describe_normalizer(pipeline.text_normalizer))
     add("vocabulary", f"{pipeline.tokenizer.vocab_size} tokens")
+    if pipeline.tokenizer.words is not None:
+        add("words", f"{len(pipeline.tokenizer.words)}, and no others: {', '.join(sorted(pipeline.tokenizer.words))}")
     if voices:
         add("voices", *voices)
     return table

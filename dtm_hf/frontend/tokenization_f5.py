@@ -9,6 +9,8 @@ from transformers.utils.hub import PushToHubMixin, cached_file
 from dtm_hf.frontend.vocabulary import Vocabulary
 
 VOCAB_FILE_NAME = "vocab.txt"
+# One a line, beside the vocabulary: of a backbone that was trained on a few words.
+WORDS_FILE_NAME = "words.txt"
 
 
 class F5Tokenizer(Vocabulary, PushToHubMixin):
@@ -22,6 +24,8 @@ class F5Tokenizer(Vocabulary, PushToHubMixin):
         vocab_file (`str` or `os.PathLike`):
             A `vocab.txt`, UTF-8: one token per line, the line number is the id, the first line is a space. Where no
             token is in upper case, text is read in lower case.
+        words (`Iterable[str]`, *optional*): The only words that the backbone was trained on, where they are few; saved
+            as `words.txt`.
 
     Example:
 
@@ -57,12 +61,19 @@ class F5Tokenizer(Vocabulary, PushToHubMixin):
         return pad_sequence(rows, batch_first=True, padding_value=self.padding_value)
 
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs) -> None:
-        """Write `vocab.txt` into `save_directory`, made if absent. Other arguments of pipelines are ignored."""
+        """
+        Write `vocab.txt` into `save_directory`, made if absent, and `words.txt` if there are any. Other arguments of
+        pipelines are ignored.
+        """
         os.makedirs(save_directory, exist_ok=True)
-        path = os.path.join(save_directory, VOCAB_FILE_NAME)
-        with open(path + ".tmp", "w", encoding="utf-8", newline="\n") as file:
-            file.writelines(token + "\n" for token in self._tokens)
-        os.replace(path + ".tmp", path)
+        files = {VOCAB_FILE_NAME: self._tokens}
+        if self.words is not None:
+            files[WORDS_FILE_NAME] = sorted(self.words)
+        for name, lines in files.items():
+            path = os.path.join(save_directory, name)
+            with open(path + ".tmp", "w", encoding="utf-8", newline="\n") as file:
+                file.writelines(line + "\n" for line in lines)
+            os.replace(path + ".tmp", path)
 
     @classmethod
     def from_pretrained(
@@ -89,18 +100,27 @@ class F5Tokenizer(Vocabulary, PushToHubMixin):
         Raises:
             OSError: if there is no such folder or repository, or no `vocab.txt` in it.
         """
-        return cls(
-            cached_file(
-                pretrained_model_name_or_path,
-                VOCAB_FILE_NAME,
-                subfolder=subfolder,
-                revision=revision,
-                cache_dir=cache_dir,
-                token=token,
-                local_files_only=local_files_only,
-                force_download=force_download,
-            )
+        hub = {
+            "subfolder": subfolder,
+            "revision": revision,
+            "cache_dir": cache_dir,
+            "token": token,
+            "local_files_only": local_files_only,
+            "force_download": force_download,
+        }
+        vocabulary = cached_file(pretrained_model_name_or_path, VOCAB_FILE_NAME, **hub)
+        # It lies beside the other, or there is none.
+        words = cached_file(
+            pretrained_model_name_or_path,
+            WORDS_FILE_NAME,
+            **hub,
+            _raise_exceptions_for_missing_entries=False,
+            _raise_exceptions_for_connection_errors=False,
         )
+        if words is None:
+            return cls(vocabulary)
+        with open(words, encoding="utf-8") as file:
+            return cls(vocabulary, file.read().split())
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(vocab_size={self.vocab_size})"

@@ -2,7 +2,9 @@
 
 import os
 import re
+from collections.abc import Iterable
 
+_WORD = re.compile(r"\w+(?:'\w+)*")
 _TRANSLATION = str.maketrans({";": ",", "“": '"', "”": '"', "‘": "'", "’": "'"})
 
 # From the CJK radicals up, a character may be joined to words or read as pinyin, and f5_tts's own code decides. Emoji
@@ -39,12 +41,13 @@ class Vocabulary:
         vocab_file (`str` or `os.PathLike`):
             A `vocab.txt`, UTF-8: one token per line, the line number is the id, the first line is a space. Where no
             token is in upper case, text is read in lower case.
+        words (`Iterable[str]`, *optional*): The only words that the backbone was trained on, where they are few.
     """
 
     padding_value = -1
     unknown_id = 0
 
-    def __init__(self, vocab_file: str | os.PathLike):
+    def __init__(self, vocab_file: str | os.PathLike, words: Iterable[str] | None = None):
         with open(vocab_file, encoding="utf-8") as file:
             self._tokens = [line.rstrip("\n") for line in file]
         if not self._tokens or self._tokens[0] != " ":
@@ -57,6 +60,7 @@ class Vocabulary:
         # As in f5_tts, the last of several equal lines gives the id, and `vocab_size` counts distinct tokens.
         self._ids = {token: index for index, token in enumerate(self._tokens)}
         self._known: dict[str, bool] = {}
+        self.words = None if words is None else frozenset(word.casefold() for word in words)
 
     @property
     def vocab_size(self) -> int:
@@ -105,6 +109,12 @@ class Vocabulary:
         """
         tokens = dict.fromkeys(self.tokenize(text))
         return [token for token in tokens if token not in self._ids and not token.isspace()]
+
+    def unknown_words(self, text: str) -> list[str]:
+        """The distinct words and numbers of `text` that the backbone never heard, if it is known what it heard."""
+        if self.words is None:
+            return []
+        return [word for word in dict.fromkeys(_WORD.findall(text)) if word.casefold() not in self.words]
 
     def ids(self, text: str) -> list[int]:
         """Ids of the tokens of `text`. Unknown tokens have id 0."""

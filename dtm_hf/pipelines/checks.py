@@ -20,6 +20,7 @@ _CLASSES = {
     "vocoder": ("GriffinLimVocoder", "VocosVocoder"),
     "duration_predictor": ("DurationPredictor", "TokenDurations"),
     "text_aligner": ("TextAligner",),
+    "text_normalizer": ("TextNormalizer",),
 }
 
 

@@ -11,6 +11,7 @@ from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntr
 
 from dtm_hf.backbone.student import MODEL_TYPE, Student, StudentConfig
 from dtm_hf.frontend.duration_prediction import describe_lengths
+from dtm_hf.frontend.text_normalizer import describe_normalizer
 from dtm_hf.head.configuration_dtm import DTMHeadConfig
 from dtm_hf.head.modeling_dtm import DTMHead
 from dtm_hf.hub import fill_card, push_with_card
@@ -221,6 +222,9 @@ class RepositoryMixin:
                 "step_counts": config.step_counts,
                 "sampler": dict(self.scheduler.config),
                 "lengths": describe_lengths(self.duration_predictor),
+                "max_seconds": config.max_seconds,
+                "words": sorted(self.tokenizer.words or ()),
+                "normalizer": describe_normalizer(self.text_normalizer),
                 "training_data": values.get("training_data") or config.training_data,
             }
         )

@@ -13,6 +13,7 @@ from dtm_hf.frontend.duration_prediction import DurationPredictor
 from dtm_hf.frontend.feature_extraction_f5 import F5FeatureExtractor
 from dtm_hf.frontend.spoken_text import spoken_text
 from dtm_hf.frontend.text_aligner import TextAligner
+from dtm_hf.frontend.text_normalizer import TextNormalizer
 from dtm_hf.frontend.token_durations import TokenDurations
 from dtm_hf.frontend.tokenization_f5 import F5Tokenizer
 from dtm_hf.pipelines import sampler, speech
@@ -65,6 +66,8 @@ class DTMPipeline(RepositoryMixin, CallStateMixin, DiffusionPipeline):
             prompt's, where `duration_s` says nothing, and where long text is cut. Without one, F5-TTS's rule: in
             proportion to bytes. A backbone that is told how long each token lasts needs one of tokens.
         text_aligner ([`TextAligner`], *optional*): When the tokens of a recording are said, for such a backbone.
+        text_normalizer ([`TextNormalizer`], *optional*): Says numbers and the like in words. Without one, text goes to
+            the tokenizer as it is written, as in F5-TTS.
         force_head (`bool`, defaults to `False`): Mount a head although it was trained on another backbone.
 
     A call is `prepare`, `sample`, `decode`, and the three can be called one by one: the rows that `prepare` gives may
@@ -77,7 +80,7 @@ class DTMPipeline(RepositoryMixin, CallStateMixin, DiffusionPipeline):
     """
 
     model_cpu_offload_seq = "backbone->vocoder"
-    _optional_components = ["head", "duration_predictor", "text_aligner"]
+    _optional_components = ["head", "duration_predictor", "text_aligner", "text_normalizer"]
     # Offload hooks would move the two in turn at every head call.
     _exclude_from_cpu_offload = ["head"]
     _callback_tensor_inputs = ["latents"]
@@ -92,6 +95,7 @@ class DTMPipeline(RepositoryMixin, CallStateMixin, DiffusionPipeline):
         head: torch.nn.Module | None = None,
         duration_predictor: DurationPredictor | TokenDurations | None = None,
         text_aligner: TextAligner | None = None,
+        text_normalizer: TextNormalizer | None = None,
         force_head: bool = False,
         mean_mel: list[float] | None = None,
     ):
@@ -116,6 +120,7 @@ class DTMPipeline(RepositoryMixin, CallStateMixin, DiffusionPipeline):
             head=head,
             duration_predictor=duration_predictor,
             text_aligner=text_aligner,
+            text_normalizer=text_normalizer,
         )
         self.register_to_config(force_head=force_head, mean_mel=mean_mel)
         self._last_call = LastCall()
@@ -154,7 +159,9 @@ class DTMPipeline(RepositoryMixin, CallStateMixin, DiffusionPipeline):
         Raises:
             TypeError, ValueError, FileNotFoundError: for what cannot be spoken.
         """
-        inputs = check_inputs(self.tokenizer, text, reference_audio, reference_text, speed, duration_s)
+        inputs = check_inputs(
+            self.tokenizer, text, reference_audio, reference_text, speed, duration_s, self.text_normalizer
+        )
         pairs = list(zip(inputs.recordings, inputs.reference_texts, strict=True))
         # A recording shared by all texts is read once.
         encoded: dict[tuple[int, str], Reference] = {}

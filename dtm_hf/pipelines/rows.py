@@ -6,7 +6,7 @@ No torch in here: arrays are of whatever library the pipeline runs on.
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -87,15 +87,23 @@ class SpeechInputs:
     unspoken: list[list[str]]
 
 
-def check_inputs(tokenizer: Vocabulary, text, reference_audio, reference_text, speed, duration_s) -> SpeechInputs:
-    """Refuse what cannot be spoken; arguments as of [`DTMPipeline`]."""
+def check_inputs(
+    tokenizer: Vocabulary,
+    text,
+    reference_audio,
+    reference_text,
+    speed,
+    duration_s,
+    normalizer: Callable[[str], str] | None = None,
+) -> SpeechInputs:
+    """Refuse what cannot be spoken; arguments as of [`DTMPipeline`], its `text_normalizer` among them."""
     texts = [text] if isinstance(text, str) else text
     if not isinstance(texts, list) or not texts or not all(isinstance(item, str) for item in texts):
         raise TypeError(f"`text` must be a string or a non-empty list of strings, but got {text!r}.")
     for item in texts:
         if not item.strip():
             raise ValueError(f"`text` must not be empty, but got {item!r}.")
-    spoken = [_spoken("text", item, tokenizer) for item in texts]
+    spoken = [_spoken("text", item, tokenizer, normalizer) for item in texts]
     recordings = reference_audio if isinstance(reference_audio, list) else [reference_audio] * len(texts)
     reference_texts = reference_text if isinstance(reference_text, list) else [reference_text] * len(texts)
     if len(recordings) != len(texts) or len(reference_texts) != len(texts):
@@ -109,7 +117,7 @@ def check_inputs(tokenizer: Vocabulary, text, reference_audio, reference_text, s
                 f"`reference_text` must be what is said in `reference_audio`, but got {item!r}. Transcribe the "
                 "recording first, for example with the automatic-speech-recognition pipeline of transformers."
             )
-    said = {item: _spoken("reference_text", item, tokenizer) for item in reference_texts}
+    said = {item: _spoken("reference_text", item, tokenizer, normalizer) for item in reference_texts}
     if not (isinstance(speed, int | float) and math.isfinite(speed) and speed > 0):
         raise ValueError(f"`speed` must be a positive number, but got {speed!r}.")
     durations = duration_s if isinstance(duration_s, list) else [duration_s] * len(texts)
@@ -121,6 +129,11 @@ def check_inputs(tokenizer: Vocabulary, text, reference_audio, reference_text, s
     for name, pairs in (("text", spoken), ("reference_text", said.values())):
         if unspoken := list(dict.fromkeys(character for _, missing in pairs for character in missing)):
             logger.warning(f"`{name}` holds what the vocabulary lacks, which is left out: {unspoken}.")
+    if strange := list(dict.fromkeys(word for item, _ in spoken for word in tokenizer.unknown_words(item))):
+        logger.warning(
+            f"`text` holds words that this model has never heard and will not say well: {strange}. It knows "
+            f"{len(tokenizer.words)}, which `dtm-hf info` shows."
+        )
     return SpeechInputs(
         [text for text, _ in spoken],
         recordings,
@@ -130,10 +143,12 @@ def check_inputs(tokenizer: Vocabulary, text, reference_audio, reference_text, s
     )
 
 
-def _spoken(name: str, text: str, tokenizer: Vocabulary) -> tuple[str, list[str]]:
+def _spoken(
+    name: str, text: str, tokenizer: Vocabulary, normalizer: Callable[[str], str] | None
+) -> tuple[str, list[str]]:
     """What is spoken of a text and what is not; refused if that is nothing."""
     _check_encodable(name, text)
-    spoken, unspoken = spoken_text(text, tokenizer)
+    spoken, unspoken = spoken_text(text if normalizer is None else normalizer(text), tokenizer)
     if not holds_words(spoken):
         wanted = "characters of the vocabulary" if holds_words(text) or not spoken else "words, and not marks alone"
         raise ValueError(f"`{name}` must hold {wanted}, but got {text!r}.")

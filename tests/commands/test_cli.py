@@ -319,6 +319,8 @@ def test_info_shows_parts_sizes_origin_and_sampling(model):
         "residual prediction, mlp architecture",
         "at inference, both branches",
         "by bytes of text as in F5-TTS",
+        "chunks of at most 22 s with their prompt",
+        "read as they are written, as in F5-TTS",
         "default, low",
     ):
         assert expected in result.stdout, (expected, result.stdout)

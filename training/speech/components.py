@@ -10,6 +10,7 @@ from dtm_hf.backbone.backbone_f5 import F5Backbone
 from dtm_hf.frontend.duration_prediction import DurationPredictor
 from dtm_hf.frontend.feature_extraction_f5 import F5FeatureExtractor
 from dtm_hf.frontend.text_aligner import TextAligner
+from dtm_hf.frontend.text_normalizer import TextNormalizer
 from dtm_hf.frontend.token_durations import TokenDurations
 from dtm_hf.frontend.tokenization_f5 import F5Tokenizer
 from dtm_hf.scheduling.scheduling_dtm import DTMScheduler
@@ -37,6 +38,7 @@ class Components:
     objective: Any
     duration_predictor: DurationPredictor | TokenDurations | None = None
     text_aligner: TextAligner | None = None
+    text_normalizer: TextNormalizer | None = None
 
     def pipeline(self) -> "DTMPipeline":
         """The pipeline around the current weights."""
@@ -51,6 +53,7 @@ class Components:
             scheduler=self.scheduler,
             duration_predictor=self.duration_predictor,
             text_aligner=self.text_aligner,
+            text_normalizer=self.text_normalizer,
         )
 
     def speaking_backbone(self) -> F5Backbone:
@@ -84,8 +87,8 @@ def frozen_parts(config: TrainingConfig) -> dict[str, Any]:
 
         # In float32 also where another dtype follows: the backbone's own conversion keeps its positions exact.
         base = DTMPipeline.from_pretrained(model.base_model, revision=model.base_model_revision, dtype=torch.float32)
-        names = ("backbone", "tokenizer", "feature_extractor", "vocoder", "duration_predictor", "text_aligner")
-        parts = {name: getattr(base, name) for name in names}
+        names = "backbone tokenizer feature_extractor vocoder duration_predictor text_aligner text_normalizer"
+        parts = {name: getattr(base, name) for name in names.split()}
     else:
         tokenizer = F5Tokenizer(vocab_file(config))
         parts = {
