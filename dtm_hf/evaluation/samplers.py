@@ -17,6 +17,7 @@ from dtm_hf.pipelines.pipeline_dtm import DTMPipeline, DTMPipelineOutput
 from dtm_hf.scheduling.scheduling_dtm import DTMScheduler
 
 _MEANS: dict[str, tuple[float, ...]] = {}
+_ONE_BATCH = 2**31
 _SOLVERS = {"midpoint": MidpointScheduler, "ab2": AdamsBashforthScheduler, "dpmpp": DPMSolverScheduler}
 
 
@@ -31,7 +32,7 @@ def run_arm(
     student: DTMPipeline | None = None,
 ) -> DTMPipelineOutput:
     """
-    Speak the items as one batch; the pipeline is afterwards as it was.
+    Speak the items in one call; the pipeline is afterwards as it was.
 
     An item and its seed decide what is said, whatever else is in the batch; all arms of a seed start from the same
     X_0, and their durations are the same. The noise of a control comes from a generator of its own.
@@ -64,6 +65,7 @@ def run_arm(
         own = [_generator(int(np.random.SeedSequence((seed, 1)).generate_state(1, np.uint64)[0])) for seed in seeds]
         latents = pipe.prepare_latents(rows, generators)
         control = _control(pipe.scheduler, arm, latents, lambda: pipe.prepare_latents(rows, own))
+    callback = one_after_the_other(control, callback)
     with mounted(pipe, arm, student) as mounted_pipe:
         return mounted_pipe(
             texts,
@@ -77,7 +79,9 @@ def run_arm(
             generator=generators,
             latents=latents,
             output_type=output_type,
-            callback_on_step_end=one_after_the_other(control, callback),
+            callback_on_step_end=callback,
+            # A control's noise is that of all rows.
+            max_batch_frames=None if callback is None else _ONE_BATCH,
         )
 
 

@@ -19,7 +19,8 @@ ITEMS = [
     BenchmarkItem("b", "a text that is longer than the other one is", voice(0.9, pitch=200), SAID),
 ]
 SEEDS = [11, 12]
-PROMPT_FRAMES = len(PROMPT) // 256
+# With the 50 ms of silence that end a prompt.
+PROMPT_FRAMES = (len(PROMPT) + 1200) // 256
 
 
 def mels(pipeline, name, items=ITEMS, seeds=SEEDS, **kwargs):

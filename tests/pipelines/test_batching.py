@@ -106,8 +106,8 @@ def test_a_cpu_takes_rows_one_by_one(backbone):
 
 
 def test_chunks_are_vocoded_one_by_one_as_in_a_batch(tiny_pipeline, reference_audio):
-    rows = tiny_pipeline.prepare(TEXTS, reference_audio, SAID)
+    rows = tiny_pipeline.prepare(["yes", "that was said", "no"], reference_audio, SAID)
     mels = [torch.full((row.num_frames - row.reference.num_frames, 100), -5.0) for row in rows]
     audios = tiny_pipeline.decode(rows, mels)
     alone = [tiny_pipeline.decode([row], [mel])[0] for row, mel in zip(rows, mels, strict=True)]
-    assert len(rows) == len(TEXTS) and all(np.array_equal(a, b) for a, b in zip(audios, alone, strict=True))
+    assert all(np.array_equal(a, b) for a, b in zip(audios, alone, strict=True))

@@ -88,6 +88,23 @@ def test_a_new_run_asks_nobody_for_a_predictor(base, tmp_path, monkeypatch):
     assert components(*options, "--output_dir", "runs/new").pipeline().duration_predictor is None
 
 
+def test_a_backbone_records_how_long_its_clips_were(base):
+    vocab = str(base / "fp32" / "tokenizer" / "vocab.txt")
+    options = ["--objective", "flow_matching", "--vocab_file", vocab, "--t_sampling", "sway"]
+    sizes = ["--backbone_dim", "64", "--backbone_depth", "1", "--backbone_heads", "1", "--backbone_text_dim", "16"]
+    task = build_task(parse_config(["--dataset", "corpus", *options, *sizes]))
+    task.record("nothing", None)
+    assert task.components.backbone.config.max_seconds is None
+    # The second has an outlier.
+    for seconds in ([1.0, 1.2, 1.1], [2.4, 2.5, 9.0], [0.5, 0.6, 0.4]):
+        samples = torch.tensor([int(24000 * second) for second in seconds])
+        rows = {"waveform": torch.zeros(3, int(samples.max())), "num_samples": samples}
+        rows |= {"text_ids": torch.ones(3, 4, dtype=torch.long), "prompt_samples": torch.zeros(3, dtype=torch.long)}
+        task.batch(rows, torch.device("cpu"))
+    task.record("clips", None)
+    assert task.components.pipeline().backbone.config.max_seconds == 2.5
+
+
 def test_a_head_goes_on_from_another(base, make_head, backbone, tmp_path):
     """Weights and shape are those of the old one, the record of what it was trained for is that of this run."""
     old = make_head(
