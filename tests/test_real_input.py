@@ -202,7 +202,7 @@ ROWS = [
         said=" ".join([SAID] * 8),
         recording=said_over_and_over(8),
         seconds=(1.2, 2.2),
-        notes=["s of speech in", rf"18.\d s long and was clipped to its first 11.\d s; .* which is now '({SAID} ?){{5}}'"],
+        notes=["s of speech in", rf"18.\d s long and was clipped to its first 11.\d s; .* now '({SAID} ?){{5}}'"],
     ),
     Row(
         "very long, with its text",
