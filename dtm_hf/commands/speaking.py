@@ -105,8 +105,9 @@ def _run(pipeline: "DTMPipeline", request: SpeakRequest, reference) -> tuple:
     with _counted(pipeline) as cost, Progress(*columns, console=stderr, transient=True) as progress:
         task = progress.add_task("", total=request.steps or pipeline.scheduler.config.num_inference_steps)
 
-        def advance(_pipeline, _step, _timestep, tensors):
-            progress.advance(task)
+        def advance(speaking, _step, _timestep, tensors):
+            # Chunks of a long text may take their steps one after the other.
+            progress.update(task, total=speaking.num_timesteps, advance=1)
             return tensors
 
         output = pipeline(
