@@ -76,11 +76,13 @@ class MaskingScheduler(SchedulerMixin, ConfigMixin):
             return 1.0
         return 1 - math.cos(math.pi / 2 * (timestep + 1) / self.num_inference_steps)
 
-    def decided_counts(self, timestep: int, num_codebooks: int, lengths: torch.Tensor) -> torch.Tensor:
-        """Codes that are decided after a step, of each book for frames `(B,)`: `(B, K)`. For `"coarse_to_fine"`."""
-        share = torch.full((num_codebooks,), self.decided_share(timestep) * num_codebooks, device=lengths.device)
-        share = (share - torch.arange(num_codebooks, device=lengths.device)).clamp(0, 1)
-        return (share * lengths[:, None]).ceil().long()
+    @staticmethod
+    def counts_of(share: torch.Tensor | float, num_codebooks: int, lengths: torch.Tensor) -> torch.Tensor:
+        """How many codes of each book are decided, `(B, K)`, coarse to fine, at a share of all, `(B,)` or one."""
+        share = torch.as_tensor(share, device=lengths.device, dtype=torch.float32).expand(len(lengths))
+        books = torch.arange(num_codebooks, device=lengths.device)
+        of_book = (share[:, None] * num_codebooks - books).clamp(0, 1)
+        return (of_book * lengths[:, None]).ceil().long()
 
     def step(
         self,
@@ -123,7 +125,7 @@ class MaskingScheduler(SchedulerMixin, ConfigMixin):
         # What is decided already counts among the decided, and comes first.
         rank_by = sureness.masked_fill(~open_places, -torch.inf).masked_fill((sample != mask_code) & valid, torch.inf)
         if self.config.order == "coarse_to_fine":
-            counts = self.decided_counts(index, books, attention_mask.sum(dim=1))
+            counts = self.counts_of(self.decided_share(index), books, attention_mask.sum(dim=1))
             chosen = _top(rank_by, counts)
         else:
             counts = (self.decided_share(index) * books * attention_mask.sum(dim=1)).ceil().long()

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from tiny_codec import clips, tiny_codec
 
 from dtm_hf.codec.mimi import (
     decode_codes,
@@ -14,38 +15,14 @@ from dtm_hf.codec.mimi import (
 from dtm_hf.codec.streaming import StreamingDecoder
 
 
-@pytest.fixture(scope="module")
-def clips():
-    generator = torch.Generator().manual_seed(0)
-    time = torch.arange(24000) / 24000
-    return [
-        0.3 * torch.sin(2 * torch.pi * pitch * time[:size]) + 0.1 * torch.randn(size, generator=generator)
-        for pitch, size in ((120, 24000), (200, 9000), (310, 19200), (90, 1))
-    ]
+@pytest.fixture(scope="module", name="clips")
+def _clips():
+    return clips()
 
 
 @pytest.fixture(scope="module")
-def codec(clips):
-    from transformers import MimiConfig, MimiModel
-
-    torch.manual_seed(0)
-    config = MimiConfig(
-        num_filters=8,
-        hidden_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=4,
-        intermediate_size=128,
-        codebook_size=16,
-        codebook_dim=16,
-        vector_quantization_hidden_dimension=16,
-        num_quantizers=4,
-        upsample_groups=64,
-        sliding_window=50,
-    )
-    codec = MimiModel(config).eval()
-    fill_codebooks(codec, clips, generator=torch.Generator().manual_seed(0))
-    return codec
+def codec():
+    return tiny_codec()
 
 
 def test_filled_codebooks_are_used_and_tell_more_with_each(codec, clips):

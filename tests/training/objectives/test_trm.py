@@ -1,0 +1,127 @@
+"""The loss of TRM: what is hidden, what counts, and that eight utterances are learnt by heart."""
+
+import math
+
+import pytest
+import torch
+from tiny_trm import MASK, SIZES, SPEAKERS, TEXT, model
+
+from dtm_hf.training.objectives.trm import NO_TARGET, CodeBatch, TRMObjective, codebook_weights
+
+
+def batch(size=2, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    codes = torch.randint(SIZES["codebook_size"], (2, 3, 9), generator=generator)
+    return CodeBatch(TEXT[:size], SPEAKERS[:size], codes[:size], MASK[:size])
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def test_weights_are_those_of_the_document():
+    weights = codebook_weights(32)
+    raw = torch.tensor([2.0, *(1.5 - 0.5 * i / 7 for i in range(1, 8)), *[1.0] * 24])
+    assert float(raw.mean()) == pytest.approx(1.0781, abs=1e-4)
+    torch.testing.assert_close(weights, raw / raw.mean())
+    assert float(codebook_weights(5).mean()) == pytest.approx(1.0)
+
+
+def test_what_is_shown_follows_the_decoding():
+    objective, numbers = TRMObjective(num_cycles=4), set()
+    for seed in range(40):
+        rounds = objective.draw_shown(batch(), seeded(seed))
+        numbers.add(len(rounds))
+        assert not rounds[0].any()
+        for before, shown in zip(rounds, rounds[1:], strict=False):
+            assert (before <= shown).all()
+        for i, shown in enumerate(rounds):
+            for row, frames in enumerate((9, 5)):
+                assert not shown[row, :, frames:].any()
+                books = shown[row].sum(dim=1).tolist()
+                # Books are complete, then one in part, then none.
+                assert all(above == frames or below == 0 for above, below in zip(books, books[1:], strict=False))
+                wanted = 3 * frames * (1 - math.cos(math.pi / 2 * i / len(rounds)))
+                assert sum(books) == pytest.approx(wanted, abs=1)
+    assert numbers == {1, 2, 3, 4}
+    assert not torch.stack(TRMObjective(feedback=False, num_supervisions=2).draw_shown(batch())).any()
+
+
+def test_the_loss_is_the_weighted_mean_over_hidden_codes_of_valid_frames():
+    network, objective = model(dropout=0.0), TRMObjective(num_cycles=1, text_drop_prob=0.0)
+    with torch.no_grad():
+        output = objective.loss(network, batch(), seeded())
+        answer = network(TEXT, SPEAKERS, MASK, num_cycles=1).answer
+        total = weight = 0.0
+        for k, book in enumerate(codebook_weights(3)):
+            log_probs = network.logits(answer, k).log_softmax(-1)
+            total -= book * log_probs.gather(-1, batch().codes[:, k][..., None])[..., 0][MASK].sum()
+            weight += book * MASK.sum()
+    torch.testing.assert_close(output.loss, total / weight)
+
+
+def test_padding_and_shown_codes_do_not_matter():
+    network, objective = model(dropout=0.0), TRMObjective()
+    one, other = batch(), batch()
+    other.codes = other.codes.masked_fill(~MASK[:, None], 0)
+    with torch.no_grad():
+        losses = [objective.loss(network, given, seeded()).loss for given in (one, other)]
+    assert torch.equal(*losses)
+
+
+def test_code_0_is_a_code_and_a_book_without_targets_gives_no_nan():
+    network, objective = model(dropout=0.0), TRMObjective()
+    zeros = batch()
+    zeros.codes = torch.zeros_like(zeros.codes)
+    with torch.no_grad():
+        assert objective.loss(network, zeros, seeded()).loss > 0.1
+        _, rows, _ = objective._cross_entropy(network, torch.zeros(2, 9, 32), torch.full((2, 3, 9), NO_TARGET))
+    assert torch.isfinite(rows).all()
+
+
+def test_cycles_go_on_from_each_other_with_the_codes_shown_by_then():
+    network, objective = model(dropout=0.0), TRMObjective(num_cycles=2, text_drop_prob=0.0)
+    seed = next(seed for seed in range(20) if len(objective.draw_shown(batch(), _after_drops(seed))) == 2)
+    output = objective.loss(network, batch(), seeded(seed))
+    with torch.no_grad():
+        state, losses = None, []
+        for shown in objective.draw_shown(batch(), _after_drops(seed)):
+            codes = batch().codes.masked_fill(~shown, network.config.mask_code)
+            step = network(TEXT, SPEAKERS, MASK, codes, 1, state)
+            state = (step.answer, step.latent)
+            targets = batch().codes.masked_fill(~MASK[:, None] | shown, NO_TARGET)
+            losses.append(objective._cross_entropy(network, step.answer, targets)[0])
+    torch.testing.assert_close(output.loss.detach(), sum(losses) / 2)
+    output.loss.backward()
+    assert network.head.condition.weight.grad.abs().max() > 0
+
+
+def _after_drops(seed):
+    """A generator of which the loss has drawn the rows without text."""
+    generator = seeded(seed)
+    torch.rand(2, generator=generator)
+    return generator
+
+
+@pytest.mark.parametrize("form", [{"update": "recursive"}, {"update": "document"}])
+def test_utterances_are_learnt_by_heart_and_said_from_their_text(form):
+    """From nothing but text and voice all codes come back, in the cycles of the decoding."""
+    from dtm_hf.pipelines.masked_sampler import generate_codes
+    from dtm_hf.scheduling.scheduling_masking import MaskingScheduler
+    from dtm_hf.trm.decoding import logits_warpers
+
+    network = model(dropout=0.0, **form).train()
+    objective = TRMObjective(text_drop_prob=0.0, num_cycles=2)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=2e-3)
+    generator = seeded()
+    for _ in range(160):
+        loss = objective.loss(network, batch(), generator).loss
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        optimizer.step()
+    codes = generate_codes(
+        network.eval(), MaskingScheduler(num_inference_steps=2), TEXT, SPEAKERS, MASK, logits_warpers(0)
+    )
+    valid = MASK[:, None].expand_as(codes)
+    assert (codes == batch().codes)[valid].float().mean() > 0.99

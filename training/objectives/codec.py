@@ -1,0 +1,126 @@
+"""What a codec is trained on: that its codes give back the sound. The networks are those of transformers' Mimi."""
+
+from dataclasses import dataclass
+
+import torch
+from torch.nn import functional as F
+from transformers.models.mimi.modeling_mimi import MimiModel
+
+from dtm_hf.training.objectives.losses import LossOutput
+
+# Sizes of the Fourier transforms of the spectral loss, a quarter of each between frames.
+_FFT_SIZES = (256, 512, 1024, 2048)
+# Below this share of an even use an entry of a codebook is moved to where data is.
+_DEAD = 0.02
+
+
+@dataclass
+class WaveBatch:
+    """
+    Args:
+        waveforms (`torch.Tensor` of shape `(B, T)`): at 24 kHz, T a multiple of the codec's frame size; 0 at padding.
+        frame_mask (`torch.BoolTensor` of shape `(B, F)`): `True` at frames that hold sound.
+    """
+
+    waveforms: torch.Tensor
+    frame_mask: torch.Tensor
+
+
+class CodecObjective:
+    r"""
+    Spectral and waveform loss of what the decoder makes of quantised latents, whose gradient passes the codebooks as
+    if they were not there (straight-through), and the latents' distance to their codes. The codebooks follow the
+    latents by running means (VQ-VAE, arXiv 1711.00937, appendix A.1), in the codec's own buffers `embed_sum` and
+    `cluster_usage`: what is saved is a plain `MimiModel`.
+
+    In each batch a random number of the acoustic books is used, so that the first ones alone give speech too.
+
+    Args:
+        decay (`float`, defaults to 0.97): of the running means.
+        commitment (`float`, defaults to 0.25): weight of the latents' distance to their codes.
+        waveform (`float`, defaults to 1.0): weight of the samples' own distance.
+    """
+
+    def __init__(self, decay: float = 0.97, commitment: float = 0.25, waveform: float = 1.0):
+        self.decay, self.commitment, self.waveform = decay, commitment, waveform
+
+    def loss(self, codec: MimiModel, batch: WaveBatch, generator: torch.Generator | None = None) -> LossOutput:
+        """Loss of a batch; in training mode the codebooks move too."""
+        config = codec.config
+        latents = codec.encoder(batch.waveforms[:, None]).latents
+        acoustic = config.num_quantizers - config.num_semantic_quantizers
+        drawn = torch.rand((), generator=generator, device=latents.device)
+        number = int(drawn * acoustic) + 1 if codec.training else acoustic
+        split, commitment = codec.quantizer, 0.0
+        quantized = torch.zeros_like(latents)
+        for quantizer, books in (
+            (split.semantic_residual_vector_quantizer, config.num_semantic_quantizers),
+            (split.acoustic_residual_vector_quantizer, number),
+        ):
+            part, distance = self._quantize(quantizer, latents, batch.frame_mask, books, codec.training, generator)
+            quantized, commitment = quantized + part, commitment + distance
+        sound = codec.decoder(quantized).audio_values[:, 0]
+        heard = batch.frame_mask.repeat_interleave(config.frame_size, dim=1)
+        sound = sound * heard
+        rows, spectral = torch.zeros(len(sound), device=sound.device), 0.0
+        for size in _FFT_SIZES:
+            distance = _spectral_distance(sound, batch.waveforms, size)
+            rows, spectral = rows + distance / len(_FFT_SIZES), spectral + distance.mean() / len(_FFT_SIZES)
+        samples = (sound - batch.waveforms).abs().mean()
+        loss = spectral + self.waveform * samples + self.commitment * commitment
+        figures = {"spectral": spectral.detach(), "commitment": commitment.detach()}
+        return LossOutput(loss, figures, rows.detach(), batch.frame_mask.sum(dim=1))
+
+    def _quantize(self, quantizer, latents, frame_mask, books, training, generator) -> tuple:
+        """Codes' latents with the gradient of the latents, and the distance between the two."""
+        states = latents if quantizer.input_proj is None else quantizer.input_proj(latents)
+        points = states.transpose(1, 2)
+        residual, total, distance = points, torch.zeros_like(points), 0.0
+        for layer in quantizer.layers[:books]:
+            book = layer.codebook
+            codes = book.encode(residual.detach())
+            found = F.embedding(codes, book.embed)
+            if training:
+                self._follow(book, residual.detach()[frame_mask], codes[frame_mask], generator)
+            distance = distance + (residual - found).square()[frame_mask].mean()
+            total, residual = total + found, residual - found
+        states = (points + (total - points).detach()).transpose(1, 2)
+        return (states if quantizer.output_proj is None else quantizer.output_proj(states)), distance
+
+    @torch.no_grad()
+    def _follow(self, book, points, codes, generator) -> None:
+        """Running means of what an entry stands for; an entry that stands for nothing moves to some point."""
+        size = book.codebook_size
+        counts = torch.zeros(size, device=points.device).index_add_(0, codes, torch.ones_like(points[:, 0]))
+        sums = torch.zeros_like(book.embed_sum).index_add_(0, codes, points.to(book.embed_sum))
+        if torch.distributed.is_initialized():
+            torch.distributed.all_reduce(counts)
+            torch.distributed.all_reduce(sums)
+        book.cluster_usage.mul_(self.decay).add_(counts, alpha=1 - self.decay)
+        book.embed_sum.mul_(self.decay).add_(sums, alpha=1 - self.decay)
+        dead = book.cluster_usage < _DEAD * book.cluster_usage.mean()
+        drawn = torch.randint(len(points), (size,), generator=generator, device=points.device)
+        fresh = points[drawn].to(book.embed_sum)
+        if torch.distributed.is_initialized():
+            torch.distributed.broadcast(fresh, 0)
+        usage = book.cluster_usage.mean()
+        book.embed_sum.copy_(torch.where(dead[:, None], fresh * usage, book.embed_sum))
+        book.cluster_usage.copy_(torch.where(dead, usage, book.cluster_usage))
+        # The class keeps what it has divided once.
+        book._embed = None
+
+    def probe(self, codec: MimiModel, batch: WaveBatch, generator: torch.Generator | None = None) -> dict:
+        """Nothing beyond the loss."""
+        return {}
+
+
+def _spectral_distance(sound: torch.Tensor, wanted: torch.Tensor, size: int) -> torch.Tensor:
+    """Distance of log magnitudes and of magnitudes, `(B,)`."""
+    window = torch.hann_window(size, device=sound.device)
+    spectra = [
+        torch.stft(waveform.float(), size, size // 4, window=window, return_complex=True).abs().clamp(min=1e-5)
+        for waveform in (sound, wanted)
+    ]
+    logs = (spectra[0].log() - spectra[1].log()).abs().mean(dim=(1, 2))
+    relative = (spectra[0] - spectra[1]).flatten(1).norm(dim=1) / spectra[1].flatten(1).norm(dim=1).clamp(min=1e-3)
+    return logs + relative

@@ -1,0 +1,114 @@
+"""What TRM is trained on: codes that are hidden as its decoding leaves them undecided."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch.nn import functional as F
+
+from dtm_hf.scheduling.scheduling_masking import MaskingScheduler
+from dtm_hf.training.objectives.losses import LossOutput
+
+# What a target is that enters no loss; 0 is a code like any other.
+NO_TARGET = -100
+# The character that the vocabulary lacks stands in the place of a dropped text.
+_UNKNOWN = 1
+
+
+@dataclass
+class CodeBatch:
+    """
+    Args:
+        text_ids (`torch.LongTensor` of shape `(B, L)`): characters, 0 at padding.
+        speaker_ids (`torch.LongTensor` of shape `(B,)`): voices.
+        codes (`torch.LongTensor` of shape `(B, K, T)`): of the recordings; any at padding.
+        audio_mask (`torch.BoolTensor` of shape `(B, T)`): `True` at valid frames.
+    """
+
+    text_ids: torch.Tensor
+    speaker_ids: torch.Tensor
+    codes: torch.Tensor
+    audio_mask: torch.Tensor
+
+
+def codebook_weights(num_codebooks: int) -> torch.Tensor:
+    """
+    Weights of the books' losses, `(K,)`, mean 1: the first twice, the next seven from 1.43 down to 1, the rest 1, all
+    over their mean.
+    """
+    index = torch.arange(num_codebooks, dtype=torch.float32)
+    weights = torch.where(index == 0, 2.0, (1.5 - 0.5 * index / 7).clamp(min=1.0))
+    return weights / weights.mean()
+
+
+class TRMObjective:
+    """
+    Cross-entropy of the codes that are hidden from the network, of all books.
+
+    With `feedback` a batch goes through H cycles as the decoding does, H drawn from 1 to `num_cycles`: before the
+    first no code is shown, before the others as many as their predecessors would have decided, by the scheduler's law.
+    Every cycle goes on from the answer and the latent of the one before, without its gradient, with a loss of its own.
+    Without `feedback` none is ever shown and the loss is of the last cycle, in `num_supervisions` rounds of that kind:
+    one of them in the document's form.
+
+    Args:
+        feedback (`bool`, defaults to `True`): whether decided codes are shown.
+        num_cycles (`int`, defaults to 3): H, the most that a decoding will take.
+        num_supervisions (`int`, defaults to 1): rounds without feedback.
+        text_drop_prob (`float`, defaults to 0.1): share of the rows without their text, for guidance.
+    """
+
+    def __init__(
+        self, feedback: bool = True, num_cycles: int = 3, num_supervisions: int = 1, text_drop_prob: float = 0.1
+    ):
+        self.feedback, self.num_cycles = feedback, num_cycles
+        self.num_supervisions, self.text_drop_prob = num_supervisions, text_drop_prob
+
+    def loss(self, model: torch.nn.Module, batch: CodeBatch, generator: torch.Generator | None = None) -> LossOutput:
+        """Mean over the hidden codes of valid frames, weighted by book, and over cycles; figures are of the last."""
+        dropped = torch.rand(len(batch.codes), generator=generator, device=batch.codes.device) < self.text_drop_prob
+        text_ids = torch.where(dropped[:, None] & (batch.text_ids != 0), _UNKNOWN, batch.text_ids)
+        rounds = self.draw_shown(batch, generator)
+        state, total, rows, figures = None, 0.0, 0.0, {}
+        for shown in rounds:
+            codes = batch.codes.masked_fill(~shown, model.config.mask_code)
+            targets = batch.codes.masked_fill(~batch.audio_mask[:, None] | shown, NO_TARGET)
+            cycles = 1 if self.feedback else self.num_cycles
+            output = model(text_ids, batch.speaker_ids, batch.audio_mask, codes, cycles, state)
+            loss, rows, figures = self._cross_entropy(model, output.answer, targets)
+            total = total + loss / len(rounds)
+            state = (output.answer.detach(), output.latent.detach())
+        return LossOutput(total, figures, rows, (targets != NO_TARGET).sum(dim=(1, 2)))
+
+    def draw_shown(self, batch: CodeBatch, generator: torch.Generator | None = None) -> list[torch.Tensor]:
+        """Codes that are shown before each cycle, `(B, K, T)`: coarse books first, of a book in part random frames."""
+        shape, lengths, device = batch.codes.shape, batch.audio_mask.sum(dim=1), batch.codes.device
+        if not self.feedback:
+            return [torch.zeros(shape, dtype=torch.bool, device=device)] * self.num_supervisions
+        number = int(torch.randint(1, self.num_cycles + 1, (), generator=generator, device=device))
+        order = torch.rand(shape, generator=generator, device=device).masked_fill(~batch.audio_mask[:, None], 2.0)
+        rank = order.argsort(dim=-1).argsort(dim=-1)
+        shares = [1 - math.cos(math.pi / 2 * i / number) for i in range(number)]
+        return [rank < MaskingScheduler.counts_of(share, shape[1], lengths)[..., None] for share in shares]
+
+    @staticmethod
+    def _cross_entropy(model, answer, targets) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
+        weights = codebook_weights(targets.shape[1]).to(answer.device)
+        total = torch.zeros(len(answer), device=answer.device)
+        weight, right, number = total.clone(), total.sum(), total.sum()
+        # A book at a time: the logits of all are gigabytes.
+        for k, book_weight in enumerate(weights):
+            logits, target = model.logits(answer, k).float(), targets[:, k]
+            losses = F.cross_entropy(logits.transpose(1, 2), target, ignore_index=NO_TARGET, reduction="none")
+            wanted = target != NO_TARGET
+            total = total + book_weight * losses.sum(dim=1)
+            weight = weight + book_weight * wanted.sum(dim=1)
+            right = right + ((logits.detach().argmax(dim=-1) == target) & wanted).sum()
+            number = number + wanted.sum()
+        rows = total / weight.clamp(min=1e-8)
+        return total.sum() / weight.sum().clamp(min=1e-8), rows.detach(), {"accuracy": right / number.clamp(min=1)}
+
+    def probe(self, model: torch.nn.Module, batch: CodeBatch, generator: torch.Generator | None = None) -> dict:
+        """Loss with a neighbour's text: the gap to the loss shows how far the text is read."""
+        wrong = CodeBatch(batch.text_ids.roll(1, dims=0), batch.speaker_ids, batch.codes, batch.audio_mask)
+        return {"loss_wrong_text": self.loss(model, wrong, generator).loss}
