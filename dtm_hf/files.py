@@ -1,10 +1,21 @@
 """Files and folders that are either complete or absent."""
 
 import os
+import re
+import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:
+    # Windows: leftovers stay there, for nothing tells whose writer is alive.
+    fcntl = None
+
+# The suffix stays last: writers read the format from it.
+_ASIDE = re.compile(r"\..*\.[0-9a-f]{16}\.partial(\.[^.]*)?", re.DOTALL)
 
 
 @contextmanager
@@ -13,7 +24,7 @@ def written_aside(path: str | os.PathLike) -> Iterator[Path]:
     A temporary file beside `path` that takes its name when the block ends well, and is removed when it does not.
 
     The file and missing parent folders are made on entry: a path that cannot be written is refused before any work is
-    done for it.
+    done for it. What a killed process left of its own in the same folder is removed.
 
     Raises:
         OSError: if `path` cannot be written, or is a folder or a device.
@@ -21,11 +32,7 @@ def written_aside(path: str | os.PathLike) -> Iterator[Path]:
     asked, path = path, Path(path).expanduser().resolve()
     if path.exists() and not path.is_file():
         raise OSError(f"{str(asked)!r} cannot be written: it is no regular file.")
-    # The suffix stays last: writers read the format from it.
-    aside = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
-    with _parents(path, asked):
-        with _saying_which(asked):
-            aside.touch(exist_ok=False)
+    with _parents(path, asked), _beside(path, asked, path.stem, path.suffix, Path.touch) as aside:
         try:
             yield aside
             os.replace(aside, path)
@@ -38,6 +45,7 @@ def written_aside(path: str | os.PathLike) -> Iterator[Path]:
 def folder_written_aside(path: str | os.PathLike) -> Iterator[Path]:
     """
     A temporary folder beside `path` that takes its name when the block ends well, and is removed when it does not.
+    What a killed process left of its own in the same place is removed.
 
     Raises:
         OSError: if `path` cannot be written, or exists and is not an empty folder.
@@ -45,16 +53,69 @@ def folder_written_aside(path: str | os.PathLike) -> Iterator[Path]:
     asked, path = path, Path(path).expanduser().resolve()
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
         raise FileExistsError(f"{str(asked)!r} exists and is not an empty folder; choose another or remove it.")
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    with _parents(path, asked):
-        with _saying_which(asked):
-            aside.mkdir()
+    with _parents(path, asked), _beside(path, asked, path.name, "", Path.mkdir) as aside:
         try:
             yield aside
             os.replace(aside, path)
         except BaseException:
             shutil.rmtree(aside, ignore_errors=True)
             raise
+
+
+def remove_leftovers(folder: str | os.PathLike) -> None:
+    """Remove the temporary files and folders directly in `folder` whose writers are dead; what cannot be stays."""
+    with suppress(OSError):
+        names = [entry.name for entry in os.scandir(folder) if _ASIDE.fullmatch(entry.name)]
+        for path in (Path(folder) / name for name in names):
+            with suppress(OSError), _locked(path, wait=False):
+                if path.is_dir():
+                    shutil.rmtree(path, ignore_errors=True)
+                else:
+                    path.unlink()
+
+
+@contextmanager
+def _beside(
+    path: Path, asked: str | os.PathLike, stem: str, suffix: str, make: Callable[[Path], object]
+) -> Iterator[Path]:
+    """
+    A new temporary name beside `path`, taken by `make` and locked for the block: the lock of a killed writer ends
+    with it, whereas its PID may be that of the next one, as it is in containers.
+    """
+    remove_leftovers(path.parent)
+    while True:
+        # Not the whole stem, which alone may be as long as a name can be.
+        aside = path.with_name(f".{stem[:40]}.{secrets.token_hex(8)}.partial{suffix}")
+        with _saying_which(asked):
+            make(aside)
+        with _locked(aside, wait=True):
+            # Between the two lines above another process may have taken it for a leftover.
+            if aside.exists():
+                yield aside
+                return
+
+
+@contextmanager
+def _locked(path: Path, wait: bool) -> Iterator[None]:
+    """
+    Raises:
+        OSError: if `wait` is off and the file is locked, or cannot be.
+    """
+    if fcntl is None:
+        if not wait:
+            raise OSError("no locks")
+        yield
+        return
+    descriptor = None
+    try:
+        # Some network file systems have no locks: there a writer goes on without, and no leftover is removed.
+        with suppress(*([OSError] if wait else [])):
+            descriptor = os.open(path, os.O_RDONLY)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        yield
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
 
 
 @contextmanager

@@ -1,5 +1,8 @@
 """Files and folders that are either complete or absent."""
 
+import os
+import signal
+
 import pytest
 
 from dtm_hf.files import folder_written_aside, written_aside
@@ -57,3 +60,27 @@ def test_a_folder_is_complete_or_absent(tmp_path):
     assert [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")] == ["empty", "empty/whole"]
     with pytest.raises(FileExistsError, match="not an empty folder"), folder_written_aside(tmp_path / "empty"):
         pass
+
+
+def test_leftovers_of_a_killed_writer_go_and_what_is_being_written_stays(tmp_path):
+    """Whatever the number of the process: in a container all have the same."""
+    killed = os.fork()
+    if killed == 0:
+        with written_aside(tmp_path / "log.jsonl"), folder_written_aside(tmp_path / "model"):
+            os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(killed, 0)
+    left = {path.name for path in tmp_path.iterdir()}
+    assert len(left) == 2 and all(name.startswith(".") for name in left)
+    own = tmp_path / f".log.{os.getpid()}.jsonl"
+    own.write_text("a file of the user's, though hidden")
+    with written_aside(tmp_path / "log.jsonl") as one, written_aside(tmp_path / "log.jsonl") as two:
+        assert set(tmp_path.iterdir()) == {one, two, own}
+        one.write_text("1")
+        two.write_text("2")
+    assert set(tmp_path.iterdir()) == {own, tmp_path / "log.jsonl"} and (tmp_path / "log.jsonl").read_text() == "1"
+
+
+def test_a_name_as_long_as_names_can_be(tmp_path):
+    with written_aside(tmp_path / ("n" * 251 + ".wav")) as aside:
+        aside.write_text("written")
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["written"]

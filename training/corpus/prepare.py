@@ -7,7 +7,6 @@ import hashlib
 import json
 import math
 import os
-import re
 import shutil
 from collections.abc import Iterator, Mapping
 from concurrent.futures.process import BrokenProcessPool
@@ -132,7 +131,6 @@ def prepare(preparation: Preparation, out_dir: str | os.PathLike, workers: int =
     try:
         with _alone(work):
             _take_up(plan, work)
-            _remove_asides(work, out_dir)
             manifest = _both_passes(preparation, source, work, out_dir, workers)
         shutil.rmtree(work)
     except BrokenProcessPool as error:
@@ -204,14 +202,6 @@ def _take_up(plan: dict, work: Path) -> None:
             f"`source`: the files of {plan['arguments']['source']['dataset']!r} have changed since `out_dir` "
             f"{str(work.parent)!r} was begun; choose an empty folder"
         )
-
-
-def _remove_asides(*folders: Path) -> None:
-    """What a killed process left of `written_aside` and `folder_written_aside`."""
-    for folder in folders:
-        for path in folder.glob(".*.*"):
-            if re.fullmatch(r"\.(\d{6,}|plan|.+-of-\d{5,}|manifest|skipped|README)\.\d+(\.\w+)?", path.name):
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def _both_passes(preparation: Preparation, source: Source, work: Path, out_dir: Path, workers: int) -> dict:

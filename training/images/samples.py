@@ -46,7 +46,7 @@ class ImageSamples:
         # On the CPU: the noise is then the same on every device.
         self.noise = networks.model.noise(len(prompts), torch.Generator().manual_seed(seed))
         for leftover in self.folder.glob(".step-*"):
-            shutil.rmtree(leftover)
+            shutil.rmtree(leftover, ignore_errors=True)
         teacher = networks.teacher_samples(prompts, self.noise, teacher_steps)
         shutil.rmtree(self.folder / "teacher", ignore_errors=True)
         with folder_written_aside(self.folder / "teacher") as aside:

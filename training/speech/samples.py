@@ -64,7 +64,7 @@ class SpeechSamples:
             except (ValueError, TypeError) as error:
                 raise ValueError(f"{prompt.source}: {error}") from error
         for leftover in self.folder.glob(".step-*"):
-            shutil.rmtree(leftover)
+            shutil.rmtree(leftover, ignore_errors=True)
         self._truths = self._write_truths()
 
     def write(self, step: int, trackers: Sequence = ()) -> Path:
