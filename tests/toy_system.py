@@ -119,6 +119,18 @@ def check(config):
         raise ValueError(f"`base_model` must be none for sticks, but got {config.model.base_model!r}.")
 
 
+# A short run that logs each step, and saves and validates every second.
+LOOP = (
+    "--frames_per_batch 24 --bucket_size 15 --num_workers 0 --warmup_steps 1 --max_bad_fraction 0.2 --report_to none "
+    "--log_interval 1 --eval_interval 2 --save_interval 2 --learning_rate 0.05 --ema_decay 0.5 "
+    "--lr_scheduler constant_with_warmup"
+).split()
+
+
+def arguments(corpus, output_dir, *more):
+    return ["--objective", "sticks", "--dataset", str(corpus), "--output_dir", str(output_dir), *LOOP, *more]
+
+
 LENGTHS = [*range(10), "many", *(1 + i % 8 for i in range(40))]
 # The line in training/systems.py.
 SYSTEM = System("toy_system:StickTask", StickArguments, check)

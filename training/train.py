@@ -10,14 +10,25 @@ from dtm_hf.training.systems import parse_config
 
 
 def main(argv: list[str] | None = None) -> None:
+    argv = sys.argv[1:] if argv is None else argv
+    traceback = "--traceback" in argv
     try:
-        config = parse_config(sys.argv[1:] if argv is None else argv)
+        config = parse_config([text for text in argv if text != "--traceback"])
     except ValueError as error:
         raise SystemExit(f"train.py: {error}") from None
     # Imported late: a wrong configuration is refused at once.
+    from dtm_hf.training.loop.errors import RunError
+    from dtm_hf.training.loop.stopping import EXIT_STOPPED
     from dtm_hf.training.trainer import Trainer
 
-    Trainer(config).train()
+    try:
+        finished = Trainer(config).train()
+    except (RunError, ValueError, OSError, ImportError) as error:
+        if traceback:
+            raise
+        raise SystemExit(f"train.py: {' '.join(str(error).split())}") from None
+    if not finished:
+        raise SystemExit(EXIT_STOPPED)
 
 
 if __name__ == "__main__":

@@ -1,33 +1,37 @@
 """The training loop. What is trained is the affair of a `Task`."""
 
-import dataclasses
 import json
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import ProjectConfiguration, broadcast_object_list, set_seed
-from diffusers.training_utils import EMAModel
-from safetensors.torch import load_file, save_file
+from accelerate.utils import ProjectConfiguration, set_seed
 
 from dtm_hf.training.config.arguments import TrainingConfig
+from dtm_hf.training.loop.averaging import WeightAverage
 from dtm_hf.training.loop.checkpoints import (
-    best_checkpoint,
     checkpoint_folders,
-    decisive_figure,
+    is_best,
+    load_weights,
+    newest_sound_checkpoint,
     read_state,
     write_checkpoint,
 )
+from dtm_hf.training.loop.draws import seed_draws
+from dtm_hf.training.loop.finite import FiniteGuard, finite_or_none
 from dtm_hf.training.loop.groups import ParameterGroup, average_gradients
 from dtm_hf.training.loop.journal import Journal
+from dtm_hf.training.loop.locking import written_alone
 from dtm_hf.training.loop.optimization import set_schedules
 from dtm_hf.training.loop.publishing import Publisher
-from dtm_hf.training.loop.sharding import check_sharding, is_sharded, sharded_like, whole
+from dtm_hf.training.loop.ranks import on_main
+from dtm_hf.training.loop.sharding import check_sharding, is_sharded, whole
+from dtm_hf.training.loop.stopping import StopRequest
 from dtm_hf.training.loop.task import Task
 from dtm_hf.training.objectives.phases import Phase
 from dtm_hf.training.systems import SYSTEMS, build_task
@@ -49,6 +53,8 @@ class Trainer:
 
     Raises:
         ValueError: if `output_dir` holds checkpoints and `resume` is off.
+        RunError: if another process is writing `output_dir`, it cannot be written, or none of its checkpoints can be
+            gone on from.
     """
 
     def __init__(self, config: TrainingConfig, build: Callable[[TrainingConfig], Task] = build_task):
@@ -68,27 +74,31 @@ class Trainer:
             raise ValueError(
                 f"`output_dir` {options.output_dir!r} holds checkpoints of another run and `resume` is off."
             )
+        self._alone = ExitStack()
+        on_main(self.accelerator, self._take_output_dir)
         check_sharding(self.accelerator, config, [name for name, system in SYSTEMS.items() if system.shardable])
         set_seed(options.seed)
         self._build_model()
         self.step = 0
         self.journal = Journal(self.accelerator, self.output_dir, self.task.unit)
+        self.guard = FiniteGuard(self.accelerator, options.max_skipped_steps)
         self.data_seed, self.loader = options.seed, None
         if config.logging.resume:
             self._resume()
+        self.journal.forget_after(self.step)
         if self.loader is None:
             self.loader = self._loader(config.data.train_split, endless=True)
         # Once, and at the start: to find the sources again at each validation would ask the Hub each time.
         split = config.data.validation_split
         self.validation_loader = None if split is None else self._loader(split, endless=False)
         main = self.accelerator.is_main_process
-        if main:
-            self.output_dir.mkdir(parents=True, exist_ok=True)
-            if config.logging.report_to != "none":
-                self.accelerator.init_trackers("dtm-hf", config=_flat(config))
+        if main and config.logging.report_to != "none":
+            # TensorBoard hides what a run wrote after the step that it goes on from.
+            settings = {"tensorboard": {"purge_step": self.step + 1}}
+            self.accelerator.init_trackers("dtm-hf", config=config.flat(), init_kwargs=settings)
         self.has_samples = False
         if main:
-            with self.averaged_weights():
+            with self.ema.in_place():
                 self.has_samples = self.task.open_samples(self.output_dir / "samples")
         self.publisher = None
         if config.logging.push_to_hub is not None and main:
@@ -96,6 +106,9 @@ class Trainer:
                 config.logging.push_to_hub, self.output_dir, self.task, say=self.accelerator.print
             )
         self.accelerator.wait_for_everyone()
+
+    def _take_output_dir(self) -> None:
+        self._alone.enter_context(written_alone(self.output_dir))
 
     def _build_model(self) -> None:
         options = self.config.optimization
@@ -119,9 +132,7 @@ class Trainer:
             # Sharding has put others in their place.
             group.parameters = list(self.task.groups()[group.name].values())
         self.parameters = self.groups[0].parameters
-        # 2/3: the warm-up that diffusers recommends for long runs; the decay itself caps it.
-        self.ema = EMAModel(self.parameters, decay=options.ema_decay, use_ema_warmup=True)
-        self.ema.to(self.accelerator.device)
+        self.ema = WeightAverage(self.module, self.parameters, options.ema_decay, self.accelerator.device)
 
     # Data
 
@@ -136,46 +147,66 @@ class Trainer:
             endless=endless,
         )
 
-    def _seed_draws(self, batch_number: int, draw: int = 0) -> None:
-        """
-        Draws of the batch with this number in this process: noise, times, spans, dropped conditions, dropout.
-
-        The first phase has the `draw` 0, what precedes all phases 1, and later phases count on from there.
-        """
-        accelerator = self.accelerator
-        number = batch_number * accelerator.num_processes + accelerator.process_index
-        entropy = (self.config.optimization.seed, number, draw) if draw else (self.config.optimization.seed, number)
-        torch.manual_seed(int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> 1))
-
     # Loop
 
-    def train(self) -> None:
-        """Train to `max_steps`, then write the pipeline with the averaged weights into `output_dir`."""
+    def train(self) -> bool:
+        """
+        Train to `max_steps`, then write the pipeline with the averaged weights into `output_dir`. SIGTERM, SIGINT or
+        SIGUSR1 to any process ends the run after its step, with a checkpoint.
+
+        Returns:
+            `bool`: whether it was trained to the end.
+
+        Raises:
+            DivergenceError: if losses, gradients or weights are not finite.
+            CheckpointError: if a checkpoint cannot be written.
+        """
+        with self._alone, StopRequest() as stop:
+            finished = self._train(stop)
+            self.journal.report_rows()
+            self.guard.report()
+            if finished:
+                self.save_result()
+                if self.publisher is not None:
+                    self.publisher.close()
+            else:
+                self.accelerator.print(f"Stopped by {stop} after step {self.step}; the same command goes on from it.")
+            self.accelerator.end_training()
+        return finished
+
+    def _train(self, stop: StopRequest) -> bool:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
         options, logging = self.config.optimization, self.config.logging
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         with Progress(*columns, disable=not self.accelerator.is_main_process) as progress:
             task = progress.add_task("training", total=options.max_steps, completed=self.step)
+            due = False
             for _ in self._steps():
                 progress.update(task, completed=self.step)
                 last = self.step == options.max_steps
                 if self.step % logging.log_interval == 0:
                     figures = self._window_figures()
                     self.journal.log(self.step, figures)
-                    progress.update(task, description=f"loss {figures['loss']:.3f}")
+                    loss = figures["loss"]
+                    progress.update(task, description="no finite loss" if loss is None else f"loss {loss:.3f}")
                 if self.has_samples and (self.step % logging.sample_interval == 0 or last):
-                    with self.averaged_weights():
+                    with self.ema.in_place():
                         self.task.write_samples(self.step, self.accelerator.trackers)
                 validated = self.step % logging.eval_interval == 0 or last
-                figure = self._validated() if validated else None
-                if self.step % logging.save_interval == 0 or last or (validated and self._is_best(figure)):
-                    self.save_checkpoint(figure)
-        self.journal.report_rows()
-        self.save_result()
-        if self.publisher is not None:
-            self.publisher.close()
-        self.accelerator.end_training()
+                figures = self.validate() if validated else {}
+                self.journal.log(self.step, figures)
+                figure = finite_or_none(figures.get(self._decisive))
+                best = validated and on_main(self.accelerator, is_best, self.output_dir, figure)
+                stopped = stop.agreed(self.accelerator) and not last
+                due = due or self.step % logging.save_interval == 0 or last or best
+                # What is not sound waits for a step that is: it would take the place of what is.
+                if self.guard.is_sound(self.step, figures.get(self._decisive), last) and due or stopped:
+                    self.save_checkpoint(figure, publish=not stopped)
+                    due = False
+                if stopped:
+                    return False
+        return True
 
     def _steps(self):
         """Take the optimizer steps; yields after each."""
@@ -187,18 +218,17 @@ class Trainer:
             first = self.step * options.gradient_accumulation_steps
             numbered = {first + i: self._next_batch(batches) for i in range(options.gradient_accumulation_steps)}
             for number, batch in numbered.items():
-                self._seed_draws(number, draw=1)
+                self._draws(number, draw=1)
                 with self._precision():
                     numbered[number] = self.task.prepare(batch)
             for i, phase in enumerate(self.task.phases(self.step)):
-                for number, batch in numbered.items():
-                    self._seed_draws(number, draw=i + 1 if i else 0)
-                    self._descend(phase, batch)
+                self._descend(phase, numbered, draw=i + 1 if i else 0)
             for group in self.groups:
                 for schedule in group.schedules:
                     schedule.step()
-            self.ema.step(self.parameters)
             self.step += 1
+            if self.guard.end_step(self.step):
+                self.ema.step(self.parameters)
             yield
 
     def _next_batch(self, batches: Iterator[dict]):
@@ -206,26 +236,32 @@ class Trainer:
         raw = next(batches)
         self.journal.window.waited += time.perf_counter() - began
         batch = self.task.batch(raw, self.accelerator.device)
-        self.journal.count(self.step, raw, *self.task.size(raw, batch))
+        self.journal.count(self.step + 1, raw, *self.task.size(raw, batch))
         return batch
 
-    def _descend(self, phase: Phase, batch) -> None:
-        """Loss and gradient of a batch; after the last batch of a step, the step of the optimizers of the group."""
+    def _draws(self, batch_number: int, draw: int) -> None:
+        seed_draws(self.accelerator, self.config.optimization.seed, batch_number, draw)
+
+    def _descend(self, phase: Phase, batches: dict[int, Any], draw: int) -> None:
+        """Losses and gradient of the batches of a step; if they are finite, the step of the group's optimizers."""
         accelerator, max_norm = self.accelerator, self.config.optimization.max_grad_norm
         group = next(group for group in self.groups if group.name == phase.group)
-        with accelerator.accumulate(self.model):
-            with self._precision():
-                output = phase.loss(self.model, batch)
-            accelerator.backward(output.loss)
-            if accelerator.sync_gradients:
-                if not self.task.groups_are_called:
-                    average_gradients(accelerator, group.parameters)
-                grad_norm = accelerator.clip_grad_norm_(group.parameters, max_norm)
-                self.journal.window.add_grad_norm(grad_norm, self._prefix(group))
-            for optimizer in group.optimizers:
+        outputs = []
+        for number, batch in batches.items():
+            self._draws(number, draw)
+            with accelerator.accumulate(self.model):
+                with self._precision():
+                    outputs.append(phase.loss(self.model, batch))
+                accelerator.backward(outputs[-1].loss)
+        if not self.task.groups_are_called:
+            average_gradients(accelerator, group.parameters)
+        grad_norm = accelerator.clip_grad_norm_(group.parameters, max_norm)
+        accepted = self.guard.accepts([output.loss for output in outputs], grad_norm)
+        for optimizer in group.optimizers:
+            if accepted:
                 optimizer.step()
-                optimizer.zero_grad()
-        self.journal.window.add(output, self._prefix(group))
+            optimizer.zero_grad()
+        self.journal.window.add_step(outputs if accepted else [], grad_norm, self._prefix(group))
 
     def _prefix(self, group: ParameterGroup) -> str:
         """Of the names of its figures; none for the group that the run is about."""
@@ -242,31 +278,19 @@ class Trainer:
         """Figures since the last log line, over all processes."""
         figures = self.journal.window_figures()
         rates = {f"{self._prefix(group)}learning_rate": group.schedules[0].get_last_lr()[0] for group in self.groups}
-        return figures | rates | {"ema_decay": self.ema.cur_decay_value} | self.task.amount(self.journal.units)
+        more = {"ema_decay": self.ema.cur_decay_value, "skipped_steps": self.guard.skipped}
+        return figures | rates | more | self.task.amount(self.journal.units)
 
     @property
     def _decisive(self) -> str:
         return f"validation_{self.task.decisive}"
-
-    def _validated(self) -> float | None:
-        figures = self.validate()
-        self.journal.log(self.step, figures)
-        return figures.get(self._decisive)
-
-    def _is_best(self, figure: float | None) -> bool:
-        """Decided by the main process: in the others the last bit may differ."""
-        decision = [False]
-        if self.accelerator.is_main_process and figure is not None:
-            best = best_checkpoint(self.output_dir)
-            decision = [best is None or figure < decisive_figure(best)]
-        return broadcast_object_list(decision)[0]
 
     def validate(self) -> dict[str, float]:
         """Figures of the averaged weights on fixed batches with fixed draws."""
         if self.validation_loader is None:
             return {}
         totals, count = Counter(), 0
-        with self.averaged_weights():
+        with self.ema.in_place():
             for raw in self.validation_loader:
                 if count == self.config.logging.num_validation_batches:
                     break
@@ -278,32 +302,18 @@ class Trainer:
                 count += 1
         return {f"validation_{name}": total / max(count, 1) for name, total in totals.items()}
 
-    @contextmanager
-    def averaged_weights(self):
-        """Inside, the trained network holds the averaged weights and is in evaluation mode."""
-        self.ema.store(self.parameters)
-        self.ema.copy_to(self.parameters)
-        self.module.eval()
-        try:
-            yield
-        finally:
-            self.module.train()
-            self.ema.restore(self.parameters)
-
     # State
 
-    def save_checkpoint(self, figure: float | None = None) -> None:
+    def save_checkpoint(self, figure: float | None = None, publish: bool = True) -> None:
         """Write everything a run needs to go on; every process calls this. `figure`: the decisive one, if there is."""
         logging = self.config.logging
+        self._check_weights()
 
         def write(folder: Path) -> None:
             self.accelerator.save_state(str(folder))
-            shadow = {str(i): p.contiguous() for i, p in enumerate(whole(self.ema.shadow_params))}
-            if self.accelerator.is_main_process:
-                save_file(shadow, folder / "ema.safetensors")
-            (folder / self._rank_file).write_text(
-                json.dumps({"data": self.loader.state_dict()} | self.journal.state_dict())
-            )
+            self.ema.save(folder, self.accelerator.is_main_process)
+            rank_state = {"data": self.loader.state_dict()} | self.journal.state_dict()
+            (folder / self._rank_file).write_text(json.dumps(rank_state, allow_nan=False))
 
         state = {
             "step": self.step,
@@ -311,6 +321,7 @@ class Trainer:
             "ema_step": self.ema.optimization_step,
             "data_seed": self.data_seed,
             "num_processes": self.accelerator.num_processes,
+            **self.guard.state_dict(),
             "decisive": self._decisive,
             self._decisive: figure,
         }
@@ -323,35 +334,35 @@ class Trainer:
             keep_every=logging.keep_every,
             process=self.accelerator,
         )
-        if self.publisher is not None:
+        if self.publisher is not None and publish:
             results = None if figure is None else {self._decisive: figure}
-            with self.averaged_weights():
+            with self.ema.in_place():
                 self.publisher.submit(self.step, self.journal.units, results)
+
+    def _check_weights(self) -> None:
+        weights = [parameter for group in self.groups for parameter in group.parameters]
+        self.guard.check_weights(self.step, [*weights, *self.ema.shadow_params])
 
     @property
     def _rank_file(self) -> str:
         return f"process-{self.accelerator.process_index}.json"
 
     def _resume(self) -> None:
-        folders = checkpoint_folders(self.output_dir)
-        if not folders:
+        say = self.accelerator.print
+        checkpoint = on_main(self.accelerator, newest_sound_checkpoint, self.output_dir, say)
+        if checkpoint is None:
             return
-        checkpoint, device = folders[-1], self.accelerator.device
-        self.accelerator.load_state(str(checkpoint))
+        load_weights(self.accelerator, checkpoint)
         state = read_state(checkpoint)
+        self.guard.load_state_dict(state)
         self.step, self.data_seed = state["step"], state["data_seed"]
         # Once they were called frames, whatever they were.
         self.journal.units = state["units"] if "units" in state else state["frames"]
-        # Not onto the device at once: safetensors refuses the `cpu:0` of several processes on a CPU.
-        shadow = load_file(checkpoint / "ema.safetensors")
-        averaged = [shadow[str(i)].to(device) for i in range(len(shadow))]
-        self.ema.shadow_params = sharded_like(averaged, self.parameters)
-        self.ema.optimization_step = state["ema_step"]
+        self.ema.load(checkpoint, state["ema_step"])
         for group in self.groups:
             set_schedules(group.schedules, self.step)
         self._resume_data(checkpoint, state["num_processes"])
-        self.journal.forget_after(self.step)
-        self.accelerator.print(f"Resumed from {checkpoint} at step {self.step}.")
+        say(f"Resumed from {checkpoint} at step {self.step}.")
 
     def _resume_data(self, checkpoint: Path, num_processes: int) -> None:
         try:
@@ -370,6 +381,7 @@ class Trainer:
 
     def save_result(self) -> None:
         """Write the result with the averaged weights."""
+        self._check_weights()
         averaged = whole(self.ema.shadow_params)
         if not self.accelerator.is_main_process:
             return
@@ -379,11 +391,3 @@ class Trainer:
         for parameter, average in zip(first.values(), averaged, strict=True):
             parameter.data.copy_(average)
         task.save(self.output_dir, self.step, self.journal.units)
-
-
-def _flat(config: TrainingConfig) -> dict[str, object]:
-    """Fields that a tracker can show."""
-    values = {name: value for section in dataclasses.asdict(config).values() for name, value in section.items()}
-    return {
-        name: value if isinstance(value, int | float | str | bool) else str(value) for name, value in values.items()
-    }

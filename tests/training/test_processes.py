@@ -1,13 +1,20 @@
 """Runs of several processes: the same result, resumed, and ended together."""
 
+import os
+import shutil
+import signal
+
 import pytest
 import torch
+import toy_system
+from accelerate.state import AcceleratorState
 from processes import processes, wait_until
 from safetensors.torch import load_file
 from training_runs import Launched, Run, flow_matching_arguments, log, write_corpus
 
 from dtm_hf.training.loop.checkpoints import checkpoint_folders
 from dtm_hf.training.systems import parse_config
+from dtm_hf.training.train import main
 from dtm_hf.training.trainer import Trainer
 
 pytestmark = pytest.mark.slow
@@ -62,10 +69,80 @@ def test_two_processes_killed_go_on_bit_for_bit(two, corpus, tmp_path):
     assert all(torch.equal(value, expected[name]) for name, value in weights(tmp_path / "killed").items())
 
 
+def test_a_signal_ends_all_processes_with_a_checkpoint_and_they_go_on_bit_for_bit(two, corpus, tmp_path):
+    workers, folder = two
+    argv = arguments(corpus, tmp_path / "stopped", workers, "--save_interval", "1", "--save_total_limit", "9")
+    run = Run(argv, processes=2)
+    wait_until(run, lambda: checkpoint_folders(tmp_path / "stopped"))
+    if workers:
+        # As a scheduler does: every process, those that read the data among them.
+        for rank in run.ranks:
+            for member in processes(rank.pid):
+                member.terminate()
+    else:
+        os.kill(run.ranks[1].pid, signal.SIGUSR1)
+    assert [rank.wait() for rank in run.ranks] == [75, 75], run.output.read_text()[-3000:]
+    assert "Stopped by " + ("SIGTERM" if workers else "a signal to another process") in run.output.read_text()
+    assert not (tmp_path / "stopped" / "backbone").exists()
+    # What one process wrote has changed: both go on from the one before.
+    newest = checkpoint_folders(tmp_path / "stopped")[-1]
+    content = (newest / "process-1.json").read_text()
+    (newest / "process-1.json").write_text(content.replace('"units": ', '"units": 1'))
+    assert Run(argv, processes=2).wait() == 0
+    if len(checkpoint_folders(tmp_path / "stopped")) > 1:
+        assert f"Skipped {newest.name}" in run.output.read_text()
+    assert log(tmp_path / "stopped", "loss") == log(folder, "loss")
+    assert log(tmp_path / "stopped", "hours") == log(folder, "hours")
+    expected = weights(folder)
+    assert all(torch.equal(value, expected[name]) for name, value in weights(tmp_path / "stopped").items())
+
+
+# In the second process the loss of the second step is not finite.
+TROUBLED = """
+import dataclasses, os
+import toy_system
+from dtm_hf.training.systems import SYSTEMS, parse_config
+from dtm_hf.training.trainer import Trainer
+
+
+class Troubled(toy_system.StickTask):
+    def phases(self, step):
+        self.step = step + 1
+        return super().phases(step)
+
+    def loss(self, module, lengths):
+        output = super().loss(module, lengths)
+        if self.step in STEPS and os.environ["RANK"] == "1":
+            return dataclasses.replace(output, loss=output.loss.detach() * float("nan") + 0 * module.weight.sum())
+        return output
+
+
+SYSTEMS["sticks"] = toy_system.SYSTEM
+Trainer(parse_config(ARGV), Troubled).train()
+"""
+
+
+def test_what_is_not_finite_in_one_process_skips_the_step_in_all(tmp_path):
+    (tmp_path / "data").mkdir()
+    toy_system.write_sticks(tmp_path / "data")
+    argv = toy_system.arguments(tmp_path / "data", tmp_path / "run", "--max_steps", "4", "--max_skipped_steps", "2")
+    for steps, status in (([2], 0), ([2, 3], 1)):
+        (tmp_path / "troubled.py").write_text(f"ARGV = {argv}\nSTEPS = {steps}\n{TROUBLED}")
+        run = Run(argv, processes=2, script=tmp_path / "troubled.py")
+        assert run.wait() == status, run.output.read_text()[-3000:]
+        skipped = log(tmp_path / "run", "skipped_steps")
+        assert skipped == ({1: 0, 2: 1, 3: 1, 4: 1} if status == 0 else {1: 0, 2: 1})
+        shutil.rmtree(tmp_path / "run")
+    # In both processes, with a sentence.
+    assert run.output.read_text().count("DivergenceError: Stopped after step 3: 2 steps in a row") == 2
+
+
 def test_a_killed_process_ends_the_others(corpus, tmp_path):
     argv = arguments(corpus, tmp_path / "run", 0, "--max_steps", "100000", "--save_interval", "100000")
     run = Launched(argv, processes=2)
     wait_until(run, lambda: (tmp_path / "run" / "log.jsonl").exists())
+    with pytest.raises(SystemExit, match="`output_dir` .* is being written by process "):
+        main(argv)
     members = processes(run.process.pid)
     (second,) = [
         member for member in members if member.environ().get("RANK") == "1" and "train.py" in member.cmdline()[2]
@@ -74,3 +151,7 @@ def test_a_killed_process_ends_the_others(corpus, tmp_path):
     assert run.wait(120) != 0
     assert not [member for member in members if member.is_running() and member.status() != "zombie"]
     assert "SIGKILL" in run.output.read_text()
+    # Neither the lock nor the log of what was killed is in the way.
+    AcceleratorState._reset_state(reset_partial_state=True)
+    Trainer(parse_config([*argv, "--max_steps", "1"])).train()
+    assert set(log(tmp_path / "run", "loss")) == {1}

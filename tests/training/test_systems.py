@@ -10,11 +10,6 @@ from training_runs import log
 from dtm_hf.training.systems import SYSTEMS, parse_config
 from dtm_hf.training.trainer import Trainer
 
-LOOP = (
-    "--frames_per_batch 24 --bucket_size 15 --num_workers 0 --warmup_steps 1 --max_bad_fraction 0.2 --report_to none"
-)
-LOOP += " --log_interval 1 --eval_interval 2 --save_interval 2 --learning_rate 0.05 --ema_decay 0.5"
-
 
 @pytest.fixture
 def arguments(tmp_path, monkeypatch):
@@ -22,12 +17,7 @@ def arguments(tmp_path, monkeypatch):
     AcceleratorState._reset_state(reset_partial_state=True)
     (tmp_path / "data").mkdir()
     corpus = toy_system.write_sticks(tmp_path / "data")
-
-    def arguments(name, *more):
-        argv = ["--objective", "sticks", "--dataset", str(corpus), "--output_dir", str(tmp_path / name), *LOOP.split()]
-        return [*argv, "--lr_scheduler", "constant_with_warmup", *more]
-
-    yield arguments
+    yield lambda name, *more: toy_system.arguments(corpus, tmp_path / name, *more)
     AcceleratorState._reset_state(reset_partial_state=True)
 
 

@@ -67,6 +67,8 @@ def test_a_checkpoint_whose_units_are_called_frames_goes_on(flow_matching, tmp_p
     (newest / "trainer_state.json").write_text(json.dumps(state))
     rank = json.loads((newest / "process-0.json").read_text())
     assert rank["window"].keys() == {"losses", "details", "units", "padded_units"}
+    # Nor did they list their files.
+    (newest / "files.json").unlink()
     rank["window"] = {"losses": [0.5], "details": rank["window"]["details"], "frames": 7, "padded_frames": 9}
     (newest / "process-0.json").write_text(json.dumps(rank))
     journal = Trainer(parse_config([*argv, "--output_dir", str(tmp_path / "run"), "--max_steps", "4"])).journal

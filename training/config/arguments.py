@@ -1,6 +1,6 @@
 """One dataclass per section of a training configuration."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from dtm_hf.training.config.fields import option
@@ -130,6 +130,9 @@ class OptimizationArguments:
     adam_beta2: float = option(0.999, "Second beta of AdamW.", at_least=0, at_most=1)
     weight_decay: float = option(0.01, "Weight decay.", at_least=0)
     max_grad_norm: float = option(1.0, "Gradient norm clip.", above=0)
+    max_skipped_steps: int = option(
+        10, "Steps in a row without a finite loss and gradient, each skipped, after which the run stops.", above=0
+    )
     gradient_accumulation_steps: int = option(1, "Batches per optimizer step.", above=0)
     mixed_precision: str = option("no", "`no` or `bf16`.", choices=("no", "bf16"))
     torch_compile: bool = option(False, "Compile the blocks of the networks; the first steps then take a minute.")
@@ -173,3 +176,9 @@ class TrainingConfig:
     objective: Any
     optimization: OptimizationArguments
     logging: LoggingArguments
+
+    def flat(self) -> dict[str, int | float | str | bool]:
+        """All fields by name, as a tracker can show them."""
+        values = {name: value for section in asdict(self).values() for name, value in section.items()}
+        shown = int | float | str | bool
+        return {name: value if isinstance(value, shown) else str(value) for name, value in values.items()}

@@ -1,5 +1,9 @@
 """The loader of a training run: batches from worker processes, with a state that JSON can hold."""
 
+import multiprocessing
+import os
+import signal
+import threading
 from collections.abc import Callable, Mapping
 
 from torchdata.stateful_dataloader import StatefulDataLoader
@@ -26,6 +30,7 @@ class BatchLoader(StatefulDataLoader):
             num_workers=num_workers,
             prefetch_factor=_PREFETCH if num_workers else None,
             snapshot_every_n_steps=1,
+            worker_init_fn=_outlive_signals,
         )
 
     def _readers(self) -> dict:
@@ -61,6 +66,24 @@ class BatchLoader(StatefulDataLoader):
             if saved[name] != value:
                 raise ValueError(f"The state must be of `{name}` {value}, but got one of {saved[name]}.")
         super().load_state_dict(state_dict["loader"])
+
+
+def _outlive_signals(_worker: int) -> None:
+    """
+    Who ends a run tells all of its processes, and the step that is to be finished first needs its readers: they heed
+    the process that they read for alone.
+    """
+    signals = {getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1") if hasattr(signal, name)}
+    if not hasattr(signal, "sigwaitinfo"):
+        return
+    signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    threading.Thread(target=_heed, args=(signals, multiprocessing.parent_process().pid), daemon=True).start()
+
+
+def _heed(signals: set[signal.Signals], parent: int) -> None:
+    while signal.sigwaitinfo(signals).si_pid != parent:
+        pass
+    os._exit(1)
 
 
 def open_sources(

@@ -26,7 +26,7 @@ class FigureWindow:
         details: the losses by time.
         units: processed, without padding.
         padded_units: processed, with padding.
-        grad_norm: of the last step.
+        grad_norm: of the last step, none if it was skipped.
         waited: seconds without a batch.
         began: on the clock of `time.perf_counter`.
     """
@@ -35,7 +35,7 @@ class FigureWindow:
     details: LossWindow = field(default_factory=LossWindow)
     units: int = 0
     padded_units: int = 0
-    grad_norm: torch.Tensor | float = 0.0
+    grad_norm: torch.Tensor | float | None = None
     waited: float = 0.0
     began: float = field(default_factory=time.perf_counter)
 
@@ -47,14 +47,19 @@ class FigureWindow:
             self.losses.append(output.loss.detach())
         self.details.add(output, prefix)
 
-    def add_grad_norm(self, grad_norm: torch.Tensor, prefix: str = "") -> None:
-        """Note the norm of a gradient before it was clipped; with a prefix the mean of the window is shown."""
-        if prefix:
+    def add_step(self, outputs: list[LossOutput], grad_norm: torch.Tensor, prefix: str = "") -> None:
+        """
+        Count the losses of a step in, none if it was skipped, and the norm of its gradient before it was clipped; with
+        a prefix the mean of the window is shown.
+        """
+        for output in outputs:
+            self.add(output, prefix)
+        if not prefix:
+            self.grad_norm = grad_norm if outputs else None
+        elif outputs:
             self.details.add_figure(f"{prefix}grad_norm", grad_norm)
-        else:
-            self.grad_norm = grad_norm
 
-    def figures(self, accelerator, bad_rows: Counter, dropped: Counter, unit: str) -> dict[str, float]:
+    def figures(self, accelerator, bad_rows: Counter, dropped: Counter, unit: str) -> dict[str, float | None]:
         """Figures over all processes, each of which must make this call; `unit` names what is counted."""
         seconds = time.perf_counter() - self.began
         # MPS has no float64; a window of its one process stays far below 2^24 frames.
@@ -62,16 +67,17 @@ class FigureWindow:
         counts = [self.units, self.padded_units, bad_rows.total(), dropped.total(), self.waited]
         counts = accelerator.reduce(torch.tensor(counts, dtype=exact, device=accelerator.device), "sum").tolist()
         units, padded_units, bad, left_out, waited = counts
-        loss = accelerator.reduce(torch.stack(self.losses).float().mean(), "mean")
+        # None where all steps were skipped, which they are in all processes.
+        loss = float(accelerator.reduce(torch.stack(self.losses).float().mean(), "mean")) if self.losses else None
         return {
-            "loss": float(loss),
+            "loss": loss,
             unit: int(units),
             f"{unit}_per_second": units / seconds,
             "padding_share": 1 - units / padded_units,
             "data_wait_share": waited / seconds / accelerator.num_processes,
             "bad_rows": int(bad),
             "dropped_rows": int(left_out),
-            "grad_norm": float(self.grad_norm),
+            "grad_norm": None if self.grad_norm is None else float(self.grad_norm),
         } | self.details.figures(partial(accelerator.reduce, reduction="sum"))
 
     def state_dict(self) -> dict:
@@ -97,16 +103,24 @@ class FigureWindow:
 def append_lines(path: Path, step: int, entries: list[dict]) -> None:
     """Add JSON lines that name their step."""
     with open(path, "a", encoding="utf-8") as file:
-        file.writelines(json.dumps({"step": step} | entry) + "\n" for entry in entries)
+        file.writelines(json.dumps({"step": step} | entry, allow_nan=False) + "\n" for entry in entries)
 
 
-def drop_later_lines(path: Path, step: int) -> None:
-    """Remove what a run wrote after its last checkpoint: it is about to write it again."""
+def drop_later_lines(path: Path, step: int) -> int:
+    """
+    Remove what a run wrote after the step that it is about to go on from, and will write again. Lines that cannot be
+    read, half lines of a killed run among them, go too; returns how many.
+    """
     if not path.is_file():
-        return
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    # A killed run may have left half a line.
-    kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
-    if len(kept) < len(lines):
+        return 0
+    content, kept, broken = path.read_bytes(), [], 0
+    for line in content.split(b"\n"):
+        try:
+            if line.strip() and json.loads(line)["step"] <= step:
+                kept.append(line + b"\n")
+        except (ValueError, TypeError, KeyError, RecursionError):
+            broken += 1
+    if b"".join(kept) != content:
         with written_aside(path) as aside:
-            aside.write_text("".join(kept), encoding="utf-8")
+            aside.write_bytes(b"".join(kept))
+    return broken

@@ -6,6 +6,7 @@ from pathlib import Path
 from accelerate import Accelerator
 
 from dtm_hf.training.loop.figures import FigureWindow, append_lines, drop_later_lines
+from dtm_hf.training.loop.finite import finite_or_none
 
 
 class Journal:
@@ -26,7 +27,7 @@ class Journal:
         self.units = 0
         self.bad_rows: Counter = Counter()
         self.dropped: Counter = Counter()
-        self._log = folder / "log.jsonl"
+        self._folder, self._log = folder, folder / "log.jsonl"
         self._bad_rows = folder / f"bad_rows-{accelerator.process_index}.jsonl"
 
     def count(self, step: int, raw: dict, units: int, padded_units: int) -> None:
@@ -38,19 +39,20 @@ class Journal:
         if raw["bad_row_details"]:
             append_lines(self._bad_rows, step, raw["bad_row_details"])
 
-    def window_figures(self) -> dict[str, float]:
+    def window_figures(self) -> dict[str, float | None]:
         """Figures since the last call, over all processes, each of which must make this call."""
         figures = self.window.figures(self.accelerator, self.bad_rows, self.dropped, self.unit)
         self.window = FigureWindow()
         self.units += figures.pop(self.unit)
         return figures
 
-    def log(self, step: int, figures: dict[str, float]) -> None:
-        """Write a line of the log; the main process alone does."""
+    def log(self, step: int, figures: dict[str, float | None]) -> None:
+        """Write a line of the log, null for what is not finite; the main process alone does."""
         if not figures or not self.accelerator.is_main_process:
             return
+        figures = {name: finite_or_none(value) for name, value in figures.items()}
         append_lines(self._log, step, [figures])
-        self.accelerator.log(figures, step=step)
+        self.accelerator.log({name: value for name, value in figures.items() if value is not None}, step=step)
 
     def report_rows(self) -> None:
         """Say how many rows the main process left out, and why."""
@@ -60,10 +62,17 @@ class Journal:
                 self.accelerator.print(f"Rows {name} by the main process: {summary}.")
 
     def forget_after(self, step: int) -> None:
-        """Remove the lines that a run wrote after its last checkpoint."""
-        if self.accelerator.is_main_process:
-            drop_later_lines(self._log, step)
-        drop_later_lines(self._bad_rows, step)
+        """
+        Remove the lines that a run of however many processes wrote after `step`, and those that cannot be read; the
+        main process alone does, before any other writes.
+        """
+        if not self.accelerator.is_main_process:
+            return
+        for path in (self._log, *sorted(self._folder.glob("bad_rows-*.jsonl"))):
+            broken = drop_later_lines(path, step)
+            if broken:
+                lines = "1 line was" if broken == 1 else f"{broken} lines were"
+                self.accelerator.print(f"{path.name}: {lines} removed, which could not be read.")
 
     def state_dict(self) -> dict:
         """What differs between the processes, as JSON holds it without loss."""

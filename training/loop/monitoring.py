@@ -71,4 +71,6 @@ class LossWindow:
 
     def _count(self, name: str, parts: torch.Tensor) -> None:
         parts = parts.reshape(2, -1)
+        # What is not finite would hide the rest of its bin.
+        parts = torch.where(parts.isfinite().all(dim=0), parts, 0)
         self._totals[name] = self._totals[name] + parts if name in self._totals else parts
