@@ -6,9 +6,7 @@ row in the file, and its fields by name. It holds a few rows at a time. A row, o
 [`BadRow`] in its place; what makes the rest of the file unreadable is raised.
 """
 
-import csv
 import json
-import posixpath
 import re
 import tarfile
 from collections.abc import Iterator
@@ -36,7 +34,10 @@ class Shard:
 _TABLE_ROWS = 64
 # "folder/key.field": the field is all that follows the first dot of the file's name.
 _MEMBER = re.compile(r"((?:.*/)?[^./][^./]*)\.([^/]+)")
-_FILE_COLUMNS = ("file_name", "audio_file", "image_file")
+TOO_LARGE = "row of more than 256 MiB"
+# More than this no row is, of whatever media: what says that it is larger is not read.
+MAX_ROW_BYTES = 2**28
+_MAX_HEADER_BYTES = 2**20
 
 
 def open_file(path: str, mode: str = "rb", **options):
@@ -62,20 +63,47 @@ def parquet_rows(shard: Shard, columns: list[str], *_files: str) -> Iterator[tup
     # Not through `datasets`, which sends a request (to count a download) and writes a lock file for each shard.
     import pyarrow.parquet as pq
 
-    index = 0
+    index, columns = 0, list(dict.fromkeys(columns))
     with open_file(shard.path) as file:
         table = pq.ParquetFile(file)
-        for batch in table.iter_batches(_TABLE_ROWS, columns=list(dict.fromkeys(columns)), use_threads=False):
-            for row in batch.to_pylist():
-                yield index, row
-                index += 1
+        for number in range(table.num_row_groups):
+            rows, size = _declared(table.metadata.row_group(number), columns)
+            if size > MAX_ROW_BYTES * rows:
+                yield from ((index + i, BadRow(TOO_LARGE)) for i in range(rows))
+                index += rows
+                continue
+            at_once = max(1, min(_TABLE_ROWS, MAX_ROW_BYTES * rows // max(size, 1)))
+            for batch in table.iter_batches(at_once, row_groups=[number], columns=columns, use_threads=False):
+                for row in batch.to_pylist():
+                    yield index, row
+                    index += 1
+
+
+def _declared(group, columns: list[str]) -> tuple[int, int]:
+    """Rows of a group, and the bytes that its columns have when they are unpacked."""
+    chunks = (group.column(i) for i in range(group.num_columns))
+    return group.num_rows, sum(
+        chunk.total_uncompressed_size for chunk in chunks if chunk.path_in_schema.split(".")[0] in columns
+    )
 
 
 # WebDataset
 
 
+_HEADERS = (
+    tarfile.GNUTYPE_LONGNAME,
+    tarfile.GNUTYPE_LONGLINK,
+    tarfile.XHDTYPE,
+    tarfile.XGLTYPE,
+    tarfile.SOLARIS_XHDTYPE,
+)
+
+
 class _Member(tarfile.TarInfo):
-    """A member that raises where `tarfile` takes a broken header behind the first for the end of the archive."""
+    """
+    A member that raises where `tarfile` takes a broken header behind the first for the end of the archive, and at a
+    header that is larger than any.
+    """
 
     @classmethod
     def fromtarfile(cls, archive):
@@ -85,6 +113,12 @@ class _Member(tarfile.TarInfo):
             raise
         except tarfile.HeaderError as error:
             raise tarfile.ReadError(f"broken archive: {error}") from error
+
+    def _proc_member(self, archive):
+        # Long names and the like are read whole.
+        if self.type in _HEADERS and self.size > _MAX_HEADER_BYTES:
+            raise tarfile.ReadError(f"broken archive: a header of {self.size} bytes")
+        return super()._proc_member(archive)
 
 
 def tar_columns(shard: Shard, *_files: str) -> list[str]:
@@ -102,7 +136,7 @@ def tar_columns(shard: Shard, *_files: str) -> list[str]:
 def tar_rows(shard: Shard, columns: list[str] | None = None, *_files: str) -> Iterator[tuple[int, Row]]:
     # Not the reader of datasets: it infers one schema from the first five rows, and a row that does not fit, or one
     # malformed JSON, ends the shard.
-    index, key, row = 0, None, {}
+    index, key, row, size = 0, None, {}, 0
     with open_file(shard.path) as file, tarfile.open(fileobj=file, mode="r|*", tarinfo=_Member) as archive:
         for member in archive:
             match = _MEMBER.fullmatch(member.name)
@@ -113,81 +147,24 @@ def tar_rows(shard: Shard, columns: list[str] | None = None, *_files: str) -> It
                 if row:
                     yield index, row
                     index += 1
-                key, row = name, {"__key__": name}
+                key, row, size = name, {"__key__": name}, 0
+            # What it says of itself: a sparse or a packed member may be tiny in the file.
+            size += member.size
+            if size > MAX_ROW_BYTES:
+                row[field] = BadRow(TOO_LARGE)
+                continue
             content = archive.extractfile(member).read()
-            row[field] = _parse_json(content) if field.split(".")[-1] == "json" else content
+            row[field] = parse_json(content) if field.split(".")[-1] == "json" else content
     if row:
         yield index, row
 
 
-def _parse_json(content: bytes | str):
+def parse_json(content: bytes | str):
+    """What it says; a [`BadRow`] if it is malformed, or nested too deeply to be read."""
     try:
         return json.loads(content)
-    except ValueError:
+    except (ValueError, RecursionError):
         return BadRow("malformed JSON")
-
-
-# A folder of audio or image files with a table of their texts
-
-
-def metadata_columns(shard: Shard, file_field: str, path_field: str) -> list[str]:
-    """Those of the header, or of the first ten JSON lines, and `file_field` for the file that a row names."""
-    rows = (row for _, row in islice(metadata_rows(shard, [], file_field, path_field), 10))
-    return list(dict.fromkeys(name for row in rows if isinstance(row, dict) for name in row))
-
-
-def metadata_rows(shard: Shard, columns: list[str], file_field: str, path_field: str) -> Iterator[tuple[int, Row]]:
-    """
-    Lines of JSON (`*.jsonl`), or a table with a header, separated by `|` (as F5-TTS has it) or by commas. The file
-    that a row names is also its field `file_field`; the field `path_field` holds paths.
-
-    A table is read line by line: a quotation mark that is never closed costs one row and not the rest of the file.
-    """
-    with open_file(shard.path, "r", encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-        lines = (line for line in (line.strip("\r\n") for line in file) if line)
-        parse = _parse_json if shard.path.endswith(".jsonl") else _Table(next(lines))
-        for index, line in enumerate(lines):
-            if index % shard.parts == shard.part:
-                yield index, _parse_line(line, parse, posixpath.dirname(shard.name), file_field, path_field)
-
-
-def metadata_length(path: str) -> int:
-    """Lines of the file: about as many as it has rows."""
-    with open_file(path) as file:
-        return sum(1 for _ in file)
-
-
-def _parse_line(line: str, parse, folder: str, file_field: str, path_field: str) -> Row:
-    try:
-        line.encode()
-    except UnicodeEncodeError:
-        return BadRow("metadata that is not UTF-8")
-    row = parse(line)
-    if not isinstance(row, dict):
-        return BadRow("malformed metadata")
-    row = {file_field: next((row[name] for name in _FILE_COLUMNS if name in row), None)} | row
-    if isinstance(row.get(path_field), str):
-        # The table names files from its own folder on.
-        row[path_field] = posixpath.join(folder, row[path_field])
-    return row
-
-
-class _Table:
-    """Parses the lines below a header."""
-
-    def __init__(self, header: str):
-        self.delimiter = "|" if "|" in header else ","
-        self.names = [name.strip() for name in next(csv.reader([header], delimiter=self.delimiter))]
-
-    def __call__(self, line: str) -> dict | None:
-        try:
-            fields = next(csv.reader([line], delimiter=self.delimiter, strict=True))
-        except csv.Error:
-            # Speech that begins with a quotation mark, not a quoted field.
-            fields = line.split(self.delimiter)
-        if len(fields) != len(self.names):
-            return None
-        return dict(zip(self.names, (field.strip() for field in fields), strict=True))
 
 
 # The format that F5-TTS prepares

@@ -69,13 +69,15 @@ class RowCollector(ABC):
         except Exception as error:
             # One odd row among millions must not end a run, whatever it sets off.
             reason = str(error) if isinstance(error, BadRow) else f"unexpected {type(error).__name__}"
-            self._note_bad(stream, item, reason)
-            stream.count_bad(reason, item)
+            detail = error.detail if isinstance(error, BadRow) else None
+            self._note_bad(stream, item, reason, detail)
+            stream.count_bad(reason, item, detail)
             return
         self.keep(stream, made)
 
-    def _note_bad(self, stream: SourceStream, item: Item, reason: str) -> None:
+    def _note_bad(self, stream: SourceStream, item: Item, reason: str, detail: str | None = None) -> None:
         place = {"source": stream.source.arguments.dataset, "shard": item.shard, "row": item.index}
+        place |= {} if detail is None else {"detail": detail}
         self.counts["bad_rows"][reason] += 1
         self.counts["bad_row_details"].append({"reason": reason} | place)
 

@@ -2,7 +2,17 @@
 
 
 class BadRow(ValueError):
-    """A row that cannot be trained on; the message is the reason it is counted under."""
+    """
+    A row that cannot be trained on.
+
+    Args:
+        reason (`str`): what it is counted under, one of a few.
+        detail (`str`, *optional*): where it is and what would do, as it is listed.
+    """
+
+    def __init__(self, reason: str, detail: str | None = None):
+        super().__init__(reason)
+        self.detail = detail
 
 
 class WrongLength(ValueError):

@@ -25,15 +25,15 @@ from itertools import islice
 from pathlib import Path
 
 from dtm_hf.training.config.arguments import SourceArguments
-from dtm_hf.training.data import formats
+from dtm_hf.training.data import formats, tables
 from dtm_hf.training.data.formats import Row, Shard
 from dtm_hf.training.data.rows import BadRow
 
 _READERS = {
     "parquet": (formats.parquet_columns, formats.parquet_rows),
     "webdataset": (formats.tar_columns, formats.tar_rows),
-    "audiofolder": (formats.metadata_columns, formats.metadata_rows),
-    "imagefolder": (formats.metadata_columns, formats.metadata_rows),
+    "audiofolder": (tables.metadata_columns, tables.metadata_rows),
+    "imagefolder": (tables.metadata_columns, tables.metadata_rows),
     "f5": (formats.arrow_columns, formats.arrow_rows),
 }
 # A table of texts beside the files.
@@ -107,10 +107,16 @@ class Source:
         if not isinstance(value, str):
             raise BadRow(f"{role} that is neither bytes nor a path")
         try:
-            with formats.open_file(self._file(value, role)) as file:
-                return file.read()
+            path = self._file(value, role)
+            if not _is_remote(path) and not Path(path).is_file():
+                raise BadRow(f"{role} file that cannot be opened", value[:200])
+            with formats.open_file(path) as file:
+                content = file.read(formats.MAX_ROW_BYTES + 1)
         except (OSError, ValueError) as error:
             raise error if isinstance(error, BadRow) else BadRow(f"{role} file that cannot be opened") from error
+        if len(content) > formats.MAX_ROW_BYTES:
+            raise BadRow(formats.TOO_LARGE)
+        return content
 
     def text(self, row: Row) -> str | list[str]:
         """
@@ -135,10 +141,13 @@ class Source:
         return None if value is None else str(value)
 
     @property
-    def _files(self) -> tuple[str, str]:
-        """Of a table of files: what the field is called that has the path of a row's file, and the column of paths."""
+    def _files(self) -> tuple[str, str, str]:
+        """
+        Of a table of files: what the field is called that has the path of a row's file, and the columns of paths and
+        of texts.
+        """
         role, column = next(iter(self.columns.items()))
-        return role, (column or role).split(".")[0]
+        return role, (column or role).split(".")[0], self.columns["text"].split(".")[0]
 
     def _file(self, name: str, role: str) -> str:
         if _is_remote(self.root):
@@ -188,7 +197,8 @@ def _check_columns(source: Source) -> None:
         raise ValueError(f"`dataset` {name!r}: none of its {len(source.shards)} shards can be read: {failure}")
     for role, column in source.columns.items():
         if column and column not in found and column.split(".")[0] not in found:
-            raise ValueError(f"`dataset` {name!r} has no column {column!r} (`{role}_column`); it has {found}.")
+            names = f", and a file is named by {' or '.join(tables.FILE_COLUMNS)}" if source.format in _FOLDERS else ""
+            raise ValueError(f"`dataset` {name!r} has no column {column!r} (`{role}_column`); it has {found}{names}.")
 
 
 # Folders
@@ -253,7 +263,7 @@ def _metadata(folder: Path, split: str) -> list[Path]:
 
 
 def _parted(kind: str, shards: list[Shard]) -> list[Shard]:
-    length = {"f5": formats.arrow_length, **dict.fromkeys(_FOLDERS, formats.metadata_length)}.get(kind)
+    length = {"f5": formats.arrow_length, **dict.fromkeys(_FOLDERS, tables.metadata_length)}.get(kind)
     if length is None:
         return shards
     parted = []

@@ -126,10 +126,11 @@ class SourceStream:
                 return Item(shard.name, index, row)
         raise StopIteration
 
-    def count_bad(self, reason: str, item: Item) -> None:
+    def count_bad(self, reason: str, item: Item, detail: str | None = None) -> None:
         """The row that came last is bad."""
         self.bad[reason] += 1
-        self._last_bad = f"row {item.index} of {item.shard} ({reason})"
+        more = "" if detail is None else f": {detail}"
+        self._last_bad = f"row {item.index} of {item.shard} ({reason}{more})"
         logger.info("Skipped in %r: %s", self.source.arguments.dataset, self._last_bad)
         # Three standard errors above the limit, so that the first rows stop no run by chance; at the end of an epoch
         # the limit itself holds.

@@ -19,6 +19,9 @@ from dtm_hf.training.data.maker import Maker
 from dtm_hf.training.data.rows import BadRow
 from dtm_hf.training.data.sources import Source
 
+# A small file may be billions.
+_MAX_PIXELS = 100_000_000
+
 
 @dataclass
 class ImageText:
@@ -77,14 +80,15 @@ def decode_image(content: bytes, resolution: int) -> torch.Tensor:
 
     try:
         with Image.open(io.BytesIO(content)) as opened:
+            if opened.width * opened.height > _MAX_PIXELS:
+                raise BadRow("image of too many pixels", f"{opened.width} x {opened.height}")
             image = ImageOps.exif_transpose(opened)
             if image.has_transparency_data:
                 image = image.convert("RGBA")
                 image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
             image = ImageOps.fit(image.convert("RGB"), (resolution, resolution), Image.Resampling.LANCZOS)
     except Exception as error:
-        # Also a bomb: a small file of billions of pixels.
-        raise BadRow("undecodable image") from error
+        raise error if isinstance(error, BadRow) else BadRow("undecodable image") from error
     return torch.from_numpy(np.asarray(image, dtype=np.float32) / 127.5 - 1).permute(2, 0, 1).contiguous()
 
 

@@ -12,7 +12,7 @@ from dtm_hf.training.config.arguments import DataArguments
 from dtm_hf.training.data.loader import open_sources
 from dtm_hf.training.data.rows import BadRow, WrongLength
 from dtm_hf.training.data.sources import Source, UnreadableShard
-from dtm_hf.training.speech.rows import decode_audio
+from dtm_hf.training.speech.rows import LONGEST_SECONDS, decode_audio
 
 
 @dataclass(frozen=True)
@@ -192,7 +192,8 @@ def _keep(voice: _Voice, row: ValidationRow, rate: int) -> None:
         return
     try:
         # The pipeline shortens longer references, whose text would then say more than is heard.
-        samples = decode_audio(row.audio(), rate, float("inf") if as_truth else MAX_SECONDS)
+        max_seconds = LONGEST_SECONDS if as_truth else MAX_SECONDS
+        samples = decode_audio(row.audio(), rate, max_seconds)
     except (BadRow, WrongLength):
         return
     if as_truth:

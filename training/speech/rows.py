@@ -9,6 +9,7 @@ import soxr
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
+from dtm_hf.frontend.audio import MAX_CHANNELS, MAX_PEAK
 from dtm_hf.training.config.arguments import DataArguments, SourceArguments
 from dtm_hf.training.data.batches import SizedBatches
 from dtm_hf.training.data.formats import Row
@@ -20,6 +21,13 @@ from dtm_hf.training.data.sources import Source
 # A file may end this much earlier than its header says: an MP3 encoder's delay and padding are no cut.
 _CUT_SECONDS = 0.1
 _SILENCE_RMS = 1e-4
+# A header may say anything; no recording of speech is beyond these.
+LONGEST_SECONDS = 600.0
+_MAX_RATE = 384_000
+_BLOCK_FRAMES = 2**16
+_MAX_CHARACTERS = 20_000
+# So many tokens may be said in a time as short as one likes.
+_FEW_TOKENS = 100
 
 
 @dataclass
@@ -33,12 +41,13 @@ class Utterance:
     """Length of the prompt in samples if this is a prompt+target pair, else 0."""
 
 
-def decode_audio(content: bytes, sampling_rate: int, longest: float = float("inf")) -> np.ndarray:
+def decode_audio(content: bytes, sampling_rate: int, longest: float = LONGEST_SECONDS) -> np.ndarray:
     """
     Encoded audio, of any format libsndfile reads -> mono float32 samples at `sampling_rate` (Hz).
 
     Raises:
-        BadRow: if it is undecodable, ends too early, holds NaN or infinity, or is silent.
+        BadRow: if it is undecodable, ends too early, holds NaN, infinity or what was never divided by its range, is
+            silent, or has a rate or channels that no recording has.
         WrongLength: if its header says that it is longer than `longest` seconds; it is then not decoded.
     """
     try:
@@ -46,16 +55,24 @@ def decode_audio(content: bytes, sampling_rate: int, longest: float = float("inf
             frames, rate = file.frames, file.samplerate
             if frames / rate > longest:
                 raise WrongLength(f"longer than {longest} s")
-            waveform = file.read(dtype="float32")
+            if rate > _MAX_RATE or file.channels > MAX_CHANNELS:
+                raise BadRow(
+                    "audio of a rate or channels that no recording has", f"{rate} Hz, {file.channels} channels"
+                )
+            # In blocks: eight channels, or a header that says too much, would be eight times what is kept.
+            blocks = []
+            while len(block := file.read(_BLOCK_FRAMES, dtype="float32")):
+                blocks.append(block if block.ndim == 1 else block.mean(axis=1))
+        waveform = np.concatenate(blocks) if blocks else np.zeros(0, np.float32)
         if len(waveform) < frames - _CUT_SECONDS * rate:
             raise BadRow("audio cut off")
-        if waveform.ndim > 1:
-            waveform = waveform.mean(axis=1)
         energy = float(np.dot(waveform, waveform))
         if not np.isfinite(energy):
             raise BadRow("audio with NaN or infinity")
         if energy <= _SILENCE_RMS**2 * len(waveform):
             raise BadRow("silent audio")
+        if float(np.abs(waveform).max()) > MAX_PEAK:
+            raise BadRow("audio with samples far outside of [-1, 1]", f"a peak of {np.abs(waveform).max():g}")
         return waveform if rate == sampling_rate else soxr.resample(waveform, rate, sampling_rate)
     except (BadRow, WrongLength):
         raise
@@ -96,6 +113,8 @@ class UtteranceMaker(Maker):
             WrongLength: if the clip is outside `min_seconds`..`max_seconds`, or alone longer than a batch.
         """
         text = source.text(row)
+        if len(text) > _MAX_CHARACTERS:
+            raise BadRow(f"text of more than {_MAX_CHARACTERS} characters")
         tokens = self.tokenizer.tokenize(text.strip()) if isinstance(text, str) else text
         if self.known.isdisjoint(tokens):
             raise BadRow("text without a known token")
@@ -106,6 +125,8 @@ class UtteranceMaker(Maker):
             raise WrongLength(f"shorter than {arguments.min_seconds} s")
         if seconds > arguments.max_seconds:
             raise WrongLength(f"longer than {arguments.max_seconds} s")
+        if len(tokens) > max(len(waveform) // self.hop_length + 1, _FEW_TOKENS):
+            raise BadRow("text that is longer than its audio", f"{len(tokens)} tokens in {seconds:.1f} s")
         utterance = Utterance(waveform, tokens)
         if self.size(utterance) > arguments.frames_per_batch:
             raise WrongLength("more frames than a batch")

@@ -3,6 +3,7 @@
 import io
 import json
 import tarfile
+import zlib
 
 import pytest
 import torch
@@ -72,6 +73,14 @@ def test_a_picture_that_ends_too_early_is_bad(cut):
     content = picture((64, 64), (10, 200, 30), kind="JPEG")
     with pytest.raises(BadRow, match="undecodable image"):
         decode_image(content[: len(content) - 1 - cut] if cut else b"", 8)
+
+
+def test_a_picture_of_billions_of_pixels_is_not_decoded():
+    content = bytearray(picture((8, 8), (10, 200, 30), kind="PNG"))
+    content[16:24] = (12_000).to_bytes(4, "big") * 2
+    content[29:33] = zlib.crc32(content[12:29]).to_bytes(4, "big")
+    with pytest.raises(BadRow, match="image of too many pixels"):
+        decode_image(bytes(content), 8)
 
 
 # Sources

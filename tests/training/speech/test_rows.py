@@ -65,6 +65,8 @@ def test_a_good_row(read, tokenizer):
 
 
 GOOD = voice(0.5)
+CHANNELS = np.stack([GOOD] * 17, axis=1)
+IMPOSSIBLE = "audio of a rate or channels that no recording has"
 HOLE = np.where(np.arange(len(GOOD)) == 100, np.nan, GOOD)
 
 
@@ -76,6 +78,14 @@ HOLE = np.where(np.arange(len(GOOD)) == 100, np.nan, GOOD)
         (row(0, 0, content=encoded(0 * GOOD)), "silent audio"),
         (row(0, 0, content=encoded(GOOD[:0])), "silent audio"),
         (row(0, 0, content=encoded(np.where(GOOD > 0.1, np.inf, GOOD))), "audio with NaN or infinity"),
+        (row(0, 0, content=encoded(1e15 * GOOD)), r"audio with samples far outside of \[-1, 1\]"),
+        (
+            row(0, 0, content=encoded(np.stack([GOOD] * 17, axis=1))),
+            "audio of a rate or channels that no recording has",
+        ),
+        (row(0, 0, content=encoded(GOOD, rate=655_350)), IMPOSSIBLE),
+        (row(0, 0.5, text="a" * 200), "text that is longer than its audio"),
+        (row(0, 0.5, text="a" * 2_000_000), "text of more than 20000 characters"),
         (row(0, 0.5, text="  "), "text without a known token"),
         (row(0, 0.5, text="☃ ☃"), "text without a known token"),
         ({**row(0, 0.5), "text": None}, "text without a known token"),
