@@ -1,5 +1,6 @@
 """Reads a training configuration from YAML and the command line, and refuses what cannot be."""
 
+import reprlib
 import typing
 from argparse import ArgumentError
 from collections.abc import Mapping
@@ -25,6 +26,9 @@ _COMMON = {
     "optimization": OptimizationArguments,
     "logging": LoggingArguments,
 }
+# Of values in messages, which aliases in a file make as large as they like.
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother = 2, 200, 200
 # Sections in which a file may have the keys of any objective: once there was no section for each.
 _FLAT = ("model", "images", "objective", "optimization")
 # They describe the one `dataset`; `sources` has each for itself.
@@ -122,21 +126,44 @@ def read_yaml(path: Path, objectives: Mapping[str, type]) -> dict[str, object]:
     """The flat fields of a configuration file, checked for section, name and type."""
     if not path.is_file():
         raise ValueError(f"`--config` must name a YAML file, but got {str(path)!r}.")
-    content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    content = _load_yaml(path)
     if not isinstance(content, dict):
         raise ValueError(f"{path}: expected a mapping of sections, but got {type(content).__name__}.")
     keys, values = _keys(objectives), {}
     for section, entries in content.items():
         if section not in keys:
             raise ValueError(f"{path}: unknown section {section!r}{nearest(section, keys)}.")
-        types = keys[section]
-        for key, value in (entries or {}).items():
+        types, entries = keys[section], {} if entries is None else entries
+        if not isinstance(entries, dict):
+            raise ValueError(f"{path}: section {section} must be a mapping, but got {_shown(entries)}.")
+        for key, value in entries.items():
             if key not in types:
                 raise ValueError(f"{path}: unknown key {section}.{key}{nearest(key, types)}.")
             checked = _checked(f"{path}: {section}.{key}", value, types[key])
             if values.setdefault(key, checked) != checked:
-                raise ValueError(f"{path}: {section}.{key} is {value!r}, but another section says {values[key]!r}.")
+                raise ValueError(
+                    f"{path}: {section}.{key} is {_shown(value)}, but another section says {_shown(values[key])}."
+                )
     return values
+
+
+def _load_yaml(path: Path) -> object:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        place = "" if mark is None else f" line {mark.line + 1}, column {mark.column + 1}:"
+        raise ValueError(f"{path}:{place} it is no YAML: {error.problem or error.context}.") from error
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
+        reason = "it is nested too deeply" if isinstance(error, RecursionError) else " ".join(str(error).split())
+        raise ValueError(f"{path}: it is no YAML: {reason}.") from error
+    except OSError as error:
+        raise ValueError(f"`--config` {str(path)!r} cannot be read: {error.strerror or error}.") from error
+    return {} if content is None else content
+
+
+def _shown(value: object) -> str:
+    return _SHORT.repr(value)
 
 
 def _checked(name: str, value: object, expected: object) -> object:
@@ -145,7 +172,7 @@ def _checked(name: str, value: object, expected: object) -> object:
     lists = [kind for kind in accepted if typing.get_origin(kind) is list]
     if lists and not (value is None and type(None) in accepted):
         if not isinstance(value, list):
-            raise ValueError(f"{name} must be a list, but got {value!r}.")
+            raise ValueError(f"{name} must be a list, but got {_shown(value)}.")
         (kind,) = typing.get_args(lists[0])
         if is_dataclass(kind):
             return [_entry(f"{name}[{i}]", item, kind) for i, item in enumerate(value)]
@@ -160,21 +187,21 @@ def _checked(name: str, value: object, expected: object) -> object:
         value = float(value)
     if type(value) not in accepted:
         names = " or ".join("none" if kind is type(None) else kind.__name__ for kind in accepted)
-        raise ValueError(f"{name} must be of type {names}, but got {value!r}.")
+        raise ValueError(f"{name} must be of type {names}, but got {_shown(value)}.")
     return value
 
 
 def _entry(name: str, value: object, kind: type):
     """A dataclass from one entry of a list."""
     if not isinstance(value, dict):
-        raise ValueError(f"{name} must be a mapping, but got {value!r}.")
+        raise ValueError(f"{name} must be a mapping, but got {_shown(value)}.")
     types = typing.get_type_hints(kind)
     for key in value:
         if key not in types:
             raise ValueError(f"{name}: unknown key {key!r}{nearest(key, types)}.")
     for entry in fields(kind):
         if entry.name not in value and entry.default is MISSING:
-            raise ValueError(f"{name} must have a {entry.name!r}, but got {value!r}.")
+            raise ValueError(f"{name} must have a {entry.name!r}, but got {_shown(value)}.")
     return kind(**{key: _checked(f"{name}.{key}", item, types[key]) for key, item in value.items()})
 
 

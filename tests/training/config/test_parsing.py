@@ -1,6 +1,7 @@
 """Training configurations: what a file and the command line may say, and what is refused before anything loads."""
 
 import dataclasses
+import itertools
 from pathlib import Path
 
 import pytest
@@ -119,6 +120,11 @@ def test_two_sections_that_say_different_things(write):
         parse_config(write(text.format(2)))
 
 
+# Each list has nine times the one before: written out, billions of letters.
+LISTS = [f"&{name} [{', '.join([f'*{before}'] * 9)}]" for before, name in itertools.pairwise("abcdefghijk")]
+LAUGHS = f"model: {{base_model: [&a x, {', '.join(LISTS)}]}}\n"
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -142,11 +148,32 @@ def test_two_sections_that_say_different_things(write):
             r"objective\.frac_lengths_mask must be of type float, but got 'a'",
         ),
         ("- model\n", "expected a mapping of sections, but got list"),
+        ("0\n", "expected a mapping of sections, but got int"),
+        ("model:\n  - base_model\n", r"config.yaml: section model must be a mapping, but got \['base_model'\]"),
+        ("model: 3\n", "section model must be a mapping, but got 3"),
+        ("model: []\n", r"section model must be a mapping, but got \[\]"),
+        ("model:\n  base_model: [a\ndata: b\n", r"config\.yaml: line 3, column 5: it is no YAML: "),
+        ("model:\n\tbase_model: a\n", r"line 2, column 1: it is no YAML: found character '\\t'"),
+        (
+            "model: !!python/object/apply:os.system [id]\n",
+            "line 1, column 8: it is no YAML: could not determine a cons",
+        ),
+        ("model: " + "[" * 5000, "it is no YAML: "),
+        ("model:\n  base_model: 2026-13-13\n", "it is no YAML: month must be in 1"),
+        ("3: {}\n", "unknown section 3"),
+        ("model:\n  7: 1\n", "unknown key model.7"),
+        (LAUGHS, r"model.base_model must be of type str or none, but got \['x', \['x'"),
     ],
 )
 def test_what_a_file_may_not_say(write, text, message):
     with pytest.raises(ValueError, match=message):
         parse_config(write(text))
+
+
+def test_a_file_that_is_no_text(tmp_path):
+    (tmp_path / "config.yaml").write_bytes(b"model:\n  base_model: \xff\n")
+    with pytest.raises(ValueError, match=r"config\.yaml: it is no YAML: 'utf-8' codec can't decode"):
+        parse_config(["--config", str(tmp_path / "config.yaml")])
 
 
 @pytest.mark.parametrize(
