@@ -7,7 +7,7 @@ A table is read line by line: a quotation mark that is never closed costs one ro
 import csv
 import posixpath
 from collections.abc import Iterator
-from itertools import islice
+from itertools import chain, islice
 
 from dtm_hf.training.data.formats import Row, Shard, open_file, parse_json
 from dtm_hf.training.data.rows import BadRow
@@ -22,8 +22,14 @@ _HELP = "Put a line like `file_name|text` on top that names the columns, or writ
 
 def metadata_columns(shard: Shard, file_field: str, path_field: str, text_field: str) -> list[str]:
     """Those of the header, or of the first ten JSON lines, and `file_field` for the file that a row names."""
-    rows = (row for _, row in islice(metadata_rows(shard, [], file_field, path_field, text_field), 10))
-    return list(dict.fromkeys(name for row in rows if isinstance(row, dict) for name in row))
+    with _open(shard) as file:
+        lines = _lines(file)
+        if shard.path.endswith(".jsonl"):
+            rows = (parse_json(line) for _, line in islice(lines, 10))
+            names = list(dict.fromkeys(name for row in rows if isinstance(row, dict) for name in row))
+        else:
+            names = Table(shard, lines, path_field, text_field).names
+    return [file_field, *names] if set(names).intersection(FILE_COLUMNS) else names
 
 
 def metadata_rows(
@@ -36,12 +42,11 @@ def metadata_rows(
     Raises:
         ValueError: if the first line of a table does not say what its fields are; the message has the line.
     """
-    with open_file(shard.path, "r", encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-        stripped = ((number, line.strip("\r\n")) for number, line in enumerate(file, 1))
-        lines = ((number, line) for number, line in stripped if line)
+    with _open(shard) as file:
+        lines = _lines(file)
         table = None if shard.path.endswith(".jsonl") else Table(shard, lines, path_field, text_field)
         if table is not None and table.first is not None:
-            lines = _chained(table.first, lines)
+            lines = chain([table.first], lines)
         for index, (number, line) in enumerate(lines):
             if index % shard.parts == shard.part:
                 row = _parse_line(number, line, table)
@@ -56,9 +61,14 @@ def metadata_length(path: str) -> int:
         return sum(1 for _ in file)
 
 
-def _chained(first: tuple[int, str], rest: Iterator[tuple[int, str]]) -> Iterator[tuple[int, str]]:
-    yield first
-    yield from rest
+def _open(shard: Shard):
+    return open_file(shard.path, "r", encoding="utf-8-sig", errors="surrogateescape", newline="")
+
+
+def _lines(file) -> Iterator[tuple[int, str]]:
+    """Lines that are not empty, with their number in the file."""
+    stripped = ((number, line.strip("\r\n")) for number, line in enumerate(file, 1))
+    return ((number, line) for number, line in stripped if line)
 
 
 def _parse_line(number: int, line: str, table: "Table | None") -> Row:

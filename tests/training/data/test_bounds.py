@@ -59,7 +59,7 @@ def sparse_header(name, size):
 def test_a_sparse_member_costs_its_row(tmp_path):
     whole = write_tar(tmp_path / "whole.tar", tar_members(ROWS)).read_bytes()
     (tmp_path / "whole.tar").unlink()
-    second = whole.index(b"EN_000001.json")
+    second = whole.index(b"EN_000001.wav")
     (tmp_path / "0.tar").write_bytes(
         whole[:second] + sparse_header("EN_big.wav", 10 * 2**40) + sparse_header("EN_big.json", 8) + whole[second:]
     )
@@ -93,10 +93,10 @@ class _Zeros:
 
 def test_a_header_that_is_larger_than_any_is_not_read(tmp_path):
     info = tarfile.TarInfo("././@PaxHeader")
-    info.type, info.size = tarfile.XHDTYPE, 2**33
+    info.type, info.size = tarfile.XHDTYPE, 2**32
     good = write_tar(tmp_path / "0.tar", tar_members(ROWS)).read_bytes()
     (tmp_path / "0.tar").write_bytes(info.tobuf(tarfile.USTAR_FORMAT) + good)
-    with pytest.raises(ValueError, match="broken archive: a header of 8589934592 bytes"):
+    with pytest.raises(ValueError, match="broken archive: a header of 4294967296 bytes"):
         open_source(SourceArguments(str(tmp_path), **WEB), "train")
 
 

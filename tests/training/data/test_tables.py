@@ -86,7 +86,7 @@ def test_a_line_that_does_not_fit_costs_itself_and_says_what_would_do(read):
     ("content", "message"),
     [
         ("name of nothing|said\n", "line 1, 'name of nothing|said', is no header.*Put a line like `file_name|text`"),
-        ("wavs/0.wav|said|ann\n", "line 1, .* names a file and 2 more fields, any of which may be the text. Put"),
+        ("wavs/0.wav|said|ann\n", "line 1, .* names a file and 2 more fields, of which any may be the text. Put"),
         ("wavs/0.wav,said,ann\n", "names a file and 2 more fields"),
         ("just some words\n", "line 1, 'just some words', is no header"),
         ("path|text\nwavs/0.wav|said\n", "no column 'audio'.*named by file_name or audio_file"),
