@@ -1,7 +1,10 @@
 """
 Trains a flow head on a frozen backbone, or a backbone from scratch.
 
-    accelerate launch training/train.py --config training/configs/dtm_tiny.yaml [--field value ...]
+    accelerate launch training/train.py --config training/configs/dtm_tiny.yaml [--field value ...] [--traceback]
+
+Exit status: 0 at the end of the run; 75 after SIGTERM, SIGINT or SIGUSR1, with a checkpoint from which the same
+command goes on; 1 with one line that says what is wrong, and with `--traceback` where that was found.
 """
 
 import sys

@@ -1,6 +1,8 @@
 """The training loop, from parquet shards to a pipeline on disk: both objectives, resumed, in one process."""
 
 import json
+import os
+import re
 import shutil
 
 import pyarrow as pa
@@ -125,6 +127,50 @@ def test_validation_draws_alike_and_without_dropout(flow_matching, tmp_path):
 def test_a_wrong_configuration_is_one_line(capsys):
     with pytest.raises(SystemExit, match=r"^train\.py: Unknown option --max_step; did you mean 'max_steps'\?\.$"):
         main(["--max_step", "3"])
+
+
+def other(name, **values):
+    """Writes other values into a file of the folder."""
+
+    def write(folder):
+        path = folder / name
+        path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda folder: (folder / "model_index.json").write_text("[1, 2]"), "model_index.json"),
+        (lambda folder: (folder / "model_index.json").write_text("{"), "model_index.json"),
+        (other("model_index.json", backbone=["os", "system"]), "model_index.json|backbone"),
+        (other("backbone/config.json", dim="x"), "backbone.*`dim`.*'x'"),
+        (other("backbone/config.json", dim=10**9), "backbone.*`dim`.*1000000000"),
+        (other("feature_extractor/preprocessor_config.json", sampling_rate=None), "sampling_rate"),
+        (other("scheduler/scheduler_config.json", num_inference_steps="many"), "num_inference_steps.*many"),
+        (lambda folder: (folder / "backbone/config.json").write_bytes(b"\xff"), "backbone/config.json"),
+        (lambda folder: (folder / "backbone/config.json").write_text("[" * 9999), "backbone/config.json"),
+        (lambda folder: os.truncate(folder / "backbone/diffusion_pytorch_model.safetensors", 99), "safetensors"),
+        (lambda folder: shutil.rmtree(folder / "backbone"), "backbone"),
+    ],
+)
+def test_a_saved_pipeline_that_is_damaged_is_one_line(flow_matching, corpus, tmp_path, damage, message):
+    shutil.copytree(flow_matching[1], tmp_path / "base", ignore=shutil.ignore_patterns("checkpoint-*"))
+    damage(tmp_path / "base")
+    argv = ["--dataset", str(corpus), "--base_model", str(tmp_path / "base"), "--output_dir", str(tmp_path / "run")]
+    with pytest.raises(SystemExit) as end:
+        main([*argv, *LOOP, *QUIET])
+    assert re.fullmatch(f"train\\.py: .*({message}).*", end.value.code), end.value.code
+    assert "base" in end.value.code and "weights_only=False" not in end.value.code
+
+
+@pytest.mark.parametrize("place", ["a file", "a file/below"])
+def test_an_output_dir_that_cannot_be_made_is_one_line(corpus, tmp_path, place):
+    (tmp_path / "a file").write_text("")
+    argv = flow_matching_arguments(corpus, tmp_path / place)
+    with pytest.raises(SystemExit, match=r"^train\.py: `output_dir` '.*a file.*' cannot be written: .*\.$"):
+        main(argv)
 
 
 def test_one_bad_row_in_fifty_and_a_bad_shard_cost_no_more_than_themselves(tmp_path):
