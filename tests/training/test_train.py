@@ -144,7 +144,7 @@ def other(name, **values):
     [
         (lambda folder: (folder / "model_index.json").write_text("[1, 2]"), "model_index.json"),
         (lambda folder: (folder / "model_index.json").write_text("{"), "model_index.json"),
-        (other("model_index.json", backbone=["os", "system"]), "model_index.json|backbone"),
+        (other("model_index.json", backbone=["os", "system"]), "cannot be loaded"),
         (other("backbone/config.json", dim="x"), "backbone.*`dim`.*'x'"),
         (other("backbone/config.json", dim=10**9), "backbone.*`dim`.*1000000000"),
         (other("feature_extractor/preprocessor_config.json", sampling_rate=None), "sampling_rate"),
@@ -152,7 +152,7 @@ def other(name, **values):
         (lambda folder: (folder / "backbone/config.json").write_bytes(b"\xff"), "backbone/config.json"),
         (lambda folder: (folder / "backbone/config.json").write_text("[" * 9999), "backbone/config.json"),
         (lambda folder: os.truncate(folder / "backbone/diffusion_pytorch_model.safetensors", 99), "safetensors"),
-        (lambda folder: shutil.rmtree(folder / "backbone"), "backbone"),
+        (lambda folder: shutil.rmtree(folder / "backbone"), "config.json"),
     ],
 )
 def test_a_saved_pipeline_that_is_damaged_is_one_line(flow_matching, corpus, tmp_path, damage, message):

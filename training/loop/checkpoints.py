@@ -157,7 +157,7 @@ def write_checkpoint(
     try:
         if process.is_main_process:
             for leftover in output_dir.glob(_PARTIAL + "*"):
-                shutil.rmtree(leftover, ignore_errors=True)
+                shutil.rmtree(leftover, ignore_errors=True) if leftover.is_dir() else leftover.unlink()
             partial.mkdir(parents=True)
         process.wait_for_everyone()
         write(partial)

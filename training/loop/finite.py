@@ -56,21 +56,21 @@ class FiniteGuard:
     def is_sound(self, step: int, figure: float | None, last: bool) -> bool:
         """
         Whether the weights are worth a checkpoint: after a step without `figure`, the decisive one of the validation,
-        if it was not skipped; else if that is finite.
+        if it was not skipped; else if that is finite. After the `last` step either will do.
 
         Raises:
-            DivergenceError: if they are not, after the `last` step.
+            DivergenceError: if it was the last and neither holds.
         """
         sound = self.in_a_row == 0 if figure is None else math.isfinite(figure)
         if anywhere(self.accelerator, not sound):
-            if last:
+            if last and self.in_a_row:
                 raise DivergenceError(
                     f"Stopped after step {step}, the last, without a result: {self.in_a_row} steps in a row were "
                     "skipped, for their loss or gradient was not finite, and no finite figure of a validation speaks "
                     "for the weights. What was saved before is intact. A lower `learning_rate` or a longer warm-up "
                     "may do."
                 )
-            return False
+            return last
         return True
 
     def report(self) -> None:
