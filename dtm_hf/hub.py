@@ -124,7 +124,9 @@ def push_with_card(model: Publishable, repo_id: str, **kwargs) -> CommitInfo:
 
 
 def _cell(value: Any) -> Any:
-    """Text as a cell of a Markdown table can hold it, whatever somebody named a model or a dataset."""
+    """Text, also in a mapping, as a cell of a Markdown table can hold it, whatever somebody named a model or data."""
+    if isinstance(value, dict):
+        return {name: _cell(entry) for name, entry in value.items()}
     return " ".join(value.split()).replace("|", r"\|").replace("<", "&lt;") if isinstance(value, str) else value
 
 

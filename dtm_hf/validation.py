@@ -35,8 +35,8 @@ Seconds = Annotated[float, Field(ge=0, le=60)]
 
 
 def show(value: Any) -> str:
-    """A value as a message can hold it."""
-    shown = repr(value)
+    """A value as a message can hold it: in one line, and not too much of it."""
+    shown = " ".join(repr(value).split())
     return shown if len(shown) <= _MAX_SHOWN else f"{shown[:_MAX_SHOWN]}..."
 
 
@@ -187,4 +187,12 @@ class CheckedConfigMixin:
         name, subfolder = str(pretrained_model_name_or_path), kwargs.get("subfolder") or ""
         source = os.path.join(name, subfolder).rstrip("/") if os.path.isdir(name) else name
         with naming(source, kwargs.get("cache_dir")):
-            return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+            if not hasattr(cls, "load_state_dict") or kwargs.get("output_loading_info"):
+                return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+            kwargs["output_loading_info"] = True
+            model, info = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+            # The libraries only warn of these, and a network with weights that it was not trained with speaks noise.
+            for kind, what in (("missing_keys", "lacks"), ("unexpected_keys", "holds besides")):
+                if names := sorted(info.get(kind, ())):
+                    raise ValueError(f"its configuration and its weights do not fit: the file {what} {names[:3]}.")
+            return model

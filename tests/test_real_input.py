@@ -18,6 +18,7 @@ import soundfile
 from typer.testing import CliRunner
 
 from dtm_hf.commands import models, speaking
+from dtm_hf.commands.console import as_typed
 from dtm_hf.commands.main import app
 
 RATE = 24000
@@ -227,6 +228,34 @@ ROWS = [
     ),
 ]  # fmt: skip
 
+# Arguments are named as they were typed, whatever the API calls them.
+ROWS += [
+    Row("any number of steps", options=["--steps", "7"], seconds=(1.2, 2.2)),
+    Row("a billion steps", options=["--steps", "1000000000"], error="'--steps'"),
+    Row("an odd number of head calls", options=["--head-steps", "3"], error="`num_head_steps` must be even"),
+    Row("a million head calls", options=["--steps", "1000", "--head-steps", "1000"], error="`num_head_steps` must be"),
+    Row("guidance that the head does not know", options=["--guidance", "9"], error="`guidance_scale` must lie in [1"),
+    Row("guidance that is no number", options=["--guidance", "nan"], error="`guidance_scale` must lie in"),
+    Row("guidance for the first half", options=["--head-steps", "0", "--guidance-end", "0.5"], seconds=(1.2, 2.2)),
+    Row("guidance beyond the end", options=["--guidance-end", "2"], error="'--guidance-end'"),
+    Row("speech of twice the pace", options=["--speed", "2"], seconds=(0.6, 1.2)),
+    Row("speech of a hundred times the pace", options=["--speed", "100"], error="`speed` must lie in [0.001, 10]"),
+    Row("speech of no pace", options=["--speed", "0"], error="`speed` must lie in [0.001, 10]"),
+    Row("a wanted duration", options=["--duration", "2.5"], seconds=(2.45, 2.55)),
+    Row("a duration of nothing", options=["--duration", "0.01"], error="`duration_s` must lie in [0.1,"),
+    Row("a duration that is no number", options=["--duration", "nan"], error="`duration_s` must lie in"),
+    Row("more text than it has time for", f"{PLAIN} " * 9, options=["--duration", "1"], error="must leave room"),
+    Row("a seed that no generator takes", options=["--seed", str(2**70)], error="'--seed'"),
+    Row("half precision", options=["--dtype", "float16"], as_long_as=PLAIN, level=(0.02, 0.3)),
+    Row("a type that is none", options=["--dtype", "float12"], error="'--dtype'"),
+    Row("a device that is not there", options=["--device", "cuda:99"], error="`--device` 'cuda:99' cannot be used"),
+    Row("a model that is nearly there", options=["--model", "dtm-f5-tinny"], error="Did you mean 'dtm-f5-tiny'?"),
+    Row("a student", options=["--student", str(models.EMBEDDED / "student")], as_long_as=PLAIN, level=(0.02, 0.3)),
+    Row("a student of other steps", options=["--student", str(models.EMBEDDED / "student"), "--steps", "3"],
+        error="`num_inference_steps` must be one of [2, 4]"),
+    Row("a folder that is no student", options=["--student", str(models.EMBEDDED)], error="must hold a student's"),
+]  # fmt: skip
+
 
 @pytest.fixture(scope="module", autouse=True)
 def loaded_once():
@@ -272,13 +301,17 @@ def test_real_input(row, plainly, tmp_path):
     result, speech = speak(row, tmp_path)
     assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
     lines = [line for line in result.stderr.splitlines() if line.startswith(("Error", "Note"))]
+    if row.error is not None and row.error.startswith("'--"):
+        # What is of no such type or range is refused by the parser, in a box.
+        assert result.exit_code == 2 and speech is None and row.error in result.stderr
+        return
     error = lines.pop() if row.error is not None else ""
     assert len(lines) == len(row.notes), lines
     for line, note in zip(lines, row.notes, strict=True):
-        assert re.search(note, line)
+        assert re.search(as_typed(note), line)
     if row.error is not None:
         assert result.exit_code in (1, 2) and speech is None
-        assert row.error in error
+        assert as_typed(row.error) in error
         return
     assert result.exit_code == 0, result.stderr
     assert np.isfinite(speech).all()

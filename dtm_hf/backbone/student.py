@@ -140,10 +140,16 @@ class Student:
         config = self.config
         if not force and (other := other_backbone(config, backbone)):
             raise ValueError(f"The student was distilled from {other}")
+        steps = self.tensors.get(f"{NUM_STEPS_EMBED}.weight")
+        if (steps is not None) != (len(config.step_counts) > 1):
+            raise ValueError(
+                f"`step_counts` of the student are {config.step_counts}, but its weights are those of "
+                f"{'one number' if steps is None else 'several numbers'} of steps."
+            )
         weights = dict(backbone.state_dict())
         add_low_rank(weights, self.tensors, config.alpha / config.rank)
         student = empty_student(backbone, config.step_counts)
-        load_student_weights(student, weights, self.tensors.get(f"{NUM_STEPS_EMBED}.weight"))
+        load_student_weights(student, weights, steps)
         student.register_to_config(training_data=config.training_data)
         return student
 

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +13,31 @@ from typer.core import TyperGroup
 
 # Bound to sys.stderr at each print and not here, so that it follows a redirection.
 stderr = Console(stderr=True)
+
+
+# Arguments as the command line has them, by their names in Python.
+_TYPED = {
+    "text": "TEXT",
+    "reference_text": "--reference-text",
+    "reference_audio": "--reference-audio",
+    "num_inference_steps": "--steps",
+    "num_head_steps": "--head-steps",
+    "guidance_scale": "--guidance",
+    "guidance_end": "--guidance-end",
+    "speed": "--speed",
+    "duration_s": "--duration",
+    "generator": "--seed",
+    "checkpoint": "CHECKPOINT",
+    "vocab_file": "VOCAB",
+    "variant": "--variant",
+    "use_ema": "--no-ema",
+    "path_or_repo": "--vocoder",
+}
+
+
+def as_typed(message: str) -> str:
+    """A message with the names of arguments as the user typed them."""
+    return re.sub(r"`(\w+)`", lambda found: f"`{_TYPED.get(found[1], found[1])}`", message)
 
 
 class ArgumentError(ValueError):
@@ -25,7 +51,7 @@ class ReportingGroup(TyperGroup):
         with _own_warnings(ctx.params["traceback"]):
             try:
                 return super().invoke(ctx)
-            except (ValueError, OSError, ImportError) as error:
+            except (ValueError, TypeError, OSError, ImportError, MemoryError, RecursionError) as error:
                 if ctx.params["traceback"]:
                     raise
                 # A pipe that its reader closed is no error to explain.
@@ -36,13 +62,13 @@ class ReportingGroup(TyperGroup):
 
 def say_error(error: BaseException) -> None:
     """One red line, however many lines the message of a library has."""
-    message = " ".join(str(error).split()) or type(error).__name__
+    message = as_typed(" ".join(str(error).split()) or type(error).__name__)
     stderr.print(f"Error: {message}", style="bold red", markup=False, highlight=False, soft_wrap=True)
 
 
 def say_note(message: str) -> None:
     """One yellow line."""
-    stderr.print(f"Note: {message}", style="yellow", markup=False, highlight=False, soft_wrap=True)
+    stderr.print(f"Note: {as_typed(message)}", style="yellow", markup=False, highlight=False, soft_wrap=True)
 
 
 class _Notes(logging.Handler):

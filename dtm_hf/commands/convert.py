@@ -1,5 +1,7 @@
 """Conversion of official F5-TTS checkpoints into pipeline folders."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import typer
@@ -14,10 +16,11 @@ def convert_f5(
     vocab: str,
     output: Path,
     *,
-    variant: str = "v1_base",
+    variant: str | None = None,
     vocoder: str | None = None,
     revision: str | None = None,
     license: str = "cc-by-nc-4.0",
+    use_ema: bool = True,
 ) -> None:
     """Write the pipeline folder `output`, whole or not at all. It has no head and samples as F5-TTS does: 32 steps."""
     for name, path in (("CHECKPOINT", checkpoint), ("VOCAB", vocab)):
@@ -25,25 +28,29 @@ def convert_f5(
             raise ArgumentError(f"`{name}` {path!r} is no file; give a local path or hf://org/repo/path.")
     quiet_libraries()
     with folder_written_aside(output) as folder, stderr.status("Importing the libraries") as status:
-        from dtm_hf.backbone.f5_checkpoint import resolve_file, variant_config
+        from dtm_hf.backbone.f5_checkpoint import named_variant, resolve_file, variant_config
 
         try:
-            variant_config(variant)
+            variant is None or variant_config(variant)
         except ValueError as error:
             raise ArgumentError(str(error)) from error
         import dtm_hf
 
         status.update(f"Reading {checkpoint}")
-        vocab_file = resolve_file(_local(vocab), revision=revision)
-        tokenizer = dtm_hf.F5Tokenizer(vocab_file)
-        backbone = dtm_hf.F5Backbone.from_f5_checkpoint(
-            _local(checkpoint), vocab=vocab_file, variant=variant, revision=revision, license=license
-        )
+        with _naming("VOCAB", vocab):
+            vocab_file = resolve_file(_local(vocab), revision=revision)
+            tokenizer = dtm_hf.F5Tokenizer(vocab_file)
+        with _naming("CHECKPOINT", checkpoint):
+            file = resolve_file(_local(checkpoint), revision=revision)
         if vocoder is None:
             spectrum_inverter = dtm_hf.GriffinLimVocoder()
         else:
-            status.update(f"Reading {vocoder}")
-            spectrum_inverter = dtm_hf.VocosVocoder.from_vocos_checkpoint(_local(vocoder))
+            with _naming("--vocoder", vocoder):
+                spectrum_inverter = dtm_hf.VocosVocoder.from_vocos_checkpoint(_local(vocoder))
+        variant = variant or named_variant(checkpoint)
+        backbone = dtm_hf.F5Backbone.from_f5_checkpoint(
+            file, vocab=vocab_file, variant=variant, revision=revision, license=license, use_ema=use_ema
+        )
         pipeline = dtm_hf.DTMPipeline(
             backbone=backbone,
             tokenizer=tokenizer,
@@ -60,6 +67,15 @@ def convert_f5(
         f"{backbone.config.name}: {sum(p.numel() for p in backbone.parameters()):,} parameters, "
         f"{tokenizer.vocab_size} tokens, fingerprint {backbone.fingerprint}, licence {license}"
     )
+
+
+@contextmanager
+def _naming(argument: str, value: str) -> Iterator[None]:
+    """Says which of the files it is that cannot be had."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(f"`{argument}` {value!r} cannot be had: {error}") from error
 
 
 def _local(path: str) -> str:

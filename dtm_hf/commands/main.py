@@ -50,14 +50,16 @@ Output = Annotated[Path, typer.Option("--output", "-o", help="WAV file to write;
 Voice = Annotated[
     str | None, typer.Option(help="Which of the recordings packaged with the pipeline to speak like.", metavar="NAME")
 ]
-Seed = Annotated[int, typer.Option(min=0, help="Seed of the noise.")]
+Seed = Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of the noise.")]
 Steps = Annotated[
     int | None,
-    typer.Option(min=1, help="Global steps, one backbone pass and branch each.", show_default="the pipeline's"),
+    typer.Option(
+        min=1, max=1000, help="Global steps, a backbone pass and branch each.", show_default="the pipeline's"
+    ),
 ]
 HeadSteps = Annotated[
     int | None,
-    typer.Option(min=0, help="Head calls a step; 0 is the F5-TTS baseline.", show_default="the pipeline's"),
+    typer.Option(min=0, max=1000, help="Head calls a step; 0 is the F5-TTS baseline.", show_default="the pipeline's"),
 ]
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of a Hub repository.")]
 LocalFilesOnly = Annotated[bool, typer.Option("--local-files-only", help="Use the cache alone, no network.")]
@@ -94,11 +96,12 @@ def demo(
     seed: Seed = 0,
 ) -> None:
     """Speak one sentence in a packaged voice; write a WAV and a picture of its mel spectrogram."""
-    from .speaking import DEMO_TEXT, SpeakRequest, speak
+    from .requests import DEMO_TEXT, SpeakRequest
+    from .speaking import speak
 
     speak(
         SpeakRequest(
-            text=DEMO_TEXT,
+            texts=(DEMO_TEXT,),
             output=output,
             model=model,
             voice=voice,
@@ -113,7 +116,14 @@ def demo(
 
 @app.command("speak")
 def speak_text(
-    text: Annotated[str, typer.Argument(help="What to say.", metavar="TEXT")],
+    texts: Annotated[
+        list[str] | None,
+        typer.Argument(help="What to say; several are written to a file each. - is standard input.", metavar="TEXT"),
+    ] = None,
+    text_file: Annotated[
+        Path | None, typer.Option(help="What to say, from a file in UTF-8, in the place of TEXT.", show_default=False)
+    ] = None,
+    split_lines: Annotated[bool, typer.Option("--split-lines", help="Each line is a text by itself.")] = False,
     reference_audio: Annotated[
         Path | None,
         typer.Option(help="Recording of the voice, up to 12 s.", show_default="one packaged with the pipeline"),
@@ -131,21 +141,29 @@ def speak_text(
             show_default="what is baked into the head, else 3",
         ),
     ] = None,
+    guidance_end: Annotated[
+        float, typer.Option(min=0, max=1, help="Time from 0 to 1 from which on steps go without guidance.")
+    ] = 1.0,
     seed: Seed = 0,
-    speed: Annotated[float, typer.Option(help="Above 1 is faster than the recording.")] = 1.0,
+    speed: Annotated[float, typer.Option(help="Above 1 is faster than the recording; at most 10.")] = 1.0,
+    duration: Annotated[
+        float | None, typer.Option(help="Seconds of the speech of each text.", show_default="by the recording's pace")
+    ] = None,
     dtype: Annotated[Precision, typer.Option(help="Type of the weights.")] = Precision.float32,
     device: Annotated[str | None, typer.Option(help="As torch names it.", show_default="cuda if there is one")] = None,
     revision: Revision = None,
     local_files_only: LocalFilesOnly = False,
     picture: Annotated[bool, typer.Option("--picture", help="Draw its mel spectrogram as a PNG beside it.")] = False,
+    play: Annotated[bool, typer.Option("--play", help="Play it, with the player that there is.")] = False,
     output: Output = Path("speech.wav"),
 ) -> None:
     """Speak TEXT in the voice of a recording."""
-    from .speaking import SpeakRequest, speak
+    from .requests import SpeakRequest, read_texts
+    from .speaking import speak
 
     speak(
         SpeakRequest(
-            text=text,
+            texts=read_texts(texts, text_file, split_lines),
             output=output,
             model=model,
             student=student,
@@ -155,13 +173,16 @@ def speak_text(
             steps=steps,
             head_steps=head_steps,
             guidance=guidance,
+            guidance_end=guidance_end,
             seed=seed,
             speed=speed,
+            duration=duration,
             dtype=dtype.value,
             device=device,
             revision=revision,
             local_files_only=local_files_only,
             picture=picture,
+            play=play,
         )
     )
 
@@ -191,7 +212,10 @@ def convert(
     ],
     vocab: Annotated[str, typer.Argument(metavar="VOCAB", help="Its vocab.txt, or hf://org/repo/path.")],
     output: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write; must not exist or be empty.")],
-    variant: Annotated[str, typer.Option(help="v1_base, v1_small, base or small.")] = "v1_base",
+    variant: Annotated[
+        str | None,
+        typer.Option(help="v1_base, v1_small, base or small.", show_default="told by path and size, else v1"),
+    ] = None,
     vocoder: Annotated[
         str | None,
         typer.Option(
@@ -200,11 +224,23 @@ def convert(
     ] = None,
     revision: Annotated[str | None, typer.Option(help="Hub revision of the checkpoint; recorded.")] = None,
     license: Annotated[str, typer.Option(help="Licence of the weights; recorded.")] = "cc-by-nc-4.0",
+    ema: Annotated[
+        bool, typer.Option("--ema/--no-ema", help="Take the averaged weights where a file holds others too.")
+    ] = True,
 ) -> None:
     """Turn an official F5-TTS checkpoint into a pipeline folder."""
     from .convert import convert_f5
 
-    convert_f5(checkpoint, vocab, output, variant=variant, vocoder=vocoder, revision=revision, license=license)
+    convert_f5(
+        checkpoint,
+        vocab,
+        output,
+        variant=variant,
+        vocoder=vocoder,
+        revision=revision,
+        license=license,
+        use_ema=ema,
+    )
 
 
 @app.command()

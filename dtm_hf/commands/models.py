@@ -1,5 +1,6 @@
 """Which pipeline a command uses, which recording of a voice, and how they are loaded."""
 
+import difflib
 import re
 import warnings
 from contextlib import nullcontext
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from dtm_hf import DTMPipeline
 
 EMBEDDED = Path(str(files("dtm_hf"))) / "assets" / "dtm-f5-tiny"
-_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+_HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,8 @@ def choose_model(model: str | None) -> str:
                 "This installation holds no embedded pipeline. Name a folder or a Hub repository: `--model`."
             )
         return str(EMBEDDED)
+    if model == EMBEDDED.name and not Path(model).exists():
+        return choose_model(None)
     folder = Path(model).expanduser()
     if folder.is_dir():
         if not (folder / "model_index.json").is_file() and not (folder / "config.json").is_file():
@@ -40,11 +43,22 @@ def choose_model(model: str | None) -> str:
                 f"`--model` {model!r} holds no pipeline: neither model_index.json nor config.json is in it."
             )
         return str(folder)
-    if not _HUB_NAME.fullmatch(model):
+    near = _near(folder)
+    # Beside a folder of nearly that name it is a typo, and no organisation of the Hub.
+    if not _HUB_NAME.fullmatch(model) or near is not None:
         raise ArgumentError(
             f"`--model` {model!r} is neither an existing folder nor the name of a Hub repository (org/name)."
+            + (f" Did you mean {near!r}?" if near else "")
         )
     return model
+
+
+def _near(path: Path) -> str | None:
+    """A folder beside a path that is not there, or the embedded pipeline, with a name that is much like its own."""
+    there = {EMBEDDED.name: EMBEDDED.name} if path.parent == Path() else {}
+    if path.parent.is_dir():
+        there |= {folder.name: str(folder) for folder in path.parent.iterdir() if folder.is_dir()}
+    return next((there[name] for name in difflib.get_close_matches(path.name, there, 1)), None)
 
 
 def packaged_voices(model: str) -> dict[str, Recording]:
@@ -127,8 +141,6 @@ def load_pipeline(
     with stderr.status("Importing the libraries") if local else nullcontext() as status:
         import torch
         from diffusers.utils import logging as diffusers_logging
-        from huggingface_hub.errors import StrictDataclassError
-        from safetensors import SafetensorError
         from transformers.utils import logging as transformers_logging
 
         from dtm_hf import DTMPipeline
@@ -154,8 +166,10 @@ def load_pipeline(
             if student is not None:
                 loaded = f"`--student` {student!r}"
                 pipeline.load_student(student, local_files_only=local_files_only)
-        except SafetensorError as error:
-            raise ValueError(f"{loaded} holds a damaged safetensors file ({error}).") from error
-        except StrictDataclassError as error:
-            raise ValueError(f"{loaded} holds a configuration that is not valid: {error}") from error
+        except ValueError as error:
+            raise ValueError(f"{loaded}: {error}") from error
+        except OSError as error:
+            if local:
+                raise
+            raise OSError(f"{loaded} is no folder here, and of the Hub it cannot be loaded: {error}") from error
         return pipeline.to(device)

@@ -11,37 +11,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from dtm_hf.files import written_aside
 
-from .console import ArgumentError, say_note, stderr
+from .console import stderr
 from .models import choose_model, choose_reference, load_pipeline
+from .requests import SpeakRequest, check_request, play, write_wav
 
 if TYPE_CHECKING:
     from dtm_hf import DTMPipeline
-
-# In the closed domain of the embedded pipeline.
-DEMO_TEXT = "The train leaves at half past nine."
-
-
-@dataclass(frozen=True)
-class SpeakRequest:
-    """What to say and how; the fields are the options of `dtm-hf speak`."""
-
-    text: str
-    output: Path
-    model: str | None = None
-    student: str | None = None
-    voice: str | None = None
-    reference_audio: Path | None = None
-    reference_text: str | None = None
-    steps: int | None = None
-    head_steps: int | None = None
-    guidance: float | None = None
-    seed: int = 0
-    speed: float = 1.0
-    dtype: str = "float32"
-    device: str | None = None
-    revision: str | None = None
-    local_files_only: bool = False
-    picture: bool = False
 
 
 @dataclass
@@ -53,14 +28,15 @@ class Cost:
 
 
 def speak(request: SpeakRequest) -> None:
-    """Write `request.output` (24 kHz, mono, 16 bit) and say what it cost. Bad arguments are refused before loading."""
+    """Write a WAV a text (24 kHz, mono, 16 bit) and say what it cost. Bad arguments are refused before loading."""
     started = time.perf_counter()
-    _check(request)
     model = choose_model(request.model)
     reference = choose_reference(model, request.reference_audio, request.reference_text, request.voice)
+    check_request(request, model, reference)
     with ExitStack() as stack:
-        wav = stack.enter_context(written_aside(request.output))
-        picture = stack.enter_context(written_aside(request.output.with_suffix(".png"))) if request.picture else None
+        wavs = [stack.enter_context(written_aside(path)) for path in request.outputs]
+        pictures = [path.with_suffix(".png") for path in request.outputs if request.picture]
+        asides = [stack.enter_context(written_aside(path)) for path in pictures]
         pipeline = load_pipeline(
             model,
             dtype=request.dtype,
@@ -70,34 +46,26 @@ def speak(request: SpeakRequest) -> None:
             student=request.student,
         )
         loaded = time.perf_counter()
-        audio, cost = _run(pipeline, request, reference)
+        audios, cost = _run(pipeline, request, reference)
         spoken = time.perf_counter()
-        _write(pipeline, audio, wav, picture, request.text)
         rate = pipeline.vocoder.sampling_rate
-    seconds, took = len(audio) / rate, spoken - loaded
-    typer.echo(request.output)
-    if request.picture:
-        typer.echo(request.output.with_suffix(".png"))
+        audios = [write_wav(wav, audio, rate) for wav, audio in zip(wavs, audios, strict=True)]
+        for text, audio, aside in zip(request.texts, audios, asides, strict=False):
+            _draw(pipeline, audio, aside, text)
+    seconds, took = sum(map(len, audios)) / rate, spoken - loaded
+    for path in (*request.outputs, *pictures):
+        typer.echo(path)
     typer.echo(
         f"{seconds:.2f} s of speech in {took:.2f} s (real-time factor {took / seconds:.2f}), "
         f"{cost.backbone_passes} backbone passes, {cost.head_calls} head calls; "
         f"loading took {loaded - started:.1f} s"
     )
-
-
-def _check(request: SpeakRequest) -> None:
-    if not request.text.strip():
-        raise ArgumentError("`TEXT` must not be empty.")
-    if request.output.suffix.lower() != ".wav":
-        raise ArgumentError(f"`--output` must end in .wav, but got {str(request.output)!r}.")
-    if not 0 < request.speed < float("inf"):
-        raise ArgumentError(f"`--speed` must be a positive number, but got {request.speed}.")
-    if request.guidance is not None and not abs(request.guidance) < float("inf"):
-        raise ArgumentError(f"`--guidance` must be a finite number, but got {request.guidance}.")
+    for path in request.outputs if request.play else ():
+        play(path)
 
 
 def _run(pipeline: "DTMPipeline", request: SpeakRequest, reference) -> tuple:
-    """The waveform `[T]` and its [`Cost`]."""
+    """The waveforms `[T]`, one a text, and their [`Cost`]."""
     import torch
 
     pipeline.set_progress_bar_config(disable=True)
@@ -111,17 +79,20 @@ def _run(pipeline: "DTMPipeline", request: SpeakRequest, reference) -> tuple:
             return tensors
 
         output = pipeline(
-            request.text,
+            list(request.texts),
             str(reference.audio),
             reference.text,
             num_inference_steps=request.steps,
             num_head_steps=request.head_steps,
             guidance_scale=request.guidance,
+            guidance_end=request.guidance_end,
             speed=request.speed,
-            generator=torch.Generator().manual_seed(request.seed),
+            duration_s=request.duration,
+            # Each text is what it is by itself.
+            generator=[torch.Generator().manual_seed(request.seed) for _ in request.texts],
             callback_on_step_end=advance,
         )
-    return output.audios[0], cost
+    return output.audios, cost
 
 
 @contextmanager
@@ -145,26 +116,11 @@ def _counted(pipeline: "DTMPipeline"):
             handle.remove()
 
 
-def _write(pipeline: "DTMPipeline", audio, wav: Path, picture: Path | None, title: str) -> None:
-    import numpy as np
-    import soundfile
+def _draw(pipeline: "DTMPipeline", audio, path: Path, title: str) -> None:
     import torch
 
-    if not np.isfinite(audio).all():
-        raise ValueError(
-            "The model's output holds NaN or infinite samples; its weights may be damaged, or try float32."
-        )
-    # 16 bits hold [-1, 1]; what is louder would be cut off.
-    peak = float(np.abs(audio).max())
-    if peak > 1:
-        say_note(f"lowered by {20 * np.log10(peak):.1f} dB to fit into 16 bits")
-        audio = audio / peak
-    soundfile.write(wav, audio, pipeline.vocoder.sampling_rate, format="WAV", subtype="PCM_16")
-    if picture is not None:
-        from dtm_hf.pictures import save_mel_picture
+    from dtm_hf.pictures import save_mel_picture
 
-        extractor = pipeline.feature_extractor
-        mel = extractor.log_mel(torch.from_numpy(audio)[None])[0]
-        save_mel_picture(
-            mel, picture, titles=title, sampling_rate=extractor.sampling_rate, hop_length=extractor.hop_length
-        )
+    extractor = pipeline.feature_extractor
+    mel = extractor.log_mel(torch.from_numpy(audio)[None])[0]
+    save_mel_picture(mel, path, titles=title, sampling_rate=extractor.sampling_rate, hop_length=extractor.hop_length)

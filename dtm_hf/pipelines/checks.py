@@ -37,12 +37,28 @@ def make_scheduler(sampler: dict[str, Any], name: str | os.PathLike) -> DTMSched
         return DTMScheduler(**sampler)
 
 
+_REQUIRED = ("backbone", "tokenizer", "feature_extractor", "vocoder", "scheduler")
+
+
 def check_index(content: dict[str, Any], path: str | os.PathLike) -> None:
     """
     Raises:
         ValueError: if what a `model_index.json` says of a component is not a library and a class, or not one of the
             component's kind.
     """
+    if not isinstance(content.get("_class_name"), str) or not content["_class_name"]:
+        raise ValueError(
+            f"{os.fspath(path)!r}: `_class_name` must be the class of a pipeline, but got "
+            f"{show(content.get('_class_name'))}."
+        )
+    if missing := [name for name in _REQUIRED if name not in content]:
+        raise ValueError(f"{os.fspath(path)!r}: `{missing[0]}` is missing.")
+    if not isinstance(content.get("force_head", False), bool):
+        raise ValueError(
+            f"{os.fspath(path)!r}: `force_head` must be true or false, but got {content['force_head']!r}."
+        )
+    if not isinstance(content.get("mean_mel"), list | None):
+        raise ValueError(f"{os.fspath(path)!r}: `mean_mel` must be a list, but got {show(content['mean_mel'])}.")
     for name, value in content.items():
         if name not in _CLASSES:
             continue

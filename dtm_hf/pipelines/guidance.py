@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from dtm_hf.pipelines.arguments import GUIDANCE_SCALES, check_number
+
 if TYPE_CHECKING:
     import torch
 
@@ -129,10 +131,9 @@ def choose_guidance(
                 "`guidance_scale` must be a number or left out: the network of this call has its guidance baked in."
             )
         return guidance_scale
-    if guidance_scale is not None and not isinstance(guidance_scale, int | float):
-        raise TypeError(f"`guidance_scale` must be a number, but got {guidance_scale!r}.")
-    if not 0 <= stop <= 1:
-        raise ValueError(f"`guidance_end` must lie in [0, 1], but got {stop!r}.")
+    if guidance_scale is not None:
+        check_number("guidance_scale", guidance_scale, GUIDANCE_SCALES)
+    check_number("guidance_end", stop, (0.0, 1.0))
     if is_student:
         if guidance_scale is not None and guidance_scale > 1:
             raise ValueError(

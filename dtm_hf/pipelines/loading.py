@@ -129,6 +129,13 @@ def check_base(name: str | os.PathLike, base_model: str, **hub) -> None:
         )
 
 
+def _dtype(argument: str, name: str) -> torch.dtype:
+    dtype = getattr(torch, name.removeprefix("torch."), None)
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+        raise ValueError(f"`{argument}` must be a floating-point type of torch, such as 'float16', but got {name!r}.")
+    return dtype
+
+
 class RepositoryMixin:
     """Loading, saving and pushing of [`DTMPipeline`]."""
 
@@ -151,6 +158,10 @@ class RepositoryMixin:
     @classmethod
     def _load(cls, name: str | os.PathLike, **kwargs) -> Self:
         """A whole pipeline; of weights, safetensors alone are read."""
+        for argument in ("dtype", "torch_dtype"):
+            # diffusers would take float32 in the place of what it does not know.
+            if isinstance(kwargs.get(argument), str):
+                kwargs[argument] = _dtype(argument, kwargs[argument])
         with naming(name, kwargs.get("cache_dir")):
             return super().from_pretrained(name, **{"use_safetensors": True} | kwargs)
 
@@ -183,10 +194,12 @@ class RepositoryMixin:
         Raises:
             ValueError: if there is no student, or it was distilled from another backbone and `force` is not set.
         """
-        if not isinstance(student, Student):
-            student = Student.from_pretrained(student, **hub)
+        name = "the student" if isinstance(student, Student) else student
+        with naming(name, hub.get("cache_dir")):
+            student = student if isinstance(student, Student) else Student.from_pretrained(student, **hub)
+            backbone = student.merge_into(self.backbone, force)
         self.register_modules(
-            backbone=student.merge_into(self.backbone, force),
+            backbone=backbone,
             scheduler=make_scheduler({"num_head_steps": 0} | student.config.sampler, "student"),
             head=None,
         )

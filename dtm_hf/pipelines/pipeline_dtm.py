@@ -17,6 +17,7 @@ from dtm_hf.frontend.text_normalizer import TextNormalizer
 from dtm_hf.frontend.token_durations import TokenDurations
 from dtm_hf.frontend.tokenization_f5 import F5Tokenizer
 from dtm_hf.pipelines import sampler, speech
+from dtm_hf.pipelines.arguments import check_callback, check_count, check_generators
 from dtm_hf.pipelines.batching import default_batch_frames, noise_sources, split_batches
 from dtm_hf.pipelines.call_state import CallStateMixin, LastCall
 from dtm_hf.pipelines.checks import check_head, check_mean, check_parts
@@ -29,6 +30,7 @@ from dtm_hf.pipelines.rows import Reference, SpeechRow, check_inputs, divide, un
 from dtm_hf.pipelines.sampler import SamplingState
 from dtm_hf.pipelines.timing import choose_timing
 from dtm_hf.scheduling.scheduling_dtm import DTMScheduler
+from dtm_hf.validation import show
 
 EXAMPLE_DOC_STRING = """
     Examples:
@@ -223,14 +225,13 @@ class DTMPipeline(RepositoryMixin, CallStateMixin, DiffusionPipeline):
         Raises:
             TypeError, ValueError: for what cannot be sampled, before a network runs.
         """
-        self._check_sampling(rows, num_inference_steps, generator, callback_on_step_end_tensor_inputs)
+        # Rows may be a part of a call's, and their texts not its last.
+        check_generators(generator, torch.Generator, 1 + max(row.text_index for row in rows), exactly=False)
+        self._check_sampling(
+            num_inference_steps, latents, callback_on_step_end, callback_on_step_end_tensor_inputs, max_batch_frames
+        )
         device, num_mel_bins = self._execution_device, self.feature_extractor.feature_size
-        # The walk's state belongs to the call. `set_timesteps` replaces all of it, so that a shallow copy will do.
-        scheduler = copy.copy(self.scheduler)
-        scheduler.set_timesteps(num_inference_steps, 0 if self.head is None else num_head_steps, device=device)
-        head_config = self.head.config if scheduler.num_head_steps > 0 else None
-        is_student = self.backbone.config.step_counts is not None
-        guidance = choose_guidance(guidance_scale, guidance_end, head_config, is_student, self.config.mean_mel)
+        scheduler, guidance = self._choose(num_inference_steps, num_head_steps, guidance_scale, guidance_end)
         if latents is not None:
             latents = self.prepare_latents(rows, latents=latents)
         if max_batch_frames is None:
@@ -277,16 +278,21 @@ class DTMPipeline(RepositoryMixin, CallStateMixin, DiffusionPipeline):
         audios = speech.vocode(rows, mels, self.vocoder)
         return [torch.from_numpy(audio) for audio in audios] if output_type == "pt" else audios
 
-    def _check_sampling(self, rows, num_inference_steps, generator, tensor_inputs) -> None:
-        # Rows may be a part of a call's, and their texts not its last.
-        num_texts = 1 + max(row.text_index for row in rows)
-        if isinstance(generator, list) and len(generator) < num_texts:
-            raise ValueError(_wrong_generators(generator, num_texts))
-        foreign = [name for name in tensor_inputs if name not in self._callback_tensor_inputs]
-        if foreign:
-            raise ValueError(
-                f"`callback_on_step_end_tensor_inputs` must be in {self._callback_tensor_inputs}, but got {foreign}."
-            )
+    def _choose(self, steps, head_steps, guidance_scale, guidance_end) -> tuple[DTMScheduler, Guidance]:
+        """The scheduler of a call, with its timesteps, and its guidance."""
+        # The walk's state belongs to the call. `set_timesteps` replaces all of it, so that a shallow copy will do.
+        scheduler = copy.copy(self.scheduler)
+        scheduler.set_timesteps(steps, 0 if self.head is None else head_steps, device=self._execution_device)
+        head_config = self.head.config if scheduler.num_head_steps > 0 else None
+        is_student = self.backbone.config.step_counts is not None
+        return scheduler, choose_guidance(guidance_scale, guidance_end, head_config, is_student, self.config.mean_mel)
+
+    def _check_sampling(self, num_inference_steps, latents, callback, tensor_inputs, max_batch_frames) -> None:
+        if max_batch_frames is not None:
+            check_count("max_batch_frames", max_batch_frames, 1)
+        check_callback(callback, tensor_inputs, self._callback_tensor_inputs)
+        if latents is not None and not isinstance(latents, torch.Tensor):
+            raise TypeError(f"`latents` must be a tensor or None, but got {show(latents)}.")
         served = self.backbone.config.step_counts
         steps = self.scheduler.config.num_inference_steps if num_inference_steps is None else num_inference_steps
         if served is not None and steps not in served:
@@ -362,9 +368,11 @@ class DTMPipeline(RepositoryMixin, CallStateMixin, DiffusionPipeline):
         Examples:
         """
         check_output_type(output_type)
-        num_texts = len(text) if isinstance(text, list) else 1
-        if isinstance(generator, list) and len(generator) != num_texts:
-            raise ValueError(_wrong_generators(generator, num_texts))
+        check_generators(generator, torch.Generator, len(text) if isinstance(text, list) else 1)
+        self._check_sampling(
+            num_inference_steps, latents, callback_on_step_end, callback_on_step_end_tensor_inputs, max_batch_frames
+        )
+        self._choose(num_inference_steps, num_head_steps, guidance_scale, guidance_end)
         rows = self.prepare(text, reference_audio, reference_text, speed, duration_s, generator)
         mels = self.sample(
             rows,
@@ -383,10 +391,6 @@ class DTMPipeline(RepositoryMixin, CallStateMixin, DiffusionPipeline):
         if not return_dict:
             return (audios, self.vocoder.sampling_rate)
         return DTMPipelineOutput(audios, self.vocoder.sampling_rate, unspoken=unspoken_characters(rows))
-
-
-def _wrong_generators(generator: list, num_texts: int) -> str:
-    return f"`generator` must have one entry for each of {num_texts} texts, but got {len(generator)}."
 
 
 DTMPipeline.__call__.__doc__ += EXAMPLE_DOC_STRING

@@ -5,15 +5,16 @@ No torch in here: arrays are of whatever library the pipeline runs on.
 """
 
 import logging
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from dtm_hf.frontend.spoken_text import holds_words, spoken_text
 from dtm_hf.frontend.vocabulary import Vocabulary
+from dtm_hf.pipelines.arguments import SPEEDS, check_durations, check_number
 from dtm_hf.pipelines.chunking import MAX_TOTAL_SECONDS, chunk_text, longest_chunk, share_seconds
 from dtm_hf.pipelines.proportional_timing import Timing
+from dtm_hf.validation import show
 
 if TYPE_CHECKING:
     import torch
@@ -99,11 +100,11 @@ def check_inputs(
     """Refuse what cannot be spoken; arguments as of [`DTMPipeline`], its `text_normalizer` among them."""
     texts = [text] if isinstance(text, str) else text
     if not isinstance(texts, list) or not texts or not all(isinstance(item, str) for item in texts):
-        raise TypeError(f"`text` must be a string or a non-empty list of strings, but got {text!r}.")
+        raise TypeError(f"`text` must be a string or a non-empty list of strings, but got {show(text)}.")
     for item in texts:
         if not item.strip():
-            raise ValueError(f"`text` must not be empty, but got {item!r}.")
-    spoken = [_spoken("text", item, tokenizer, normalizer) for item in texts]
+            raise ValueError(f"`text` must not be empty, but got {show(item)}.")
+    spoken = [check_text("text", item, tokenizer, normalizer) for item in texts]
     recordings = reference_audio if isinstance(reference_audio, list) else [reference_audio] * len(texts)
     reference_texts = reference_text if isinstance(reference_text, list) else [reference_text] * len(texts)
     if len(recordings) != len(texts) or len(reference_texts) != len(texts):
@@ -114,18 +115,12 @@ def check_inputs(
     for item in reference_texts:
         if not isinstance(item, str) or not item.strip():
             raise ValueError(
-                f"`reference_text` must be what is said in `reference_audio`, but got {item!r}. Transcribe the "
+                f"`reference_text` must be what is said in `reference_audio`, but got {show(item)}. Transcribe the "
                 "recording first, for example with the automatic-speech-recognition pipeline of transformers."
             )
-    said = {item: _spoken("reference_text", item, tokenizer, normalizer) for item in reference_texts}
-    if not (isinstance(speed, int | float) and math.isfinite(speed) and speed > 0):
-        raise ValueError(f"`speed` must be a positive number, but got {speed!r}.")
-    durations = duration_s if isinstance(duration_s, list) else [duration_s] * len(texts)
-    if len(durations) != len(texts) or any(d is not None and not (math.isfinite(d) and d > 0) for d in durations):
-        raise ValueError(
-            f"`duration_s` must be a positive number of seconds, or a list of one for each of {len(texts)} "
-            f"texts, but got {duration_s!r}."
-        )
+    said = {item: check_text("reference_text", item, tokenizer, normalizer) for item in reference_texts}
+    check_number("speed", speed, SPEEDS)
+    durations = check_durations(duration_s, [text for text, _ in spoken])
     for name, pairs in (("text", spoken), ("reference_text", said.values())):
         if unspoken := list(dict.fromkeys(character for _, missing in pairs for character in missing)):
             logger.warning(f"`{name}` holds what the vocabulary lacks, which is left out: {unspoken}.")
@@ -143,15 +138,20 @@ def check_inputs(
     )
 
 
-def _spoken(
-    name: str, text: str, tokenizer: Vocabulary, normalizer: Callable[[str], str] | None
+def check_text(
+    name: str, text: str, tokenizer: Vocabulary, normalizer: Callable[[str], str] | None = None
 ) -> tuple[str, list[str]]:
-    """What is spoken of a text and what is not; refused if that is nothing."""
+    """
+    What is spoken of a text, and what is not.
+
+    Raises:
+        ValueError: naming the argument, if nothing is spoken, or it is no text.
+    """
     _check_encodable(name, text)
     spoken, unspoken = spoken_text(text if normalizer is None else normalizer(text), tokenizer)
     if not holds_words(spoken):
         wanted = "characters of the vocabulary" if holds_words(text) or not spoken else "words, and not marks alone"
-        raise ValueError(f"`{name}` must hold {wanted}, but got {text!r}.")
+        raise ValueError(f"`{name}` must hold {wanted}, but got {show(text)}.")
     return spoken, unspoken
 
 
@@ -161,7 +161,7 @@ def _check_encodable(name: str, text: str) -> None:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
         raise ValueError(
-            f"`{name}` must be text, but got {text!r} with half a surrogate pair at position {error.start}."
+            f"`{name}` must be text, but got {show(text)} with half a surrogate pair at position {error.start}."
         ) from error
 
 

@@ -186,3 +186,79 @@ def test_real_variants_have_the_published_shapes(monkeypatch):
     assert round((counts["base"] - 2546 * 512) / 1e6, 1) == 335.8
     assert counts["v1_small"] == counts["small"]
     assert len(f5_checkpoint.default_vocab().read_text(encoding="utf-8").splitlines()) == 2545
+
+
+WRAPPED = {
+    "trained weights alone": lambda state, raw: {"model_state_dict": raw, "step": 3, "optimizer_state_dict": {}},
+    "flat": lambda state, raw: state,
+    "flat, not averaged": lambda state, raw: raw,
+    "compiled": lambda state, raw: {
+        "model_state_dict": {k.replace("transformer.", "transformer._orig_mod."): v for k, v in raw.items()}
+    },
+    "compiled as a whole": lambda state, raw: {"model_state_dict": {f"_orig_mod.{k}": v for k, v in raw.items()}},
+    "data parallel": lambda state, raw: {"model_state_dict": {f"module.{k}": v for k, v in raw.items()}},
+    "all of it": lambda state, raw: {
+        "ema_model_state_dict": {f"ema_model.module._orig_mod.{k}": v for k, v in raw.items()} | {"step": 3}
+    },
+}
+
+
+@pytest.mark.parametrize("name", WRAPPED)
+def test_checkpoints_as_people_have_them(name, state, model, tokenizer, tmp_path):
+    raw = {key: value.clone() for key, value in model.state_dict().items()}
+    torch.save(WRAPPED[name](state, raw), tmp_path / "model_last.pt")
+    backbone = F5Backbone.from_f5_checkpoint(tmp_path / "model_last.pt", vocab=tokenizer, variant="v1_base")
+    expected = model.transformer.state_dict()
+    assert all(torch.equal(value, expected[name]) for name, value in backbone.dit.state_dict().items())
+
+
+def test_trained_weights_on_request(state, model, tokenizer, tmp_path):
+    path = tmp_path / "F5TTS_v1_Base" / "model_last.pt"
+    path.parent.mkdir()
+    trained = {key: value + 1 for key, value in model.state_dict().items()}
+    torch.save({"ema_model_state_dict": state, "model_state_dict": trained}, path)
+    name = "proj_out.bias"
+    for use_ema, moved in ((True, 0), (False, 1)):
+        backbone = F5Backbone.from_f5_checkpoint(path, vocab=tokenizer, use_ema=use_ema)
+        expected = model.transformer.state_dict()[name] + moved
+        torch.testing.assert_close(backbone.dit.state_dict()[name], expected)
+    write(state, path)
+    with pytest.raises(ValueError, match="averaged weights alone"):
+        F5Backbone.from_f5_checkpoint(path, vocab=tokenizer, use_ema=False)
+
+
+@pytest.mark.parametrize(
+    ("path", "variant", "chosen", "warning"),
+    [
+        ("F5TTS_Base/model_1200000.pt", None, "F5TTS_Base", None),
+        ("f5tts_v1_base/model_1250000.pt", None, "F5TTS_v1_Base", None),
+        ("mine/model.pt", None, "F5TTS_v1_Base", "can be of the variants v1_base, base"),
+        ("mine/model.pt", "base", "F5TTS_Base", None),
+        ("F5TTS_Base/model.pt", "v1_base", "F5TTS_v1_Base", "is named as F5TTS_Base, and is read as"),
+    ],
+)
+def test_what_looks_alike_is_told_by_the_path_or_said(
+    path, variant, chosen, warning, state, tokenizer, tmp_path, recwarn
+):
+    path = tmp_path / path
+    path.parent.mkdir()
+    backbone = F5Backbone.from_f5_checkpoint(write(state, path), vocab=tokenizer, variant=variant)
+    assert backbone.config.name == chosen
+    said = [str(found.message) for found in recwarn if "`checkpoint`" in str(found.message)]
+    assert len(said) == (warning is not None) and all(warning in message for message in said)
+
+
+def test_the_refusal_of_a_pickle_gives_no_advice_to_run_it(tmp_path, tokenizer):
+    torch.save({"model_state_dict": _Payload(tmp_path / "was-executed")}, tmp_path / "model.pt")
+    with pytest.raises(ValueError, match="could run code of others") as caught:
+        F5Backbone.from_f5_checkpoint(tmp_path / "model.pt", vocab=tokenizer)
+    assert "weights_only" not in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "content", [[1], {"model_state_dict": {"transformer.proj_out.weight": 3}}, {3: torch.ones(1)}]
+)
+def test_what_is_no_state_dict_is_refused(content, tmp_path, tokenizer):
+    torch.save(content, tmp_path / "model.pt")
+    with pytest.raises(ValueError, match="`checkpoint` .*model.pt"):
+        F5Backbone.from_f5_checkpoint(tmp_path / "model.pt", vocab=tokenizer)
