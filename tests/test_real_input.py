@@ -105,6 +105,18 @@ def written(suffix: str, keep: float = 1.0, **options):
     return write
 
 
+def at_rate(rate: int, channels: int):
+    """The same in all channels of a file of another rate."""
+
+    def write(clean, folder):
+        path, factor = folder / "recording.wav", rate / RATE
+        samples = np.interp(np.arange(int(len(clean) * factor)) / factor, np.arange(len(clean)), clean)
+        soundfile.write(path, np.repeat(samples[:, None], channels, axis=1).astype(np.float32), rate, subtype="PCM_16")
+        return path
+
+    return write
+
+
 def encoded(suffix: str, codec: str, container: str):
     """A file that libsndfile does not read."""
 
@@ -254,6 +266,9 @@ ROWS += [
     Row("a student of other steps", options=["--student", str(models.EMBEDDED / "student"), "--steps", "3"],
         error="`num_inference_steps` must be one of [2, 4]"),
     Row("a folder that is no student", options=["--student", str(models.EMBEDDED)], error="must hold a student's"),
+    # What a file says of its size is no reason to make room for it.
+    Row("eight channels at 192 kHz", recording=at_rate(192_000, 8), as_long_as=PLAIN),
+    Row("eight channels at 655350 Hz", recording=at_rate(655_350, 8), error="at most 16 channels and 384000"),
 ]  # fmt: skip
 
 

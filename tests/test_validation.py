@@ -198,6 +198,12 @@ def test_values_are_compared_as_they_are():
         check_values({"num_iters": 10**9}, GriffinLimVocoder.__init__)
 
 
+@pytest.mark.parametrize("content", [b" \na\n\xff\n", b" \n" + b"a" * (4 * 2**20), b"", b"a\nb\n"])
+def test_a_vocabulary_that_is_none_is_refused(content, copy, written):
+    with pytest.raises(ValueError, match="vocab.txt"):
+        DTMPipeline.from_pretrained(written("tokenizer/vocab.txt", content))
+
+
 def test_a_damaged_weight_file_is_named(tmp_path):
     shutil.copytree(ASSET / "head", tmp_path / "head")
     weights = tmp_path / "head" / "model.safetensors"

@@ -14,7 +14,9 @@ import numpy as np
 # Of a recording at most this is read; a prompt is 12 s of it.
 MAX_READ_SECONDS = 60
 MAX_CHANNELS = 16
-MAX_RATE = 768_000
+MAX_RATE = 384_000
+# A minute of stereo at 192 kHz; of more channels or a higher rate less than a minute is read, and more than a prompt.
+_MAX_VALUES = MAX_READ_SECONDS * 2 * 192_000
 # A file that lacks more of what its header promises than this has lost its end. Of MP3 it may be an estimate.
 _MISSING_SHARE, _MISSING_SHARE_OF_MP3 = 0.02, 0.5
 # What a program that writes into a pipe puts where it does not know the size yet.
@@ -74,7 +76,7 @@ def _read(file, name: str) -> Sound:
             f"{channels} channels and {rate} Hz."
         )
     promised, there = _promised_seconds(file), file.frames / rate
-    wanted = min(file.frames, MAX_READ_SECONDS * rate)
+    wanted = min(file.frames, MAX_READ_SECONDS * rate, _MAX_VALUES // channels)
     try:
         samples = file.read(wanted, dtype="float32", always_2d=True)
     except soundfile.LibsndfileError as error:

@@ -1,10 +1,13 @@
 """Text to the token ids of F5-TTS: characters, and pinyin syllables for Chinese. No torch in here."""
 
+import io
 import os
 import re
 from collections.abc import Iterable
 
 _WORD = re.compile(r"\w+(?:'\w+)*")
+# That of F5-TTS has 2545 lines and 14 kB.
+_MAX_VOCABULARY_BYTES = 4 * 2**20
 _TRANSLATION = str.maketrans({";": ",", "“": '"', "”": '"', "‘": "'", "’": "'"})
 
 # From the CJK radicals up, a character may be joined to words or read as pinyin, and f5_tts's own code decides. Emoji
@@ -48,8 +51,18 @@ class Vocabulary:
     unknown_id = 0
 
     def __init__(self, vocab_file: str | os.PathLike, words: Iterable[str] | None = None):
-        with open(vocab_file, encoding="utf-8") as file:
-            self._tokens = [line.rstrip("\n") for line in file]
+        with open(vocab_file, "rb") as file:
+            content = file.read(_MAX_VOCABULARY_BYTES + 1)
+        try:
+            if len(content) > _MAX_VOCABULARY_BYTES:
+                raise ValueError("larger than 4 MiB")
+            # As files are read in text mode: any end of line is one, and nothing else is.
+            lines = io.StringIO(content.decode("utf-8"), newline=None)
+        except ValueError as error:
+            raise ValueError(
+                f"`vocab_file` {os.fspath(vocab_file)!r} must be text in UTF-8, but is not ({error})."
+            ) from error
+        self._tokens = [line.rstrip("\n") for line in lines]
         if not self._tokens or self._tokens[0] != " ":
             raise ValueError(
                 f"`vocab_file` {os.fspath(vocab_file)!r} must hold one token per line and a space in its first line "
