@@ -10,7 +10,7 @@ from dtm_hf.head.modeling_dtm import DTMHead
 from dtm_hf.scheduling.scheduling_dtm import DTMScheduler
 from dtm_hf.validation import check_values, naming, show
 
-# Classes of dtm-hf that a component may be of; a vocoder may be anybody's.
+# The classes of each component here; one that is not among them is somebody's own, of whatever kind.
 _CLASSES = {
     "backbone": ("F5Backbone",),
     "head": ("DTMHead",),
@@ -67,7 +67,8 @@ def check_index(content: dict[str, Any], path: str | os.PathLike) -> None:
             raise ValueError(
                 f"{os.fspath(path)!r}: `{name}` must be a library and a class, or two nulls, but got {show(value)}."
             )
-        if value[0] == "dtm_hf" and value[1] not in _CLASSES[name]:
+        of_others = [known for other, classes in _CLASSES.items() if other != name for known in classes]
+        if value[0] == "dtm_hf" and value[1] in of_others:
             wanted = " or ".join(_CLASSES[name])
             raise ValueError(f"{os.fspath(path)!r}: `{name}` must be of the class {wanted}, but got {value[1]!r}.")
 

@@ -79,3 +79,8 @@ def test_a_folder_is_no_name_on_the_hub(tmp_path, monkeypatch):
     (tmp_path / "org/name").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
     assert hub_name("org/name") is None and hub_name(tmp_path) is None
+
+
+def test_what_a_head_says_of_its_sampler_is_text(make_head):
+    card = str(fill_card(make_head(sampler={"time_grid": "<script>\n| x |"}, license="mit"), "org/head"))
+    assert "<script>" not in card and "&lt;script>" in card and r"\| x \|" in card
