@@ -4,7 +4,7 @@ import logging
 import os
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import typer
@@ -48,7 +48,11 @@ class ReportingGroup(TyperGroup):
     """Ends a command that fails by its input with one red line; exit code 2 for a refused argument, else 1."""
 
     def invoke(self, ctx):
-        with _own_warnings(ctx.params["traceback"]):
+        # A benchmark's list has columns of these names.
+        def said(message: str) -> str:
+            return message if ctx.invoked_subcommand == "benchmark" else as_typed(message)
+
+        with _own_warnings(ctx.params["traceback"], said):
             try:
                 return super().invoke(ctx)
             except (ValueError, TypeError, OSError, ImportError, MemoryError, RecursionError) as error:
@@ -56,26 +60,29 @@ class ReportingGroup(TyperGroup):
                     raise
                 # A pipe that its reader closed is no error to explain.
                 if not isinstance(error, BrokenPipeError):
-                    say_error(error)
+                    say_error(said(" ".join(str(error).split()) or type(error).__name__))
                 raise typer.Exit(2 if isinstance(error, ArgumentError) else 1) from error
 
 
-def say_error(error: BaseException) -> None:
-    """One red line, however many lines the message of a library has."""
-    message = as_typed(" ".join(str(error).split()) or type(error).__name__)
+def say_error(message: str) -> None:
+    """One red line."""
     stderr.print(f"Error: {message}", style="bold red", markup=False, highlight=False, soft_wrap=True)
 
 
 def say_note(message: str) -> None:
     """One yellow line."""
-    stderr.print(f"Note: {as_typed(message)}", style="yellow", markup=False, highlight=False, soft_wrap=True)
+    stderr.print(f"Note: {message}", style="yellow", markup=False, highlight=False, soft_wrap=True)
 
 
 class _Notes(logging.Handler):
-    """Shows the warnings that dtm-hf logs as notes."""
+    """Shows the warnings that dtm-hf logs as notes, in the words of `said`."""
+
+    def __init__(self, said: Callable[[str], str]):
+        super().__init__(logging.WARNING)
+        self.said = said
 
     def emit(self, record: logging.LogRecord) -> None:
-        say_note(record.getMessage())
+        say_note(self.said(record.getMessage()))
 
 
 def quiet_libraries() -> None:
@@ -85,7 +92,7 @@ def quiet_libraries() -> None:
 
 
 @contextmanager
-def _own_warnings(everything: bool) -> Iterator[None]:
+def _own_warnings(everything: bool, said: Callable[[str], str]) -> Iterator[None]:
     """Shows the warnings of dtm-hf as notes; those that libraries have for developers only with `everything`."""
     if everything:
         yield
@@ -94,9 +101,9 @@ def _own_warnings(everything: bool) -> Iterator[None]:
 
     def show(message, category, filename, lineno, file=None, line=None):
         if filename.startswith(package):
-            say_note(str(message))
+            say_note(said(str(message)))
 
-    logger, notes = logging.getLogger("dtm_hf"), _Notes(logging.WARNING)
+    logger, notes = logging.getLogger("dtm_hf"), _Notes(said)
     logger.addHandler(notes)
     try:
         with warnings.catch_warnings():

@@ -36,7 +36,8 @@ def speak(request: SpeakRequest) -> None:
     with ExitStack() as stack:
         wavs = [stack.enter_context(written_aside(path)) for path in request.outputs]
         pictures = [path.with_suffix(".png") for path in request.outputs if request.picture]
-        asides = [stack.enter_context(written_aside(path)) for path in pictures]
+        if odd := [path for path in pictures if path.exists() and not path.is_file()]:
+            raise OSError(f"{str(odd[0])!r} cannot be written: it is no regular file.")
         pipeline = load_pipeline(
             model,
             dtype=request.dtype,
@@ -50,8 +51,9 @@ def speak(request: SpeakRequest) -> None:
         spoken = time.perf_counter()
         rate = pipeline.vocoder.sampling_rate
         audios = [write_wav(wav, audio, rate) for wav, audio in zip(wavs, audios, strict=True)]
-        for text, audio, aside in zip(request.texts, audios, asides, strict=False):
-            _draw(pipeline, audio, aside, text)
+        # Each is written aside by itself.
+        for text, audio, path in zip(request.texts, audios, pictures, strict=False):
+            _draw(pipeline, audio, path, text)
     seconds, took = sum(map(len, audios)) / rate, spoken - loaded
     for path in (*request.outputs, *pictures):
         typer.echo(path)
