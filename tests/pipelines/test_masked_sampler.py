@@ -17,7 +17,7 @@ def uniform(seed):
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"independent": True}, {"guidance_scale": 2.0}, {"draw": uniform(0)}], ids=str
+    "options", [{}, {"independent": True}, {"guidance_scale": 2.0}, {"draw": uniform(0)}], ids=" ".join
 )
 def test_all_valid_codes_are_decided_and_a_row_is_what_it_is_alone(options):
     network, scheduler = model(), MaskingScheduler(num_inference_steps=2)
