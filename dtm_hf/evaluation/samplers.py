@@ -32,7 +32,7 @@ def run_arm(
     student: DTMPipeline | None = None,
 ) -> DTMPipelineOutput:
     """
-    Speak the items in one call; the pipeline is afterwards as it was.
+    Speak the items as one batch; the pipeline is afterwards as it was.
 
     An item and its seed decide what is said, whatever else is in the batch; all arms of a seed start from the same
     X_0, and their durations are the same. The noise of a control comes from a generator of its own.
@@ -65,7 +65,6 @@ def run_arm(
         own = [_generator(int(np.random.SeedSequence((seed, 1)).generate_state(1, np.uint64)[0])) for seed in seeds]
         latents = pipe.prepare_latents(rows, generators)
         control = _control(pipe.scheduler, arm, latents, lambda: pipe.prepare_latents(rows, own))
-    callback = one_after_the_other(control, callback)
     with mounted(pipe, arm, student) as mounted_pipe:
         return mounted_pipe(
             texts,
@@ -79,9 +78,9 @@ def run_arm(
             generator=generators,
             latents=latents,
             output_type=output_type,
-            callback_on_step_end=callback,
-            # A control's noise is that of all rows.
-            max_batch_frames=None if callback is None else _ONE_BATCH,
+            callback_on_step_end=one_after_the_other(control, callback),
+            # A control's noise is that of all rows, and arms are compared to the bit.
+            max_batch_frames=_ONE_BATCH,
         )
 
 

@@ -115,7 +115,8 @@ def _decode_with_ffmpeg(source: str | os.PathLike | bytes, name: str, reason: st
             return sound
     raise ValueError(
         f"`reference_audio` {name} cannot be read as audio ({reason}). Read are WAV, FLAC, OGG, MP3 and what else "
-        f"libsndfile reads; with `pip install av` or an `ffmpeg` program also m4a, aac, webm, wma and mp4. {_WAY_ON}."
+        "libsndfile reads; with `pip install dtm-hf[audio]` or an `ffmpeg` program also m4a, aac, webm, wma and mp4. "
+        f"{_WAY_ON}."
     )
 
 

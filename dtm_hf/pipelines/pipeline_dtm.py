@@ -26,7 +26,7 @@ from dtm_hf.pipelines.loading import RepositoryMixin
 from dtm_hf.pipelines.output import MEL_OUTPUT_TYPES, DTMPipelineOutput, check_output_type
 from dtm_hf.pipelines.proportional_timing import Timing
 from dtm_hf.pipelines.reference import read_prompt
-from dtm_hf.pipelines.rows import Reference, SpeechRow, check_inputs, divide, unspoken_characters
+from dtm_hf.pipelines.rows import MAX_FRAMES, Reference, SpeechRow, check_inputs, divide, unspoken_characters
 from dtm_hf.pipelines.sampler import SamplingState
 from dtm_hf.pipelines.timing import choose_timing
 from dtm_hf.scheduling.scheduling_dtm import DTMScheduler
@@ -178,8 +178,8 @@ class DTMPipeline(RepositoryMixin, CallStateMixin, DiffusionPipeline):
             speed,
             self.feature_extractor.sampling_rate / self.feature_extractor.hop_length,
             generator,
-            self.backbone.config.max_seconds,
-            self.backbone.max_frames,
+            getattr(self.backbone.config, "max_seconds", None),
+            getattr(self.backbone, "max_frames", MAX_FRAMES),
         )
 
     @property

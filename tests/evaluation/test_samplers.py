@@ -35,6 +35,7 @@ def pipeline_mels(pipeline, **kwargs):
         [item.reference_text for item in ITEMS],
         generator=[torch.Generator().manual_seed(seed) for seed in SEEDS],
         output_type="mel",
+        max_batch_frames=10**9,
         **kwargs,
     ).audios
 

@@ -50,7 +50,7 @@ def test_without_ffmpeg_of_any_kind_the_way_on_is_told(monkeypatch, tmp_path):
         decode(b"\0\0\0\x1cftypM4A ", "'voice.m4a'")
     message = str(refused.value)
     assert message.startswith("`reference_audio` 'voice.m4a' cannot be read as audio (")
-    assert "pip install av" in message and message.endswith("`ffmpeg -i recording.m4a recording.wav`.")
+    assert "pip install dtm-hf[audio]" in message and message.endswith("`ffmpeg -i recording.m4a recording.wav`.")
     assert message.count("(") == message.count(")")
 
 
