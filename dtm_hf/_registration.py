@@ -25,6 +25,11 @@ _COMPONENTS = (
     "TextAligner",
     "TextNormalizer",
     "TokenDurations",
+    "PortedBackbone",
+    "PortedHead",
+    "PortedTextAligner",
+    "PortedTokenDurations",
+    "PortedVocoder",
 )
 
 

@@ -132,6 +132,38 @@ def tiny_pipeline(backbone, head, tokenizer, feature_extractor, vocoder, schedul
 
 
 @pytest.fixture(scope="session")
+def port_source(make_backbone, make_head, tokenizer, feature_extractor):
+    """The pipeline that `port` is made of: with every kind of graph that there is."""
+    import torch
+
+    from dtm_hf import DTMPipeline, DTMScheduler, VocosVocoder
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        vocoder = VocosVocoder(dim=32, intermediate_dim=64, num_layers=1).eval()
+    pipeline = DTMPipeline(
+        backbone=make_backbone(text_embedding_average_upsampling=True),
+        head=make_head(architecture="conv", guidance_scale=2.0, guidance_scale_range=[1.0, 3.0]),
+        tokenizer=tokenizer,
+        feature_extractor=feature_extractor,
+        vocoder=vocoder,
+        scheduler=DTMScheduler(num_inference_steps=3, num_head_steps=2),
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+@pytest.fixture(scope="session")
+def port(port_source, tmp_path_factory):
+    """Folder of a port of a tiny pipeline, in ONNX and float32. A test that changes a file copies it."""
+    from dtm_hf.ports.export import export_pipeline
+
+    folder = tmp_path_factory.mktemp("ports") / "tiny"
+    export_pipeline(port_source, folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def reference_audio(tmp_path_factory):
     """Path of a 1.2 s recording."""
     import soundfile

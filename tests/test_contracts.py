@@ -6,7 +6,15 @@ from contextlib import contextmanager, nullcontext
 import pytest
 import torch
 
-from dtm_hf import DTMHead, F5Backbone, GriffinLimVocoder, VocosVocoder
+from dtm_hf import (
+    DTMHead,
+    F5Backbone,
+    GriffinLimVocoder,
+    PortedBackbone,
+    PortedHead,
+    PortedVocoder,
+    VocosVocoder,
+)
 from dtm_hf.backbone.contract import Backbone
 from dtm_hf.evaluation.oracle import OracleHead, oracle_head
 from dtm_hf.head.contract import Head
@@ -20,10 +28,13 @@ IDS = torch.tensor([[1, 2, 3, 4], [5, 6, -1, -1]])
     ("contract", "implementation"),
     [
         (Backbone, F5Backbone),
+        (Backbone, PortedBackbone),
         (Head, DTMHead),
+        (Head, PortedHead),
         (Head, OracleHead),
         (Vocoder, GriffinLimVocoder),
         (Vocoder, VocosVocoder),
+        (Vocoder, PortedVocoder),
     ],
 )
 def test_every_argument_of_the_contract_is_taken(contract, implementation):
@@ -48,8 +59,10 @@ def row(tensor, i):
 # Backbones
 
 
-@pytest.fixture(params=["backbone", "student", "student of one number of steps"])
+@pytest.fixture(params=["backbone", "student", "student of one number of steps", "port"])
 def any_backbone(request, make_backbone):
+    if request.param == "port":
+        return PortedBackbone.from_pretrained(request.getfixturevalue("port"), subfolder="backbone")
     overrides = {"student": {"step_counts": [1, 2, 4]}, "student of one number of steps": {"step_counts": [4]}}
     return make_backbone(**overrides.get(request.param, {}))
 
@@ -95,12 +108,16 @@ HEADS = {
     "guidance baked in": {"guidance_scale": 2.0},
     "any guidance baked in": {"guidance_scale": 2.0, "guidance_scale_range": [1.0, 3.0]},
     "oracle": None,
+    "port": None,
 }
 
 
 @pytest.fixture(params=HEADS)
 def any_head(request, make_head):
     """A function from a backbone to a context with the head on it."""
+    if request.param == "port":
+        head = PortedHead.from_pretrained(request.getfixturevalue("port"), subfolder="head")
+        return lambda backbone: nullcontext(head)
     settings = HEADS[request.param]
     return oracle_head if settings is None else lambda backbone: nullcontext(make_head(**settings))
 
@@ -165,8 +182,10 @@ def test_a_padded_batch_of_a_head_is_its_items(any_head, backbone, states, branc
 # Vocoders
 
 
-@pytest.fixture(params=["griffin_lim", "griffin_lim from zero phase", "vocos"])
+@pytest.fixture(params=["griffin_lim", "griffin_lim from zero phase", "vocos", "port"])
 def any_vocoder(request):
+    if request.param == "port":
+        return PortedVocoder.from_pretrained(request.getfixturevalue("port"), subfolder="vocoder")
     if request.param == "vocos":
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)

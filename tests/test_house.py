@@ -25,12 +25,14 @@ ARROWS = {
     "hub": TOOLS,
     **dict.fromkeys(NETWORKS, TOOLS | {"hub"}),
     "pipelines": BELOW_PIPELINES,
-    "ports": BELOW_PIPELINES | {"pipelines"},
+    # Free of torch: of the rooms below, those files alone that are.
+    "runtime": BELOW_PIPELINES | {"pipelines"},
+    "ports": BELOW_PIPELINES | {"pipelines", "runtime"},
     "evaluation": BELOW_PIPELINES | {"pipelines"},
-    "commands": BELOW_TRAINING | {"dtm_hf", "ports"},
-    "app": BELOW_TRAINING | {"dtm_hf", "ports"},
+    "commands": BELOW_TRAINING | {"dtm_hf", "ports", "runtime"},
+    "app": BELOW_TRAINING | {"dtm_hf", "ports", "runtime"},
     # What `import dtm_hf` exports and registers.
-    "dtm_hf": BELOW_PIPELINES | {"pipelines"},
+    "dtm_hf": BELOW_PIPELINES | {"pipelines", "ports", "runtime"},
     # Of the training: the ground floor knows no system.
     "training.config": set(),
     "training.data": {"training.config"},

@@ -178,7 +178,9 @@ def other_backbone(recorded: Provenance, backbone: nn.Module) -> str | None:
     name = recorded.backbone_name
     if recorded.backbone_sketch is not None:
         try:
-            same = WeightsSketch.of(backbone).same_weights(WeightsSketch.parse(recorded.backbone_sketch))
+            # A port has no weights of its own to measure, and says what it was made of.
+            sketch = getattr(backbone, "sketch", None) or WeightsSketch.of(backbone)
+            same = sketch.same_weights(WeightsSketch.parse(recorded.backbone_sketch))
         except ValueError as error:
             raise ValueError(f"`backbone_sketch` cannot be compared: {error}") from error
     else:

@@ -115,6 +115,9 @@ def _sway(sampling) -> str | None:
 
 
 def _num_parameters(part) -> int:
+    if hasattr(part, "manifest"):
+        # A port has graphs in the place of parameters.
+        return part.manifest.num_parameters
     return sum(parameter.numel() for parameter in part.parameters()) if hasattr(part, "parameters") else 0
 
 
@@ -122,6 +125,8 @@ def _stored_dtype(part) -> str:
     """Types of the weights in the files, which loading converts; those in memory where the files are unknown."""
     from safetensors import safe_open
 
+    if hasattr(part, "manifest"):
+        return f"{part.manifest.export_format}, {part.manifest.weights}"
     dtypes = set()
     for file in sorted(Path(str(getattr(part.config, "_name_or_path", ""))).glob("*.safetensors")):
         with safe_open(file, framework="pt") as weights:

@@ -31,6 +31,28 @@ class Precision(StrEnum):
     float16 = "float16"
 
 
+class Runtime(StrEnum):
+    """What a model speaks with."""
+
+    torch = "torch"
+    onnx = "onnx"
+
+
+class PortFormat(StrEnum):
+    """Formats that `export` writes."""
+
+    onnx = "onnx"
+    torch_export = "torch_export"
+
+
+class PortWeights(StrEnum):
+    """Types that `export` keeps weights in."""
+
+    fp32 = "fp32"
+    fp16 = "fp16"
+    int8 = "int8"
+
+
 class Durations(StrEnum):
     """Where a benchmark has the lengths of its speech from."""
 
@@ -155,11 +177,18 @@ def speak_text(
     local_files_only: LocalFilesOnly = False,
     picture: Annotated[bool, typer.Option("--picture", help="Draw its mel spectrogram as a PNG beside it.")] = False,
     play: Annotated[bool, typer.Option("--play", help="Play it, with the player that there is.")] = False,
+    runtime: Annotated[
+        Runtime, typer.Option(help="What it speaks with; onnx takes a port that `export` wrote, and no PyTorch.")
+    ] = Runtime.torch,
     output: Output = Path("speech.wav"),
 ) -> None:
     """Speak TEXT in the voice of a recording."""
     from .requests import SpeakRequest, read_texts
-    from .speaking import speak
+
+    if runtime is Runtime.onnx:
+        from .port_speaking import speak_port as speak
+    else:
+        from .speaking import speak
 
     speak(
         SpeakRequest(
@@ -183,8 +212,52 @@ def speak_text(
             local_files_only=local_files_only,
             picture=picture,
             play=play,
+            runtime=runtime.value,
         )
     )
+
+
+@app.command()
+def export(
+    model: Annotated[
+        str,
+        typer.Argument(metavar="MODEL", help="Folder or Hub name of a pipeline; dtm-f5-tiny is the embedded."),
+    ],
+    output: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write; must not exist or be empty.")],
+    export_format: Annotated[PortFormat, typer.Option("--format", help="Of the graphs.")] = PortFormat.onnx,
+    weights: Annotated[PortWeights, typer.Option(help="Of the graphs; fp16 is computed in fp32.")] = PortWeights.fp32,
+    student: StudentAdapters = None,
+    revision: Revision = None,
+    local_files_only: LocalFilesOnly = False,
+) -> None:
+    """Write a port of a pipeline: its networks as graphs of a fast runtime, which speaks without PyTorch."""
+    from .exporting import export as run
+
+    run(
+        model,
+        output,
+        export_format=export_format.value,
+        weights=weights.value,
+        student=student,
+        revision=revision,
+        local_files_only=local_files_only,
+    )
+
+
+@app.command()
+def parity(
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="Folder or Hub name of a pipeline; dtm-f5-tiny is the embedded.")
+    ],
+    port: Annotated[str, typer.Argument(metavar="PORT", help="Folder of a port of it.")],
+    report: Annotated[Path | None, typer.Option("--json", help="File for the whole report.")] = None,
+    revision: Revision = None,
+    local_files_only: LocalFilesOnly = False,
+) -> None:
+    """Check that a port is its source: graph by graph, over the steps, and as speech. Ends with 1 if it is not."""
+    from .parity import parity as run
+
+    run(model, port, report, revision, local_files_only)
 
 
 @app.command()

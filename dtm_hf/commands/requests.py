@@ -56,6 +56,7 @@ class SpeakRequest:
     local_files_only: bool = False
     picture: bool = False
     play: bool = False
+    runtime: str = "torch"
 
     @property
     def outputs(self) -> list[Path]:

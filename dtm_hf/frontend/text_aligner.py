@@ -1,10 +1,8 @@
 """`TextAligner`: how many frames of a recording each token of its text takes."""
 
 import math
-from functools import lru_cache
 from typing import Annotated
 
-import numpy as np
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
@@ -12,6 +10,7 @@ from pydantic import Field
 from torch import nn
 from torch.nn import functional as F
 
+from dtm_hf.frontend.monotonic import log_prior, monotonic_durations
 from dtm_hf.frontend.timing_card import TimingCardMixin
 from dtm_hf.validation import CheckedConfigMixin, MelBins, Tokens, Width
 
@@ -68,6 +67,12 @@ class TextAligner(CheckedConfigMixin, TimingCardMixin, ModelMixin, ConfigMixin):
             `torch.Tensor` of shape `(B, N, L)`: log-weights of the tokens in a frame, with the prior of arXiv
             2108.10447, section 2.3; `-inf` at padding.
         """
+        log_weights = self.log_weights(mel, mel_mask, text_ids)
+        lengths = mel_mask.sum(1), (text_ids >= 0).sum(1)
+        return log_weights + log_priors(*lengths, log_weights.shape[1:], log_weights.device)
+
+    def log_weights(self, mel: torch.Tensor, mel_mask: torch.Tensor, text_ids: torch.Tensor) -> torch.Tensor:
+        """As [`~TextAligner.forward`], of what was heard alone, without the prior."""
         text_mask = text_ids >= 0
         text = _convolved(self.embed(text_ids + 1), text_mask, self.text_convs)
         frames = (mel - self.config.mel_mean) / self.config.mel_std
@@ -75,8 +80,7 @@ class TextAligner(CheckedConfigMixin, TimingCardMixin, ModelMixin, ConfigMixin):
         text, frames = self.text_proj(text), self.mel_proj(frames)
         distance = (frames**2).sum(-1, keepdim=True) + (text**2).sum(-1)[:, None] - 2 * frames @ text.transpose(1, 2)
         scores = (-distance / math.sqrt(self.config.embedding_size)).masked_fill(~text_mask[:, None], -torch.inf)
-        prior = log_priors(mel_mask.sum(1), text_mask.sum(1), scores.shape[1:], scores.device)
-        return F.log_softmax(scores, dim=-1) + prior
+        return F.log_softmax(scores, dim=-1)
 
     @torch.no_grad()
     def align(self, mel: torch.Tensor, mel_mask: torch.Tensor, text_ids: torch.Tensor) -> torch.Tensor:
@@ -100,60 +104,15 @@ def _convolved(states: torch.Tensor, mask: torch.Tensor, convolutions: nn.Module
     return states
 
 
-@lru_cache(maxsize=4096)
-def _log_prior(num_frames: int, num_tokens: int) -> torch.Tensor:
-    """
-    Log-density of a token at a frame before anything has been seen, shape `(N, L)`: the beta-binomial distribution of
-    arXiv 2108.10447, section 2.3, which is wide in the middle and narrow at both ends.
-    """
-    n, k = num_tokens - 1, torch.arange(num_tokens, dtype=torch.float64)[None]
-    a = torch.arange(1, num_frames + 1, dtype=torch.float64)[:, None]
-    b = num_frames + 1 - a
-    choose = math.lgamma(n + 1) - torch.lgamma(k + 1) - torch.lgamma(n - k + 1)
-    beta = torch.lgamma(k + a) + torch.lgamma(n - k + b) - torch.lgamma(n + a + b)
-    whole = torch.lgamma(a) + torch.lgamma(b) - torch.lgamma(a + b)
-    return (choose + beta - whole).float()
-
-
 def log_priors(
     num_frames: torch.Tensor, num_tokens: torch.Tensor, shape: tuple[int, int], device: torch.device
 ) -> torch.Tensor:
     """The prior of each row, padded with 0 to `(B, *shape)`."""
     rows = []
     for frames, tokens in zip(num_frames.tolist(), num_tokens.tolist(), strict=True):
-        rows.append(F.pad(_log_prior(frames, tokens), (0, shape[1] - tokens, 0, shape[0] - frames)))
+        prior = torch.from_numpy(log_prior(frames, tokens))
+        rows.append(F.pad(prior, (0, shape[1] - tokens, 0, shape[0] - frames)))
     return torch.stack(rows).to(device)
-
-
-def monotonic_durations(scores: np.ndarray, num_frames: np.ndarray, num_tokens: np.ndarray) -> np.ndarray:
-    """
-    Frames of each token on the best path from the first token to the last, that stays or goes on by one in each frame
-    (monotonic alignment search, arXiv 2005.11129, algorithm 1).
-
-    Args:
-        scores (`np.ndarray` of shape `(B, N, L)`): log-weights.
-        num_frames (`np.ndarray` of shape `(B,)`), num_tokens (`np.ndarray` of shape `(B,)`): valid ones.
-
-    Returns:
-        `np.ndarray` of shape `(B, L)`, int64.
-    """
-    size, frames, tokens = scores.shape
-    best = np.full((size, tokens), -np.inf, dtype=np.float32)
-    best[:, 0] = scores[:, 0, 0]
-    moved = np.zeros((frames, size, tokens), dtype=bool)
-    for frame in range(1, frames):
-        from_before = np.concatenate([np.full((size, 1), -np.inf, np.float32), best[:, :-1]], axis=1)
-        moved[frame] = from_before > best
-        best = np.maximum(from_before, best) + scores[:, frame]
-    durations = np.zeros((size, tokens), dtype=np.int64)
-    rows = np.arange(size)
-    # A row with fewer frames than tokens ends at the token that its frames reach.
-    token = np.minimum(num_tokens, num_frames) - 1
-    for frame in range(frames - 1, -1, -1):
-        valid = frame < num_frames
-        durations[rows[valid], token[valid]] += 1
-        token = np.where(valid & moved[frame, rows, token], token - 1, token)
-    return durations
 
 
 __all__ = ["TextAligner"]

@@ -1,25 +1,12 @@
 """What is written in digits, signs and capitals to what is said, for models that were trained on words alone."""
 
-import logging
 import os
-import re
 
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.utils import PushToHubMixin
 
+from dtm_hf.frontend.written_words import LANGUAGES, WrittenWords
 from dtm_hf.validation import CheckedConfigMixin, naming
-
-logger = logging.getLogger(__name__)
-
-LANGUAGES = ("en", "zh", "ja")
-# Written as a range of numbers is, and read digit by digit.
-_TELEPHONE = re.compile(r"(?<![\w-])(?:\+?1?[-. ]?\(?\d{3}\)?[-. ])?\d{3}-\d{4}(?![\w-])")
-# The grammars say "thousand two hundred" of it.
-_A_THOUSAND = re.compile(r"(?<![\w,.$£€])1,(?=\d{3}\b(?!,))")
-# Digits, and signs that are no punctuation.
-_WRITTEN = re.compile(r"\d|[^\w\s.,!?;:'\"-]")
-_SHOUTED = re.compile(r"[A-Z]{5,}")
-_DIGITS = "zero one two three four five six seven eight nine".split()
 
 
 class TextNormalizer(CheckedConfigMixin, ConfigMixin, PushToHubMixin):
@@ -45,38 +32,11 @@ class TextNormalizer(CheckedConfigMixin, ConfigMixin, PushToHubMixin):
     def __init__(self, language: str = "en"):
         if language not in LANGUAGES:
             raise ValueError(f"`language` must be one of {LANGUAGES}, but got {language!r}.")
-        self._grammars = None
+        self._words = WrittenWords(language)
 
     def __call__(self, text: str) -> str:
         """`text` as it is said."""
-        english = self.config.language == "en"
-        if english:
-            text = _TELEPHONE.sub(_digit_by_digit, text)
-            text = _A_THOUSAND.sub("one 1,", text)
-            text = text.capitalize() if text.isupper() and len(text) > 4 else _SHOUTED.sub(_in_lower_case, text)
-        text = " ".join(text.split())
-        if not _WRITTEN.search(text):
-            return text
-        if self._grammars is None:
-            try:
-                from wetext import Normalizer
-            except ImportError:
-                if re.search(r"\d", text):
-                    logger.warning(
-                        "`text` holds numbers, and what would say them in words is missing: `pip install "
-                        "dtm-hf[normalize]`, or write them out."
-                    )
-                return text
-            self._grammars = Normalizer(lang=self.config.language, operator="tn")
-        said = self._said(text)
-        # A text that the grammars cannot read is said word by word, and what they cannot read of that stays.
-        return " ".join(self._said(word) or word for word in text.split()) if said is None else said
-
-    def _said(self, text: str) -> str | None:
-        try:
-            return self._grammars.normalize(text) if _WRITTEN.search(text) else text
-        except AssertionError:
-            return None
+        return self._words(text)
 
     def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs) -> None:
         """Write `normalizer_config.json` into `save_directory`; arguments as of a scheduler of diffusers."""
@@ -98,15 +58,6 @@ class TextNormalizer(CheckedConfigMixin, ConfigMixin, PushToHubMixin):
                 pretrained_model_name_or_path, subfolder=subfolder, return_unused_kwargs=True, **kwargs
             )
             return cls.from_config(config, **kwargs)
-
-
-def _digit_by_digit(match: re.Match) -> str:
-    groups = re.findall(r"\d+", match.group())
-    return ", ".join(" ".join(_DIGITS[int(digit)] for digit in group) for group in groups)
-
-
-def _in_lower_case(match: re.Match) -> str:
-    return match.group().lower()
 
 
 def describe_normalizer(normalizer: TextNormalizer | None) -> str:

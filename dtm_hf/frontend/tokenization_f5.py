@@ -6,11 +6,7 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 from transformers.utils.hub import PushToHubMixin, cached_file
 
-from dtm_hf.frontend.vocabulary import Vocabulary
-
-VOCAB_FILE_NAME = "vocab.txt"
-# One a line, beside the vocabulary: of a backbone that was trained on a few words.
-WORDS_FILE_NAME = "words.txt"
+from dtm_hf.frontend.vocabulary import VOCAB_FILE_NAME, WORDS_FILE_NAME, Vocabulary
 
 
 class F5Tokenizer(Vocabulary, PushToHubMixin):

@@ -5,6 +5,10 @@ import os
 import re
 from collections.abc import Iterable
 
+VOCAB_FILE_NAME = "vocab.txt"
+# One a line, beside the vocabulary: of a backbone that was trained on a few words.
+WORDS_FILE_NAME = "words.txt"
+
 _WORD = re.compile(r"\w+(?:'\w+)*")
 # That of F5-TTS has 2545 lines and 14 kB.
 _MAX_VOCABULARY_BYTES = 4 * 2**20

@@ -213,7 +213,8 @@ class DTMHead(DTMHeadPreTrainedModel):
             modulation = self._modulation(_broadcast_time(timestep, flow_state), flow_time, guidance_scale)
         parts = modulation.chunk(3 * config.num_hidden_layers + 2, dim=-1)
 
-        draws = len(flow_state) // len(prepared_states)
+        # Not `len`, which would tie an exported graph to the batch that it was traced with.
+        draws = flow_state.shape[0] // prepared_states.shape[0]
         if draws > 1:
             prepared_states = prepared_states.repeat(draws, 1, 1)
         hidden = prepared_states + self.state_proj(flow_state.to(dtype))

@@ -12,14 +12,14 @@ from dtm_hf.validation import check_values, naming, show
 
 # The classes of each component here; one that is not among them is somebody's own, of whatever kind.
 _CLASSES = {
-    "backbone": ("F5Backbone",),
-    "head": ("DTMHead",),
+    "backbone": ("F5Backbone", "PortedBackbone"),
+    "head": ("DTMHead", "PortedHead"),
     "tokenizer": ("F5Tokenizer",),
     "feature_extractor": ("F5FeatureExtractor",),
     "scheduler": ("DTMScheduler",),
-    "vocoder": ("GriffinLimVocoder", "VocosVocoder"),
-    "duration_predictor": ("DurationPredictor", "TokenDurations"),
-    "text_aligner": ("TextAligner",),
+    "vocoder": ("GriffinLimVocoder", "VocosVocoder", "PortedVocoder"),
+    "duration_predictor": ("DurationPredictor", "TokenDurations", "PortedTokenDurations"),
+    "text_aligner": ("TextAligner", "PortedTextAligner"),
     "text_normalizer": ("TextNormalizer",),
 }
 

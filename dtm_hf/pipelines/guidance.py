@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from dtm_hf.pipelines.arguments import GUIDANCE_SCALES, check_number
 
 if TYPE_CHECKING:
@@ -74,7 +76,9 @@ class ClassifierFreeGuidance(Guidance):
             return self.combine(answer)
         if not self._guides(t):
             return answer
-        return answer + (self.scale - 1.0) * (answer - (x_t.new_tensor(self.mean) - x_t))
+        # Without torch, X_t is numpy's.
+        mean = x_t.new_tensor(self.mean) if hasattr(x_t, "new_tensor") else np.float32(self.mean)
+        return answer + (self.scale - 1.0) * (answer - (mean - x_t))
 
     def _guides(self, t: float) -> bool:
         return self.scale > 1 and self.start <= t < self.stop
@@ -84,7 +88,8 @@ class ClassifierFreeGuidance(Guidance):
 
     def combine(self, both: "torch.Tensor") -> "torch.Tensor":
         """One answer `(B, ...)` from those of the two branches, stacked `(2B, ...)`, conditional rows first."""
-        conditional, null = both.chunk(2)
+        half = len(both) // 2
+        conditional, null = both[:half], both[half:]
         return conditional + (self.scale - 1.0) * (conditional - null)
 
     def rescaled(self, scale: float) -> "ClassifierFreeGuidance":

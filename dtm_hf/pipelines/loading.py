@@ -6,7 +6,7 @@ from typing import Any, Self
 
 import torch
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
-from huggingface_hub import hf_hub_download
+from huggingface_hub import hf_hub_download, snapshot_download
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError, RevisionNotFoundError
 
 from dtm_hf.backbone.student import MODEL_TYPE, Student, StudentConfig
@@ -170,6 +170,20 @@ class RepositoryMixin:
         content = read_json(json_file)
         check_index(content, json_file)
         return content
+
+    @classmethod
+    def download(cls, pretrained_model_name: str | os.PathLike, **kwargs) -> str:
+        """As in diffusers, but of a port every file: diffusers would pass over its graphs."""
+        names = ("revision", "cache_dir", "token", "local_files_only")
+        hub = {name: kwargs[name] for name in names if kwargs.get(name) is not None}
+        try:
+            index = read_json(hf_hub_download(str(pretrained_model_name), _PIPELINE_FILE, **hub))
+        except (HfHubHTTPError, ValueError, OSError):
+            # What there is to say of it diffusers says.
+            return super().download(pretrained_model_name, **kwargs)
+        if any(isinstance(value, list) and str(value[-1]).startswith("Ported") for value in index.values()):
+            return snapshot_download(str(pretrained_model_name), **hub)
+        return super().download(pretrained_model_name, **kwargs)
 
     @classmethod
     def from_pipe(cls, pipeline: DiffusionPipeline, **kwargs) -> Self:

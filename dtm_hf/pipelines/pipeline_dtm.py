@@ -28,6 +28,7 @@ from dtm_hf.pipelines.proportional_timing import Timing
 from dtm_hf.pipelines.reference import read_prompt
 from dtm_hf.pipelines.rows import MAX_FRAMES, Reference, SpeechRow, check_inputs, divide, unspoken_characters
 from dtm_hf.pipelines.sampler import SamplingState
+from dtm_hf.pipelines.stream_call import StreamMixin
 from dtm_hf.pipelines.timing import choose_timing
 from dtm_hf.scheduling.scheduling_dtm import DTMScheduler
 from dtm_hf.validation import show
@@ -52,7 +53,7 @@ EXAMPLE_DOC_STRING = """
 """
 
 
-class DTMPipeline(RepositoryMixin, CallStateMixin, DiffusionPipeline):
+class DTMPipeline(RepositoryMixin, CallStateMixin, StreamMixin, DiffusionPipeline):
     r"""
     Speaks text in the voice of a recording.
 

@@ -54,7 +54,8 @@ def choose_timing(
     Raises:
         ValueError: if the components are not those, or do not know the tokenizer's vocabulary.
     """
-    by_tokens = isinstance(duration_predictor, TokenDurations)
+    # A port of one is of another class.
+    by_tokens = hasattr(duration_predictor, "sample")
     if text_alignment == "uniform":
         if by_tokens or text_aligner is not None:
             raise ValueError(

@@ -1,0 +1,37 @@
+"""The gate of ports from the command line."""
+
+import json
+from pathlib import Path
+
+import typer
+
+from dtm_hf.files import written_aside
+
+from .console import ArgumentError, stderr
+from .models import EMBEDDED, choose_model, choose_reference, load_pipeline
+
+
+def parity(model: str, port: str, report_file: Path | None, revision: str | None, local_files_only: bool) -> None:
+    """Print a line a rung, write the report, and end with code 1 if the port is not its source."""
+    model = choose_model(None if model == EMBEDDED.name and not Path(model).exists() else model)
+    if not Path(port).expanduser().is_dir():
+        raise ArgumentError(f"`PORT` {port!r} is no folder.")
+    reference = choose_reference(model, None, None, None)
+    source = load_pipeline(model, device="cpu", revision=revision, local_files_only=local_files_only)
+    ported = load_pipeline(str(Path(port).expanduser()), device="cpu")
+    with stderr.status("Comparing"):
+        from dtm_hf.ports.parity import check_parity
+
+        report = check_parity(source, ported, str(reference.audio), reference.text)
+    if report_file is not None:
+        with written_aside(report_file) as aside:
+            aside.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    for name, graph in report["rungs"]["graphs"]["graphs"].items():
+        figures = graph["fault"] or f"1 - correlation {graph['correlation']:.1e}, deviation {graph['deviation']:.1e}"
+        typer.echo(f"{'ok  ' if graph['passed'] else 'FAIL'} {name}: {figures}, {graph['calls']} answers")
+    run = report["rungs"]["free run"]
+    worst = max(row["mel distance"] / row["of two seeds"] for row in run["utterances"])
+    typer.echo(f"{'ok  ' if run['passed'] else 'FAIL'} speech: mel distance at most {worst:.1e} of that of two seeds")
+    typer.echo(f"pass: {report['cost']['pass ratio']:.2f} of the source's time")
+    if not report["passed"]:
+        raise typer.Exit(1)

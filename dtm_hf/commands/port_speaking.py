@@ -1,0 +1,70 @@
+"""Speaking from the command line without PyTorch: a port in `dtm_hf.runtime`."""
+
+import time
+from contextlib import ExitStack
+
+import typer
+
+from dtm_hf.files import written_aside
+
+from .console import ArgumentError
+from .models import EMBEDDED, choose_model, choose_reference
+from .requests import SpeakRequest, check_request, play, write_wav
+
+# The port of the embedded pipeline, if this installation holds one.
+EMBEDDED_PORT = EMBEDDED.with_name(f"{EMBEDDED.name}-onnx")
+
+
+def speak_port(request: SpeakRequest) -> None:
+    """Write a WAV a text and say what it cost. Bad arguments are refused before loading."""
+    started = time.perf_counter()
+    for name, value in (("--student", request.student), ("--device", request.device), ("--picture", request.picture)):
+        if value:
+            raise ArgumentError(f"`{name}` is for `--runtime torch`, and `--runtime onnx` has none.")
+    if request.dtype != "float32":
+        raise ArgumentError(
+            f"`--dtype` {request.dtype} is for `--runtime torch`; a port has the type that it was exported with."
+        )
+    model = _choose_port(request.model)
+    reference = choose_reference(model, request.reference_audio, request.reference_text, request.voice)
+    check_request(request, model, reference)
+    with ExitStack() as stack:
+        wavs = [stack.enter_context(written_aside(path)) for path in request.outputs]
+        from dtm_hf.runtime import Speaker
+
+        speaker = Speaker.from_pretrained(model, revision=request.revision, local_files_only=request.local_files_only)
+        loaded, seconds = time.perf_counter(), 0.0
+        for text, wav in zip(request.texts, wavs, strict=True):
+            speech = speaker(
+                text,
+                str(reference.audio),
+                reference.text,
+                num_inference_steps=request.steps,
+                num_head_steps=request.head_steps,
+                guidance_scale=request.guidance,
+                guidance_end=request.guidance_end,
+                speed=request.speed,
+                duration_s=request.duration,
+                seed=request.seed,
+            )
+            write_wav(wav, speech.audio, speech.sampling_rate)
+            seconds += len(speech.audio) / speech.sampling_rate
+        took = time.perf_counter() - loaded
+    for path in request.outputs:
+        typer.echo(path)
+    typer.echo(
+        f"{seconds:.2f} s of speech in {took:.2f} s (real-time factor {took / seconds:.2f}); "
+        f"loading took {loaded - started:.1f} s"
+    )
+    for path in request.outputs if request.play else ():
+        play(path)
+
+
+def _choose_port(model: str | None) -> str:
+    if model is not None:
+        return choose_model(model)
+    if not EMBEDDED_PORT.is_dir():
+        raise ArgumentError(
+            "`--runtime onnx` needs `--model`, the folder or the Hub name of a port; `dtm-hf export` makes one."
+        )
+    return str(EMBEDDED_PORT)

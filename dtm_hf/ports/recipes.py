@@ -1,0 +1,46 @@
+"""The table of what can be ported: a class of components, its graphs, and what stands in its place."""
+
+from typing import Any
+
+from dtm_hf.backbone.backbone_f5 import F5Backbone
+from dtm_hf.frontend.text_aligner import TextAligner
+from dtm_hf.frontend.token_durations import TokenDurations
+from dtm_hf.head.modeling_dtm import DTMHead
+from dtm_hf.ports.graph import Recipe
+from dtm_hf.ports.graphs_f5 import backbone_graphs
+from dtm_hf.ports.graphs_head import head_graphs
+from dtm_hf.ports.graphs_timing import aligner_graphs, durations_graphs
+from dtm_hf.ports.graphs_vocoder import vocos_graphs
+from dtm_hf.ports.ported import PortedBackbone, PortedHead, PortedVocoder
+from dtm_hf.ports.ported_timing import PortedTextAligner, PortedTokenDurations
+from dtm_hf.vocoder.vocoder_vocos import VocosVocoder
+
+RECIPES: dict[type, Recipe] = {
+    F5Backbone: Recipe(backbone_graphs, PortedBackbone),
+    DTMHead: Recipe(head_graphs, PortedHead),
+    VocosVocoder: Recipe(vocos_graphs, PortedVocoder),
+    TextAligner: Recipe(aligner_graphs, PortedTextAligner),
+    TokenDurations: Recipe(durations_graphs, PortedTokenDurations),
+}
+
+# What no network is in: a port keeps it as it is, and `dtm_hf.runtime` has numpy in its place.
+AS_THEY_ARE = frozenset(
+    {"DTMScheduler", "DurationPredictor", "F5FeatureExtractor", "F5Tokenizer", "GriffinLimVocoder", "TextNormalizer"}
+)
+
+
+def recipe_of(name: str, component: Any) -> Recipe | None:
+    """
+    How a component of a pipeline is ported; `None` if it stays as it is, or there is none.
+
+    Raises:
+        ValueError: if it cannot be ported.
+    """
+    if component is None or type(component).__name__ in AS_THEY_ARE:
+        return None
+    if type(component) not in RECIPES:
+        able = ", ".join(sorted({*(known.__name__ for known in RECIPES), *AS_THEY_ARE}))
+        raise ValueError(
+            f"`{name}` cannot be exported: there are no graphs of {type(component).__name__}, but of {able}."
+        )
+    return RECIPES[type(component)]

@@ -1,0 +1,65 @@
+"""What the weights of a graph are kept in: transformers' quantizers, and one of ours for halves."""
+
+from typing import TYPE_CHECKING, Any
+
+from transformers.exporters import ExportFormat, OnnxRuntimeDynamicConfig, OnnxRuntimeQuantizer
+from transformers.exporters.quantizers import ExportQuantizer
+
+if TYPE_CHECKING:
+    import onnx_ir
+
+# Smaller tensors are not worth a cast of their own.
+_SMALLEST = 256
+
+
+class HalfWeights(ExportQuantizer):
+    """
+    Keeps float32 weights of an ONNX graph as float16 and casts them back: half the file, the same arithmetic. ONNX
+    Runtime folds the casts when it opens the graph. Its CPU kernels compute in float32 alone, so that float16
+    arithmetic would be slower.
+    """
+
+    supported_formats = (ExportFormat.ONNX,)
+    required_packages = ("onnx_ir",)
+
+    def quantize(self, model: "onnx_ir.Model", sample_inputs: dict[str, Any], export_format) -> "onnx_ir.Model":
+        import numpy as np
+        import onnx_ir as ir
+
+        graph = model.graph
+        largest = float(np.finfo(np.float16).max)
+        for name, value in list(graph.initializers.items()):
+            tensor = value.const_value
+            if tensor is None or tensor.dtype != ir.DataType.FLOAT or tensor.size < _SMALLEST:
+                continue
+            weights = tensor.numpy()
+            if np.abs(weights).max() > largest:
+                continue
+            half = ir.Value(
+                name=f"{name}_fp16",
+                shape=value.shape,
+                type=ir.TensorType(ir.DataType.FLOAT16),
+                const_value=ir.Tensor(weights.astype(np.float16), name=f"{name}_fp16"),
+            )
+            graph.initializers.pop(name)
+            graph.register_initializer(half)
+            cast = ir.node("Cast", [half], {"to": ir.DataType.FLOAT})
+            cast.outputs[0].shape, cast.outputs[0].type = value.shape, value.type
+            value.replace_all_uses_with(cast.outputs[0])
+            graph.insert_before(next(iter(graph)), cast)
+        return model
+
+
+def onnx_quantizer(weights: str) -> ExportQuantizer | None:
+    """
+    What turns a float32 graph into one with these weights: `"fp32"`, `"fp16"` or `"int8"`.
+
+    Of int8, matrices alone: activations are quantized as they come, row by row of the matrix a scale of its own.
+    ONNX Runtime has no fast int8 convolution with groups, and the few convolutions of these networks are small.
+    """
+    if weights == "fp16":
+        return HalfWeights()
+    if weights == "int8":
+        config = OnnxRuntimeDynamicConfig(op_types_to_quantize=["MatMul", "Gemm"], per_channel=True)
+        return OnnxRuntimeQuantizer(config)
+    return None

@@ -1,0 +1,7 @@
+"""Speaking without PyTorch: numpy and ONNX Runtime, and no torch, diffusers, transformers or f5_tts."""
+
+from .batcher import Batcher
+from .noise import NoiseGenerator
+from .speaker import Speaker, Speech
+
+__all__ = ["Batcher", "NoiseGenerator", "Speaker", "Speech"]

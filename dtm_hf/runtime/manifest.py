@@ -1,0 +1,93 @@
+"""`port.json`: what the folder of a ported component says of itself."""
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+PORT_FILE = "port.json"
+# transformers' file, which names the graphs.
+EXPORT_FILE = "export.json"
+CONFIG_FILE = "config.json"
+PORT_VERSION = 1
+
+RunGraph = Callable[..., Mapping[str, np.ndarray]]
+"""A graph, called with arrays by name and giving arrays by name."""
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """
+    What a ported component is a port of.
+
+    Args:
+        export_format (`str`): `"onnx"` or `"dynamo"`, transformers' name of it.
+        weights (`str`): `"fp32"`, `"fp16"` or `"int8"`.
+        graphs (`dict[str, str]`): file of each graph by its name.
+        source_class (`str`): class of the component it was made of.
+        fingerprint (`str`): of the weights of that component, before they were rounded.
+        sketch (`str`): [`~dtm_hf.backbone.fingerprint.WeightsSketch`] of them.
+        num_parameters (`int`): how many they are.
+        revision (`str`, *optional*): of the repository that the component came from.
+        version (`int`): of this format.
+    """
+
+    export_format: str
+    weights: str
+    graphs: dict[str, str]
+    source_class: str
+    fingerprint: str
+    sketch: str
+    num_parameters: int
+    revision: str | None = None
+    version: int = PORT_VERSION
+
+    def save(self, folder: Path) -> None:
+        """Write `port.json` into `folder`."""
+        text = json.dumps(dataclasses.asdict(self), indent=2, sort_keys=True)
+        (folder / PORT_FILE).write_text(text + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: Path) -> "Manifest":
+        """
+        Read `port.json`.
+
+        Raises:
+            FileNotFoundError: if it is not there, or a graph that it names is not.
+            ValueError: if it is of a later version, or no port.json at all.
+        """
+        path = folder / PORT_FILE
+        if not path.is_file():
+            raise FileNotFoundError(f"{str(folder)!r} holds no port: there is no {PORT_FILE} in it.")
+        content = read_json(path)
+        try:
+            version = content["version"]
+            if version > PORT_VERSION:
+                raise ValueError(
+                    f"{str(path)!r} is of version {version}, and this dtm-hf reads up to {PORT_VERSION}; upgrade it."
+                )
+            manifest = cls(**{field.name: content[field.name] for field in dataclasses.fields(cls)})
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"{str(path)!r} is damaged: {error!r}.") from error
+        for name, file in manifest.graphs.items():
+            if not (folder / file).is_file():
+                raise FileNotFoundError(f"The graph {name!r} is missing: {str(folder / file)!r} is not there.")
+        return manifest
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is not JSON.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{str(path)!r} is not there.")
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{str(path)!r} is damaged: {error}.") from error

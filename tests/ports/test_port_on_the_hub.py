@@ -1,0 +1,45 @@
+"""A port pushed to a Hub and pulled from it, by the pipeline and by the speaker."""
+
+import numpy as np
+import pytest
+import torch
+from hub_server import hub_of_this_process
+from huggingface_hub import HfApi
+
+from dtm_hf import DTMPipeline, PortedBackbone
+from dtm_hf.runtime import Speaker
+
+REPO, TEXT, SAID = "org/dtm-f5-onnx", "Good morning.", "What is said."
+
+
+@pytest.fixture(scope="module")
+def hub(port, tmp_path_factory):
+    with hub_of_this_process(tmp_path_factory.mktemp("hub")) as server:
+        DTMPipeline.from_pretrained(port).push_to_hub(REPO)
+        yield server
+
+
+def test_every_graph_is_pushed(hub, port):
+    graphs = {path.relative_to(port).as_posix() for path in port.rglob("*") if ".onnx" in path.name}
+    assert len(graphs) >= 6
+    assert graphs <= set(HfApi(endpoint=hub.url).list_repo_files(REPO))
+
+
+def test_what_is_pulled_speaks_as_before(hub, port, port_source, reference_audio, tmp_path):
+    pipeline = DTMPipeline.from_pretrained(REPO, cache_dir=tmp_path / "one")
+    pipeline.set_progress_bar_config(disable=True)
+    settings = {"num_inference_steps": 2, "num_head_steps": 0}
+    expected, pulled = (
+        p(TEXT, reference_audio, SAID, generator=torch.Generator().manual_seed(0), **settings).audios[0]
+        for p in (port_source, pipeline)
+    )
+    assert np.abs(pulled - expected).max() < 1e-3 * np.abs(expected).max()
+    speaker = Speaker.from_pretrained(REPO, cache_dir=tmp_path / "two")
+    said = speaker(TEXT, reference_audio, SAID, **settings).audio
+    assert np.abs(said - expected).max() < 1e-3 * np.abs(expected).max()
+
+
+def test_one_component_is_pulled_alone(hub, port_source, tmp_path):
+    backbone = PortedBackbone.from_pretrained(REPO, subfolder="backbone", cache_dir=tmp_path)
+    assert backbone.fingerprint == port_source.backbone.fingerprint
+    assert not list(tmp_path.rglob("prepare.onnx"))
