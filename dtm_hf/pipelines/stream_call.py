@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from dtm_hf.pipelines.rows import check_inputs, divide
+from dtm_hf.pipelines.rows import MAX_FRAMES, check_inputs, divide
 from dtm_hf.pipelines.streaming import check_one_text, fade_together, one_by_one
 
 
@@ -40,7 +40,9 @@ class StreamMixin:
         frame_rate = self.feature_extractor.sampling_rate / self.feature_extractor.hop_length
 
         def waves() -> Iterator[np.ndarray]:
-            seconds, frames = self.backbone.config.max_seconds, self.backbone.max_frames
+            # A backbone of another kind need not say how much it runs.
+            seconds = getattr(self.backbone.config, "max_seconds", None)
+            frames = getattr(self.backbone, "max_frames", MAX_FRAMES)
             for part in one_by_one(inputs, reference, self._timing, speed, seconds):
                 rows = divide(
                     part, [reference], self.tokenizer, self._timing, speed, frame_rate, generator, seconds, frames
