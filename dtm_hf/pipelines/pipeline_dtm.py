@@ -284,9 +284,8 @@ class DTMPipeline(RepositoryMixin, CallStateMixin, StreamMixin, DiffusionPipelin
         # The walk's state belongs to the call. `set_timesteps` replaces all of it, so that a shallow copy will do.
         scheduler = copy.copy(self.scheduler)
         scheduler.set_timesteps(steps, 0 if self.head is None else head_steps, device=self._execution_device)
-        head_config = self.head.config if scheduler.num_head_steps > 0 else None
-        is_student = self.backbone.config.step_counts is not None
-        return scheduler, choose_guidance(guidance_scale, guidance_end, head_config, is_student, self.config.mean_mel)
+        head, served = self.head.config if scheduler.num_head_steps > 0 else None, self.backbone.config.step_counts
+        return scheduler, choose_guidance(guidance_scale, guidance_end, head, bool(served), self.config.mean_mel)
 
     def _check_sampling(self, num_inference_steps, latents, callback, tensor_inputs, max_batch_frames) -> None:
         if max_batch_frames is not None:

@@ -1,0 +1,71 @@
+"""Options that several commands have, and the choices of those with a few."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+class Precision(StrEnum):
+    """Types that the networks can run in."""
+
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+
+
+class Runtime(StrEnum):
+    """What a model speaks with."""
+
+    torch = "torch"
+    onnx = "onnx"
+
+
+class PortFormat(StrEnum):
+    """Formats that `export` writes."""
+
+    onnx = "onnx"
+    torch_export = "torch_export"
+
+
+class PortWeights(StrEnum):
+    """Types that `export` keeps weights in."""
+
+    fp32 = "fp32"
+    fp16 = "fp16"
+    int8 = "int8"
+
+
+class Durations(StrEnum):
+    """Where a benchmark has the lengths of its speech from."""
+
+    predicted = "predicted"
+    bytes = "bytes"
+    recording = "recording"
+
+
+Model = Annotated[
+    str | None,
+    typer.Option(help="Folder of a pipeline or name of a Hub repository.", show_default="the embedded dtm-f5-tiny"),
+]
+StudentAdapters = Annotated[
+    str | None, typer.Option(help="Folder or Hub name of a distilled student's adapters.", show_default=False)
+]
+Output = Annotated[Path, typer.Option("--output", "-o", help="WAV file to write; an existing one is replaced.")]
+Voice = Annotated[
+    str | None, typer.Option(help="Which of the recordings packaged with the pipeline to speak like.", metavar="NAME")
+]
+Seed = Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of the noise.")]
+Steps = Annotated[
+    int | None,
+    typer.Option(
+        min=1, max=1000, help="Global steps, a backbone pass and branch each.", show_default="the pipeline's"
+    ),
+]
+HeadSteps = Annotated[
+    int | None,
+    typer.Option(min=0, max=1000, help="Head calls a step; 0 is the F5-TTS baseline.", show_default="the pipeline's"),
+]
+Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of a Hub repository.")]
+LocalFilesOnly = Annotated[bool, typer.Option("--local-files-only", help="Use the cache alone, no network.")]
