@@ -69,8 +69,9 @@ def _distances(
     ends, found = [*times[1:], 1.0], []
     for start, end, before, after in zip(times, ends, states, states[1:], strict=False):
         estimate = before + (1 - start) * (after - before) / (end - start)
-        # What stands before the target is the prompt.
-        said = Speech(np.zeros(0, dtype=np.float32), sampling_rate, estimate[-len(mel) :].numpy())
+        # What stands before the target is the prompt, whose last frame is the target's first.
+        target = torch.cat([mel[:1].float().cpu(), estimate[len(estimate) - len(mel) + 1 :]])
+        said = Speech(np.zeros(0, dtype=np.float32), sampling_rate, target.numpy())
         numerator, denominator = distance(said, item)
         found.append(numerator / denominator)
     return times, found

@@ -56,8 +56,11 @@ def test_speed_and_seconds_scale_what_is_to_be_said(timed, reference_audio):
 
 def test_a_text_shorter_than_the_network_needs_fills_its_frames(timed, reference_audio):
     # One frame is wanted and two are needed: none of them is without a token.
-    (row,) = timed.prepare("So", reference_audio, SAID, duration_s=0.02)
-    assert row.durations.sum() == row.num_frames == row.reference.num_frames + 2
+    reference = timed.encode_reference(reference_audio, SAID)
+    frames, durations = timed._timing.last(
+        "So", reference.text, reference.num_frames, reference.durations, frames=1, least=2, speed=1.0, generator=None
+    )
+    assert frames == 2 and durations.sum() == reference.num_frames + 2
 
 
 def test_seeds_draw_lengths_too_and_a_batch_equals_its_rows(timed, reference_audio):

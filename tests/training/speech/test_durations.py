@@ -92,8 +92,8 @@ def test_a_saved_pipeline_takes_it_in(tiny_pipeline, reference_audio, tmp_path, 
     pipeline.set_progress_bar_config(disable=True)
     said, text = "ab.", "cab bad dab."
     mel = pipeline(text, reference_audio, said, num_inference_steps=1, output_type="mel").audios[0]
-    # The recording lasts 1.2 s; its text is ended as F5-TTS ends it.
-    assert len(mel) == pytest.approx(1.2 * 93.75 * predictor(text) / predictor("ab. "), abs=2)
+    # The recording lasts 1.2 s, and 50 ms are appended; its text is ended as F5-TTS ends it.
+    assert len(mel) == pytest.approx(1.25 * 93.75 * predictor(text) / predictor("ab. "), abs=2)
 
 
 def test_alone_and_from_other_columns(tmp_path):
