@@ -5,8 +5,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from dtm_hf.pipelines.arguments import GUIDANCE_SCALES, check_number
 
 if TYPE_CHECKING:
@@ -77,7 +75,13 @@ class ClassifierFreeGuidance(Guidance):
         if not self._guides(t):
             return answer
         # Without torch, X_t is numpy's.
-        mean = x_t.new_tensor(self.mean) if hasattr(x_t, "new_tensor") else np.float32(self.mean)
+        if hasattr(x_t, "new_tensor"):
+            mean = x_t.new_tensor(self.mean)
+        else:
+            # Of a runtime without torch. Names of arms are checked where not even numpy is loaded.
+            import numpy as np
+
+            mean = np.float32(self.mean)
         return answer + (self.scale - 1.0) * (answer - (mean - x_t))
 
     def _guides(self, t: float) -> bool:
