@@ -82,7 +82,12 @@ def test_a_clause_without_punctuation_is_cut_at_words_into_equal_parts():
         "three three three three three",
         "three three three three three four",
     ]
-    assert chunk_text("one two three four", 17) == ["one two", "three four"]
+    assert chunk_text("one two three four", 14) == ["one two", "three four"]
+
+
+def test_a_clause_that_is_a_little_longer_stays_whole():
+    assert chunk_text("one two three four", 15) == ["one two three four"]
+    assert chunk_text("one two. three four five", 16) == ["one two.", "three four five"]
 
 
 def test_a_script_without_blanks_is_cut_at_characters():
