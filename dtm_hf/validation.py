@@ -4,7 +4,6 @@ they are for, with a sentence that names file and field. Imports no network.
 """
 
 import inspect
-import json
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -14,10 +13,7 @@ from typing import Annotated, Any, Self, get_type_hints
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from dtm_hf.hub_cache import discard_damaged
-
-# A configuration of megabytes is none. Vocabularies and results for cards are the largest, of some 100 kB.
-MAX_CONFIG_BYTES = 4 * 2**20
-_MAX_SHOWN = 80
+from dtm_hf.reading import read_json, show
 
 # What may stand in a configuration. The bounds are far beyond the largest models that there are, and far below what
 # fills a machine by being asked for.
@@ -32,12 +28,6 @@ WindowSize = Annotated[int, Field(ge=16, le=65536)]
 Iterations = Annotated[int, Field(ge=1, le=1000)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 Seconds = Annotated[float, Field(ge=0, le=60)]
-
-
-def show(value: Any) -> str:
-    """A value as a message can hold it: in one line, and not too much of it."""
-    shown = " ".join(repr(value).split())
-    return shown if len(shown) <= _MAX_SHOWN else f"{shown[:_MAX_SHOWN]}..."
 
 
 def check_values(values: Any, signature: Callable, source: str | None = None) -> None:
@@ -89,55 +79,6 @@ def _schema(signature: Callable) -> type[BaseModel]:
         strict=True, extra="ignore", allow_inf_nan=False, arbitrary_types_allowed=True, protected_namespaces=()
     )
     return create_model(getattr(signature, "__qualname__", "values"), __config__=rules, **fields)
-
-
-def read_json(path: str | os.PathLike) -> dict[str, Any]:
-    """
-    The content of a configuration.
-
-    Raises:
-        ValueError: if it is too large, too deep, not JSON, or not an object.
-    """
-    text = _read(path)
-    try:
-        content = json.loads(text)
-    except RecursionError as error:
-        raise ValueError(f"{os.fspath(path)!r} is nested too deeply.") from error
-    except ValueError as error:
-        raise ValueError(f"{os.fspath(path)!r} is not valid JSON: {show(error)}.") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{os.fspath(path)!r} must hold names with values, but holds a {type(content).__name__}.")
-    return content
-
-
-def read_yaml(path: str | os.PathLike) -> Any:
-    """
-    The content of a YAML file, in which nothing refers to another place of it: references can double at each level,
-    and a few of them fill any memory.
-
-    Raises:
-        ValueError: if it is too large, not YAML, or refers to itself.
-    """
-    import yaml
-
-    text = _read(path)
-    try:
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader)):
-            raise ValueError(f"{os.fspath(path)!r} must hold no references (`*name`).")
-        return yaml.safe_load(text)
-    except (yaml.YAMLError, RecursionError) as error:
-        raise ValueError(f"{os.fspath(path)!r} is not valid YAML: {' '.join(str(error).split())}") from error
-
-
-def _read(path: str | os.PathLike) -> str:
-    with open(path, "rb") as file:
-        content = file.read(MAX_CONFIG_BYTES + 1)
-    if len(content) > MAX_CONFIG_BYTES:
-        raise ValueError(f"{os.fspath(path)!r} must be a configuration of at most {MAX_CONFIG_BYTES >> 20} MiB.")
-    try:
-        return content.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{os.fspath(path)!r} is not text in UTF-8 (byte {error.start}).") from error
 
 
 @contextmanager

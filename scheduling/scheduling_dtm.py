@@ -12,7 +12,7 @@ from pydantic import Field
 
 from dtm_hf.validation import CheckedConfigMixin
 
-from .solvers import HEAD_SOLVERS, MAX_STEPS, check_num_steps, effective_solver
+from .solvers import HEAD_SOLVERS, MAX_STEPS, check_num_steps, effective_solver, second_node
 from .time_grids import TIME_GRIDS, given_grid, time_grid
 
 
@@ -156,14 +156,8 @@ class DTMScheduler(CheckedConfigMixin, SchedulerMixin, ConfigMixin):
             return torch.arange(calls, dtype=torch.float32) / calls
         intervals = calls // 2
         starts = torch.arange(intervals, dtype=torch.float32) / intervals
-        nodes = torch.tensor([self._second_node(i) for i in range(intervals)])
+        nodes = torch.tensor([second_node(self._head_solver, i, intervals) for i in range(intervals)])
         return torch.stack([starts, starts + nodes / intervals], dim=1).flatten()
-
-    def _second_node(self, interval: int) -> float:
-        """Where in an interval, in (0, 1], a two-call solver takes its second slope."""
-        if self._head_solver == "midpoint":
-            return 0.5
-        return 1.0 if interval < self.num_head_steps // 2 - 1 else 2 / 3
 
     def _reset_head(self) -> None:
         self._head_index = 0
@@ -211,7 +205,7 @@ class DTMScheduler(CheckedConfigMixin, SchedulerMixin, ConfigMixin):
             sample = sample + model_output / self.num_head_steps
         else:
             intervals = self.num_head_steps // 2
-            node = self._second_node(index // 2)
+            node = second_node(self._head_solver, index // 2, intervals)
             if index % 2 == 0:
                 self._head_start, self._head_slope = sample, model_output
                 sample = sample + model_output * (node / intervals)

@@ -8,6 +8,8 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from diffusers.utils import BaseOutput
 
+from .solvers import check_num_steps
+
 ORDERS = ("coarse_to_fine", "all")
 
 
@@ -65,8 +67,7 @@ class MaskingScheduler(SchedulerMixin, ConfigMixin):
             ValueError: for fewer than one step.
         """
         steps = self.config.num_inference_steps if num_inference_steps is None else num_inference_steps
-        if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
-            raise ValueError(f"`num_inference_steps` must be an integer of at least 1, but got {steps!r}.")
+        check_num_steps(steps, 0)
         self.num_inference_steps = steps
         self.timesteps = torch.arange(steps, device=device)
 

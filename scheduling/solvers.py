@@ -42,3 +42,10 @@ def effective_solver(head_solver: str, num_head_steps: int) -> str:
             f"interval, or 1, but got {num_head_steps}."
         )
     return head_solver
+
+
+def second_node(head_solver: str, interval: int, num_intervals: int) -> float:
+    """Where in an interval, in (0, 1], a two-call solver takes its second slope."""
+    if head_solver == "midpoint":
+        return 0.5
+    return 1.0 if interval < num_intervals - 1 else 2 / 3

@@ -10,7 +10,8 @@ import torch
 
 import dtm_hf
 from dtm_hf import DTMHead, DTMPipeline, F5Backbone, GriffinLimVocoder, VocosVocoder
-from dtm_hf.validation import MAX_CONFIG_BYTES, check_values, read_json, read_yaml
+from dtm_hf.reading import MAX_CONFIG_BYTES, read_json, read_yaml
+from dtm_hf.validation import check_values
 
 ASSET = Path(dtm_hf.__file__).parent / "assets" / "dtm-f5-tiny"
 CONFIGS = {str(path.relative_to(ASSET)): json.loads(path.read_text()) for path in sorted(ASSET.rglob("*.json"))}

@@ -20,7 +20,8 @@ from transformers.utils.hub import cached_file
 from dtm_hf.files import written_aside
 from dtm_hf.hub import push_with_card
 from dtm_hf.provenance import CARD_TEMPLATE, Provenance
-from dtm_hf.validation import Width, check_values, read_json
+from dtm_hf.reading import read_json
+from dtm_hf.validation import Width, check_values
 from dtm_hf.weights import read_weights
 
 from .backbone_f5 import F5Backbone

@@ -61,11 +61,17 @@ def encode_recordings(
     if min(sizes, default=0) < 1:
         raise ValueError(f"`waveforms` must hold recordings with samples, but got sizes {sizes}.")
     frames = [num_frames(codec, size) for size in sizes]
-    batch = torch.zeros(len(sizes), 1, max(frames) * codec.config.frame_size, device=codec.device, dtype=codec.dtype)
+    codes = codec.encode(_whole_frames(codec, waveforms), num_quantizers=num_codebooks).audio_codes
+    return [row[:, :length] for row, length in zip(codes, frames, strict=True)]
+
+
+def _whole_frames(codec: MimiModel, waveforms: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Waveforms `(T_i,)` as `(B, 1, T)`, with zeros behind their ends up to the whole frames of the longest."""
+    size = max(num_frames(codec, len(waveform)) for waveform in waveforms) * codec.config.frame_size
+    batch = torch.zeros(len(waveforms), 1, size, device=codec.device, dtype=codec.dtype)
     for row, waveform in zip(batch, waveforms, strict=True):
         row[0, : len(waveform)] = waveform
-    codes = codec.encode(batch, num_quantizers=num_codebooks).audio_codes
-    return [row[:, :length] for row, length in zip(codes, frames, strict=True)]
+    return batch
 
 
 @torch.no_grad()
@@ -144,7 +150,9 @@ def fill_codebooks(
         ValueError: for fewer frames than entries.
     """
     refresh_codebooks(codec)
-    latents = torch.cat([_latents(codec, waveform) for waveform in waveforms])
+    # One by one, for they may be many.
+    batches = (_whole_frames(codec, [waveform]) for waveform in waveforms)
+    latents = torch.cat([codec.encoder(batch).latents[0].T.float() for batch in batches])
     if len(latents) < codec.config.codebook_size:
         raise ValueError(
             f"`waveforms` must have a frame for each of {codec.config.codebook_size} entries of a codebook, but have "
@@ -160,13 +168,6 @@ def fill_codebooks(
             book.cluster_usage.fill_(1.0)
             book._embed = None
             residual = residual - centres[book.quantize(residual)]
-
-
-def _latents(codec: MimiModel, waveform: torch.Tensor) -> torch.Tensor:
-    """`(F, D)` of whole frames."""
-    size = codec.config.frame_size
-    padded = torch.nn.functional.pad(waveform, (0, -len(waveform) % size)).to(codec.device, codec.dtype)
-    return codec.encoder(padded[None, None]).latents[0].T.float()
 
 
 def _k_means(points: torch.Tensor, size: int, num_rounds: int, generator: torch.Generator | None) -> torch.Tensor:

@@ -83,13 +83,13 @@ class Arm:
         the conditional branch alone; the others guide as ever.
         """
         per_time = 1 + self.num_head_steps if self.kind == "oracle" else 1
-        return per_time * sum(self._branches(time, baked) for time in self._times())
+        return per_time * self._branches(baked)
 
     def head_calls(self, baked: bool = False) -> int:
         """Calls of the trained head for one utterance, both branches of guidance counted."""
         if not self.needs_head:
             return 0
-        return self.num_head_steps * sum(self._branches(time, baked) for time in self._times())
+        return self.num_head_steps * self._branches(baked)
 
     def guidance(self, scale: float, mean: tuple[float, ...] | None = None) -> ClassifierFreeGuidance:
         """
@@ -111,11 +111,14 @@ class Arm:
             return ReusedGuidance(scale, stop=self.guidance_end, null_times=tuple(times[::2]))
         return ClassifierFreeGuidance(scale, stop=self.guidance_end)
 
-    def _branches(self, time: float, baked: bool) -> int:
+    def _branches(self, baked: bool) -> int:
+        """Branches of guidance over all times of the loop."""
+        times = self._times()
         if (baked and self.needs_head) or self.needs_student:
-            return 1
+            return len(times)
         # The values of the mean do not matter here.
-        return 2 if self.guidance(self.guidance_scale, mean=()).branch(time) == "both" else 1
+        guidance = self.guidance(self.guidance_scale, mean=())
+        return sum(2 if guidance.branch(time) == "both" else 1 for time in times)
 
     @property
     def time_grid(self) -> str:

@@ -2,23 +2,22 @@
 
 import math
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 
 from dtm_hf.scheduling.scheduling_dtm import DTMScheduler, DTMSchedulerOutput
 
 
-class MidpointScheduler(DTMScheduler):
+class HeadlessScheduler(DTMScheduler):
     """
-    The midpoint rule on the global flow: X_{t'} = X_t + (t' - t) v(X_m, m), X_m = X_t + (m - t) v(X_t, t) and
-    m = (t + t') / 2.
-
-    What `f5_tts.model.CFM` does with `odeint_kwargs=dict(method="midpoint")`. `timesteps` holds the 2T times of the
-    backbone passes, middles included. Arguments as in [`DTMScheduler`].
+    Of a solver of the global flow. Arguments as in [`DTMScheduler`].
 
     Raises:
         ValueError: for head calls; the inner flow has a displacement, not a velocity, to give.
     """
+
+    _solver: ClassVar[str]
 
     def set_timesteps(
         self,
@@ -29,7 +28,26 @@ class MidpointScheduler(DTMScheduler):
     ) -> None:
         super().set_timesteps(num_inference_steps, num_head_steps, device, timesteps)
         if self.num_head_steps:
-            raise ValueError(f"`num_head_steps` must be 0 for the midpoint rule, but got {self.num_head_steps}.")
+            raise ValueError(f"`num_head_steps` must be 0 for {self._solver}, but got {self.num_head_steps}.")
+        self._begin()
+
+    def _begin(self) -> None:
+        """Get ready for a walk."""
+        raise NotImplementedError
+
+
+class MidpointScheduler(HeadlessScheduler):
+    """
+    The midpoint rule on the global flow: X_{t'} = X_t + (t' - t) v(X_m, m), X_m = X_t + (m - t) v(X_t, t) and
+    m = (t + t') / 2.
+
+    What `f5_tts.model.CFM` does with `odeint_kwargs=dict(method="midpoint")`. `timesteps` holds the 2T times of the
+    backbone passes, middles included.
+    """
+
+    _solver = "the midpoint rule"
+
+    def _begin(self) -> None:
         starts, steps = self._grid[:-1], self._grid.diff()
         self.timesteps = torch.stack([starts, starts + steps / 2], dim=1).flatten()
         self._start: torch.Tensor | None = None
@@ -54,22 +72,15 @@ class MidpointScheduler(DTMScheduler):
         return super().step(model_output, self._grid[self._step_index or 0], start, return_dict)
 
 
-class MultistepScheduler(DTMScheduler):
+class MultistepScheduler(HeadlessScheduler):
     """
     A solver that remembers the step before: the sample moves along a velocity that both give. Its first step is
-    Euler's. Arguments as in [`DTMScheduler`].
+    Euler's.
     """
 
-    def set_timesteps(
-        self,
-        num_inference_steps: int | None = None,
-        num_head_steps: int | None = None,
-        device: str | torch.device | None = None,
-        timesteps: Sequence[float] | torch.Tensor | None = None,
-    ) -> None:
-        super().set_timesteps(num_inference_steps, num_head_steps, device, timesteps)
-        if self.num_head_steps:
-            raise ValueError(f"`num_head_steps` must be 0 for a multistep solver, but got {self.num_head_steps}.")
+    _solver = "a multistep solver"
+
+    def _begin(self) -> None:
         # Python numbers, as the step sizes are.
         self._times = self._grid.tolist()
         self._before: torch.Tensor | None = None

@@ -8,7 +8,8 @@ from huggingface_hub.dataclasses import strict
 from transformers.configuration_utils import PreTrainedConfig
 
 from dtm_hf.provenance import Provenance
-from dtm_hf.validation import naming, read_json
+from dtm_hf.reading import read_json
+from dtm_hf.validation import naming
 
 PREDICTIONS = ("residual", "direct")
 ARCHITECTURES = ("mlp", "conv")

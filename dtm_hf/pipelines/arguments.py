@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from numbers import Integral, Real
 from typing import Any
 
-from dtm_hf.validation import show
+from dtm_hf.reading import show
 
 # F5-TTS's own page offers 0.3 to 2. What is too slow for the network is said by how long it would last.
 SPEEDS = (0.001, 10.0)

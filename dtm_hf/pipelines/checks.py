@@ -7,8 +7,9 @@ from typing import Any
 from dtm_hf.backbone.backbone_f5 import F5Backbone
 from dtm_hf.backbone.fingerprint import other_backbone
 from dtm_hf.head.modeling_dtm import DTMHead
+from dtm_hf.reading import show
 from dtm_hf.scheduling.scheduling_dtm import DTMScheduler
-from dtm_hf.validation import check_values, naming, show
+from dtm_hf.validation import check_values, naming
 
 # The classes of each component here; one that is not among them is somebody's own, of whatever kind.
 _CLASSES = {

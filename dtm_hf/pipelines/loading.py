@@ -17,7 +17,8 @@ from dtm_hf.head.modeling_dtm import DTMHead
 from dtm_hf.hub import fill_card, push_with_card
 from dtm_hf.pipelines.checks import check_index, make_scheduler
 from dtm_hf.provenance import CARD, CARD_TEMPLATE
-from dtm_hf.validation import naming, read_json
+from dtm_hf.reading import read_json
+from dtm_hf.validation import naming
 
 _PIPELINE_FILE = "model_index.json"
 _CONFIG_FILE = "config.json"

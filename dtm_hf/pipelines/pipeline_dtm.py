@@ -30,8 +30,8 @@ from dtm_hf.pipelines.rows import MAX_FRAMES, Reference, SpeechRow, check_inputs
 from dtm_hf.pipelines.sampler import SamplingState
 from dtm_hf.pipelines.stream_call import StreamMixin
 from dtm_hf.pipelines.timing import choose_timing
+from dtm_hf.reading import show
 from dtm_hf.scheduling.scheduling_dtm import DTMScheduler
-from dtm_hf.validation import show
 
 EXAMPLE_DOC_STRING = """
     Examples:

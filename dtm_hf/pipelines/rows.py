@@ -14,7 +14,7 @@ from dtm_hf.frontend.vocabulary import Vocabulary
 from dtm_hf.pipelines.arguments import SPEEDS, check_durations, check_number
 from dtm_hf.pipelines.chunking import MAX_TOTAL_SECONDS, chunk_text, longest_chunk, share_seconds
 from dtm_hf.pipelines.proportional_timing import Timing
-from dtm_hf.validation import show
+from dtm_hf.reading import show
 
 if TYPE_CHECKING:
     import torch

@@ -19,7 +19,8 @@ from dtm_hf.backbone.fingerprint import WeightsSketch
 from dtm_hf.head.configuration_dtm import DTMHeadConfig
 from dtm_hf.head.contract import DTMHeadOutput
 from dtm_hf.pipelines.rows import MAX_FRAMES
-from dtm_hf.runtime.manifest import CONFIG_FILE, EXPORT_FILE, Manifest, RunGraph, read_json
+from dtm_hf.reading import read_json
+from dtm_hf.runtime.manifest import CONFIG_FILE, EXPORT_FILE, Manifest, RunGraph
 from dtm_hf.runtime.networks import Backbone, Head, TextEmbeds, Vocos
 from dtm_hf.vocoder.batching import vocode_by_length
 

@@ -5,9 +5,10 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+
+from dtm_hf.reading import read_json
 
 PORT_FILE = "port.json"
 # transformers' file, which names the graphs.
@@ -77,17 +78,3 @@ class Manifest:
             if not (folder / file).is_file():
                 raise FileNotFoundError(f"The graph {name!r} is missing: {str(folder / file)!r} is not there.")
         return manifest
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """
-    Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if it is not JSON.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"{str(path)!r} is not there.")
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{str(path)!r} is damaged: {error}.") from error

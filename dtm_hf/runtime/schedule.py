@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from dtm_hf.scheduling.epss import EPSS_INDICES
-from dtm_hf.scheduling.solvers import effective_solver
+from dtm_hf.scheduling.solvers import check_num_steps, effective_solver, second_node
 
 GRIDS = ("sway", "uniform", "epss")
 
@@ -48,7 +48,7 @@ class Schedule:
             return y
         intervals = calls // 2
         for i in range(intervals):
-            node = _second_node(self.solver, i, intervals)
+            node = second_node(self.solver, i, intervals)
             first = velocity(y, 2 * i)
             second = velocity(y + first * np.float32(node / intervals), 2 * i + 1)
             # Two-stage second-order Runge-Kutta: weights 1 - 1/(2a) and 1/(2a) for a second slope at a.
@@ -71,10 +71,7 @@ def make_schedule(
     """
     steps = config["num_inference_steps"] if num_inference_steps is None else num_inference_steps
     calls = config["num_head_steps"] if num_head_steps is None else num_head_steps
-    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
-        raise ValueError(f"`num_inference_steps` must be an integer of at least 1, but got {steps!r}.")
-    if isinstance(calls, bool) or not isinstance(calls, int) or calls < 0:
-        raise ValueError(f"`num_head_steps` must be an integer of at least 0, but got {calls!r}.")
+    check_num_steps(steps, calls)
     solver = effective_solver(config["head_solver"], calls)
     return Schedule(_grid(config["time_grid"], steps, config["sway_coefficient"]), _flow_times(solver, calls), solver)
 
@@ -92,12 +89,5 @@ def _flow_times(solver: str, calls: int) -> np.ndarray:
     if solver == "euler" or calls == 0:
         return np.arange(calls, dtype=np.float32) / max(calls, 1)
     intervals = calls // 2
-    pairs = [(i, i + _second_node(solver, i, intervals)) for i in range(intervals)]
+    pairs = [(i, i + second_node(solver, i, intervals)) for i in range(intervals)]
     return np.float32(pairs).reshape(-1) / intervals
-
-
-def _second_node(solver: str, interval: int, intervals: int) -> float:
-    """Where in an interval a two-call solver takes its second slope: see [`DTMScheduler`]."""
-    if solver == "midpoint":
-        return 0.5
-    return 1.0 if interval < intervals - 1 else 2 / 3

@@ -20,8 +20,9 @@ from dtm_hf.pipelines.proportional_timing import ProportionalTiming
 from dtm_hf.pipelines.reference import read_prompt
 from dtm_hf.pipelines.rows import Reference, SpeechInputs, SpeechRow, check_inputs, divide, unspoken_characters
 from dtm_hf.pipelines.streaming import check_one_text, fade_together, one_by_one
+from dtm_hf.reading import read_json
 from dtm_hf.runtime.griffin_lim import GriffinLim
-from dtm_hf.runtime.manifest import CONFIG_FILE, Manifest, read_json
+from dtm_hf.runtime.manifest import CONFIG_FILE, Manifest
 from dtm_hf.runtime.networks import Backbone, Head, Vocos
 from dtm_hf.runtime.noise import NoiseGenerator
 from dtm_hf.runtime.onnx_graphs import open_graphs

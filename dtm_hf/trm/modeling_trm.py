@@ -77,7 +77,7 @@ class TRMCodeHead(nn.Module):
         # A sum with the codebook's embedding before one shared projection would shift its logits by a constant, the
         # same at all frames. Shared heads are told by shift and scale before a nonlinearity.
         self.condition = nn.Linear(config.codebook_embed_dim, 2 * dim if self.shared else dim)
-        self.norm = nn.RMSNorm(dim, eps=1e-5)
+        self.norm = nn.RMSNorm(dim, eps=1e-5) if self.shared else None
         self.projections = nn.ModuleList(
             [nn.Linear(dim, config.codebook_size) for _ in range(1 if self.shared else number)]
         )

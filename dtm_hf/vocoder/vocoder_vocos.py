@@ -10,6 +10,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import nn
 from transformers.utils.hub import cached_file
 
+from dtm_hf.reading import read_yaml
 from dtm_hf.validation import (
     CheckedConfigMixin,
     Depth,
@@ -18,7 +19,6 @@ from dtm_hf.validation import (
     Width,
     WindowSize,
     check_values,
-    read_yaml,
 )
 from dtm_hf.weights import read_weights
 

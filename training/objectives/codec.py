@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 import torch
-from torch.nn import functional as F
 from transformers.models.mimi.modeling_mimi import MimiModel
 
 from dtm_hf.training.objectives.losses import LossOutput
@@ -62,10 +61,8 @@ class CodecObjective:
         sound = codec.decoder(quantized).audio_values[:, 0]
         heard = batch.frame_mask.repeat_interleave(config.frame_size, dim=1)
         sound = sound * heard
-        rows, spectral = torch.zeros(len(sound), device=sound.device), 0.0
-        for size in _FFT_SIZES:
-            distance = _spectral_distance(sound, batch.waveforms, size)
-            rows, spectral = rows + distance / len(_FFT_SIZES), spectral + distance.mean() / len(_FFT_SIZES)
+        rows = sum(_spectral_distance(sound, batch.waveforms, size) for size in _FFT_SIZES) / len(_FFT_SIZES)
+        spectral = rows.mean()
         samples = (sound - batch.waveforms).abs().mean()
         loss = spectral + self.waveform * samples + self.commitment * commitment
         figures = {"spectral": spectral.detach(), "commitment": commitment.detach()}
@@ -79,7 +76,7 @@ class CodecObjective:
         for layer in quantizer.layers[:books]:
             book = layer.codebook
             codes = book.encode(residual.detach())
-            found = F.embedding(codes, book.embed)
+            found = book.decode(codes)
             if training:
                 self._follow(book, residual.detach()[frame_mask], codes[frame_mask], generator)
             distance = distance + (residual - found).square()[frame_mask].mean()
