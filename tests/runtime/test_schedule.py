@@ -38,3 +38,9 @@ def test_it_walks_as_the_scheduler_walks(grid, steps, solver, calls):
 def test_numbers_that_there_is_no_schedule_of_are_refused(numbers):
     with pytest.raises(ValueError, match="`num_(inference|head)_steps`"):
         make_schedule(DTMScheduler().config, *numbers)
+
+
+@pytest.mark.parametrize("steps", [(10**9, 0), (8, 10**9), (1000, 100)])
+def test_more_steps_than_can_be_meant_are_refused_before_any_memory_is_taken(steps):
+    with pytest.raises(ValueError, match="must be at most"):
+        make_schedule(dict(DTMScheduler().config), *steps)
