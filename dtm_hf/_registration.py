@@ -27,6 +27,8 @@ _COMPONENTS = (
     "TokenDurations",
     "PortedBackbone",
     "PortedHead",
+    "PortedHifiGan",
+    "PortedSpeechT5",
     "PortedTextAligner",
     "PortedTokenDurations",
     "PortedVocoder",

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from transformers import SpeechT5ForTextToSpeech, SpeechT5HifiGan
+
 from dtm_hf.backbone.backbone_f5 import F5Backbone
 from dtm_hf.frontend.text_aligner import TextAligner
 from dtm_hf.frontend.token_durations import TokenDurations
@@ -9,9 +11,11 @@ from dtm_hf.head.modeling_dtm import DTMHead
 from dtm_hf.ports.graph import Recipe
 from dtm_hf.ports.graphs_f5 import backbone_graphs
 from dtm_hf.ports.graphs_head import head_graphs
+from dtm_hf.ports.graphs_speecht5 import hifigan_graphs, speecht5_graphs
 from dtm_hf.ports.graphs_timing import aligner_graphs, durations_graphs
 from dtm_hf.ports.graphs_vocoder import vocos_graphs
 from dtm_hf.ports.ported import PortedBackbone, PortedHead, PortedVocoder
+from dtm_hf.ports.ported_speecht5 import PortedHifiGan, PortedSpeechT5
 from dtm_hf.ports.ported_timing import PortedTextAligner, PortedTokenDurations
 from dtm_hf.vocoder.vocoder_vocos import VocosVocoder
 
@@ -21,6 +25,8 @@ RECIPES: dict[type, Recipe] = {
     VocosVocoder: Recipe(vocos_graphs, PortedVocoder),
     TextAligner: Recipe(aligner_graphs, PortedTextAligner),
     TokenDurations: Recipe(durations_graphs, PortedTokenDurations),
+    SpeechT5ForTextToSpeech: Recipe(speecht5_graphs, PortedSpeechT5),
+    SpeechT5HifiGan: Recipe(hifigan_graphs, PortedHifiGan),
 }
 
 # What no network is in: a port keeps it as it is, and `dtm_hf.runtime` has numpy in its place.
