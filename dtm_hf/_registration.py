@@ -17,6 +17,8 @@ _COMPONENTS = (
     "F5Backbone",
     "DTMHead",
     "DTMScheduler",
+    "MaskingScheduler",
+    "TRMModel",
     "F5Tokenizer",
     "F5FeatureExtractor",
     "GriffinLimVocoder",
@@ -36,23 +38,25 @@ _COMPONENTS = (
 
 
 def register_with_diffusers() -> None:
-    """Enter the components into diffusers' tables, and `DTMPipeline` into diffusers."""
+    """Enter the components into diffusers' tables, and the pipelines into diffusers."""
     from diffusers.pipelines import pipeline_loading_utils as tables
 
     tables.LOADABLE_CLASSES["dtm_hf"] = {name: _SAVE_AND_LOAD for name in _COMPONENTS}
     tables.ALL_IMPORTABLE_CLASSES.update(tables.LOADABLE_CLASSES["dtm_hf"])
 
-    # The module puts its pipeline into `diffusers` at its end; it may be the one whose import brought us here.
-    importlib.import_module("dtm_hf.pipelines.pipeline_dtm")
+    # Each module puts its pipeline into `diffusers` at its end; it may be the one whose import brought us here.
+    for name in ("pipeline_dtm", "pipeline_trm"):
+        importlib.import_module(f"dtm_hf.pipelines.{name}")
 
 
 def register_with_transformers() -> None:
-    """Enter the head into `AutoConfig` and `AutoModel`, which its module does at its end."""
+    """Enter head and TRM into `AutoConfig` and `AutoModel`, which their modules do at their ends."""
     layers = sys.modules.get("transformers.modeling_layers")
     if layers is not None and not hasattr(layers, "GradientCheckpointingLayer"):
         # It imports the Auto classes before it defines what the head is made of: at its own end we are called again.
         return
     importlib.import_module("dtm_hf.head.modeling_dtm")
+    importlib.import_module("dtm_hf.trm.modeling_trm")
 
 
 # What to do, by the module whose end means that what it needs is there.

@@ -30,3 +30,22 @@ def model(**changes):
 
     torch.manual_seed(0)
     return TRMModel(TRMConfig(**SIZES | changes)).eval()
+
+
+def pipeline(vocab_file, **changes):
+    """A complete pipeline with the tiny codec and random weights."""
+    from tiny_codec import tiny_codec
+
+    from dtm_hf import DurationPredictor, F5Tokenizer, MaskingScheduler, TRMPipeline
+
+    tokenizer = F5Tokenizer(vocab_file)
+    sizes = {"codebook_size": 16, "max_text_length": 60, "max_audio_frames": 40, "license": "mit"}
+    pipe = TRMPipeline(
+        model=model(vocab_size=tokenizer.vocab_size + 1, **sizes | changes),
+        codec=tiny_codec(),
+        tokenizer=tokenizer,
+        scheduler=MaskingScheduler(num_inference_steps=2),
+        duration_predictor=DurationPredictor(0.2, 0.05, {"e": 0.1}, 0.05),
+    )
+    pipe.set_progress_bar_config(disable=True)
+    return pipe

@@ -2,6 +2,7 @@
 
 import math
 import os
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dtm_hf.backbone.backbone_f5 import F5Backbone
@@ -11,8 +12,8 @@ from dtm_hf.reading import show
 from dtm_hf.scheduling.scheduling_dtm import DTMScheduler
 from dtm_hf.validation import check_values, naming
 
-# The classes of each component here; one that is not among them is somebody's own, of whatever kind.
-_CLASSES = {
+# The classes of each component of a `DTMPipeline`; one that is not among them is somebody's own, of whatever kind.
+COMPONENT_CLASSES = {
     "backbone": ("F5Backbone", "PortedBackbone"),
     "head": ("DTMHead", "PortedHead"),
     "tokenizer": ("F5Tokenizer",),
@@ -38,11 +39,22 @@ def make_scheduler(sampler: dict[str, Any], name: str | os.PathLike) -> DTMSched
         return DTMScheduler(**sampler)
 
 
-_REQUIRED = ("backbone", "tokenizer", "feature_extractor", "vocoder", "scheduler")
+REQUIRED_COMPONENTS = ("backbone", "tokenizer", "feature_extractor", "vocoder", "scheduler")
 
 
-def check_index(content: dict[str, Any], path: str | os.PathLike) -> None:
+def check_index(
+    content: dict[str, Any],
+    path: str | os.PathLike,
+    classes: Mapping[str, Sequence[str]] = COMPONENT_CLASSES,
+    required: Sequence[str] = REQUIRED_COMPONENTS,
+) -> None:
     """
+    Args:
+        content (`dict`): of a `model_index.json`.
+        path (`str` or `os.PathLike`): of that, for messages.
+        classes (mapping of `str` to `list[str]`): those of dtm-hf that each component may be of.
+        required (`list[str]`): components that there must be.
+
     Raises:
         ValueError: if what a `model_index.json` says of a component is not a library and a class, or not one of the
             component's kind.
@@ -52,7 +64,7 @@ def check_index(content: dict[str, Any], path: str | os.PathLike) -> None:
             f"{os.fspath(path)!r}: `_class_name` must be the class of a pipeline, but got "
             f"{show(content.get('_class_name'))}."
         )
-    if missing := [name for name in _REQUIRED if name not in content]:
+    if missing := [name for name in required if name not in content]:
         raise ValueError(f"{os.fspath(path)!r}: `{missing[0]}` is missing.")
     if not isinstance(content.get("force_head", False), bool):
         raise ValueError(
@@ -61,16 +73,16 @@ def check_index(content: dict[str, Any], path: str | os.PathLike) -> None:
     if not isinstance(content.get("mean_mel"), list | None):
         raise ValueError(f"{os.fspath(path)!r}: `mean_mel` must be a list, but got {show(content['mean_mel'])}.")
     for name, value in content.items():
-        if name not in _CLASSES:
+        if name not in classes:
             continue
         named = isinstance(value, list) and len(value) == 2
         if not named or not (value == [None, None] or all(isinstance(part, str) for part in value)):
             raise ValueError(
                 f"{os.fspath(path)!r}: `{name}` must be a library and a class, or two nulls, but got {show(value)}."
             )
-        of_others = [known for other, classes in _CLASSES.items() if other != name for known in classes]
+        of_others = [known for other, classes in classes.items() if other != name for known in classes]
         if value[0] == "dtm_hf" and value[1] in of_others:
-            wanted = " or ".join(_CLASSES[name])
+            wanted = " or ".join(classes[name])
             raise ValueError(f"{os.fspath(path)!r}: `{name}` must be of the class {wanted}, but got {value[1]!r}.")
 
 

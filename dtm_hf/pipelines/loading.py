@@ -1,11 +1,9 @@
-"""How a pipeline is loaded, also from a head or a student's adapters alone; how it is saved and pushed."""
+"""How a [`DTMPipeline`] is loaded, also from a head or a student's adapters alone, and what its card says."""
 
-import inspect
 import os
 from typing import Any, Self
 
 import torch
-from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from huggingface_hub import hf_hub_download, snapshot_download
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError, RevisionNotFoundError
 
@@ -14,8 +12,8 @@ from dtm_hf.frontend.duration_prediction import describe_lengths
 from dtm_hf.frontend.text_normalizer import describe_normalizer
 from dtm_hf.head.configuration_dtm import DTMHeadConfig
 from dtm_hf.head.modeling_dtm import DTMHead
-from dtm_hf.hub import fill_card, push_with_card
-from dtm_hf.pipelines.checks import check_index, make_scheduler
+from dtm_hf.pipelines.checks import COMPONENT_CLASSES, REQUIRED_COMPONENTS, make_scheduler
+from dtm_hf.pipelines.repository import PublishedMixin
 from dtm_hf.provenance import CARD, CARD_TEMPLATE
 from dtm_hf.reading import read_json
 from dtm_hf.validation import naming
@@ -130,17 +128,12 @@ def check_base(name: str | os.PathLike, base_model: str, **hub) -> None:
         )
 
 
-def _dtype(argument: str, name: str) -> torch.dtype:
-    dtype = getattr(torch, name.removeprefix("torch."), None)
-    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
-        raise ValueError(f"`{argument}` must be a floating-point type of torch, such as 'float16', but got {name!r}.")
-    return dtype
-
-
-class RepositoryMixin:
+class RepositoryMixin(PublishedMixin):
     """Loading, saving and pushing of [`DTMPipeline`]."""
 
     card_template = CARD_TEMPLATE
+    component_classes = COMPONENT_CLASSES
+    required_components = REQUIRED_COMPONENTS
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs) -> Self:
@@ -157,22 +150,6 @@ class RepositoryMixin:
         return pipeline if student is None else pipeline.load_student(student)
 
     @classmethod
-    def _load(cls, name: str | os.PathLike, **kwargs) -> Self:
-        """A whole pipeline; of weights, safetensors alone are read."""
-        for argument in ("dtype", "torch_dtype"):
-            # diffusers would take float32 in the place of what it does not know.
-            if isinstance(kwargs.get(argument), str):
-                kwargs[argument] = _dtype(argument, kwargs[argument])
-        with naming(name, kwargs.get("cache_dir")):
-            return super().from_pretrained(name, **{"use_safetensors": True} | kwargs)
-
-    @classmethod
-    def _dict_from_json_file(cls, json_file: str | os.PathLike) -> dict[str, Any]:
-        content = read_json(json_file)
-        check_index(content, json_file)
-        return content
-
-    @classmethod
     def download(cls, pretrained_model_name: str | os.PathLike, **kwargs) -> str:
         """As in diffusers, but of a port every file: diffusers would pass over its graphs."""
         names = ("revision", "cache_dir", "token", "local_files_only")
@@ -185,14 +162,6 @@ class RepositoryMixin:
         if any(isinstance(value, list) and str(value[-1]).startswith("Ported") for value in index.values()):
             return snapshot_download(str(pretrained_model_name), **hub)
         return super().download(pretrained_model_name, **kwargs)
-
-    @classmethod
-    def from_pipe(cls, pipeline: DiffusionPipeline, **kwargs) -> Self:
-        """As in diffusers, but any component is handed on that is not replaced, whatever its class."""
-        # diffusers leaves out models whose class is not the very one of the signature: a subclass, a user's vocoder.
-        names = inspect.signature(cls.__init__).parameters
-        components = {name: part for name, part in pipeline.components.items() if name in names}
-        return super().from_pipe(pipeline, **components | kwargs)
 
     def load_student(self, student: "Student | str | os.PathLike", force: bool = False, **hub) -> Self:
         """
@@ -219,21 +188,6 @@ class RepositoryMixin:
             head=None,
         )
         return self
-
-    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs) -> None:
-        """Save all components and a filled model card. Only safetensors are written."""
-        if kwargs.get("safe_serialization", True) is not True:
-            raise ValueError("`safe_serialization` must be True: dtm-hf writes safetensors alone.")
-        for component in (self, self.backbone, self.vocoder):
-            # diffusers writes where a component was loaded from; a folder of this machine is nobody else's business.
-            if os.path.exists(component.config.get("_name_or_path") or ""):
-                component.register_to_config(_name_or_path="")
-        super().save_pretrained(save_directory, **kwargs)
-        fill_card(self, kwargs.get("repo_id")).save(os.path.join(save_directory, "README.md"))
-
-    def push_to_hub(self, repo_id: str, **kwargs) -> str:
-        """Upload the pipeline with a filled model card; arguments as in diffusers."""
-        return push_with_card(self, repo_id, **kwargs)
 
     def card_values(self) -> dict[str, Any]:
         """What the model card says: see [`~dtm_hf.hub.Publishable`]."""

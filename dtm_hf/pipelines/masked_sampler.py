@@ -5,6 +5,8 @@ from collections.abc import Callable
 import torch
 from transformers.generation.logits_process import LogitsProcessorList
 
+from dtm_hf.pipelines.guidance import ClassifierFreeGuidance
+from dtm_hf.pipelines.sampler import SamplingState
 from dtm_hf.scheduling.scheduling_masking import MaskingScheduler
 from dtm_hf.trm.decoding import draw_codes
 from dtm_hf.trm.modeling_trm import TRMModel
@@ -23,7 +25,7 @@ def generate_codes(
     warpers: LogitsProcessorList,
     draw: Draw | None = None,
     prompt: torch.Tensor | None = None,
-    guidance_scale: float = 1.0,
+    state: SamplingState | None = None,
     independent: bool = False,
     on_cycle_end: Callable[[int, torch.Tensor], torch.Tensor] | None = None,
 ) -> torch.Tensor:
@@ -38,8 +40,9 @@ def generate_codes(
         warpers (`LogitsProcessorList`): of [`logits_warpers`].
         draw (`Callable`, *optional*): source of the draws; `None` takes the likeliest codes.
         prompt (`torch.LongTensor` of shape `(B, K, T)`, *optional*): codes that are known, `mask_code` elsewhere.
-        guidance_scale (`float`, defaults to 1.0): w + 1 of l_c + w (l_c - l_u) on log-probabilities, with an
-            unconditional branch whose text is one padding character of the vocabulary; 1 runs none.
+        state ([`SamplingState`], *optional*): guidance l_c + w (l_c - l_u) on log-probabilities, with an unconditional
+            branch whose text is unknown characters alone; none by default. Once it says so, the cycles to come are
+            left out, and what is open then becomes what the last one drew.
         independent (`bool`, defaults to `False`): as the document has it: cycles see no codes, and after the last all
             are drawn at once.
         on_cycle_end (`Callable`, *optional*): called as `on_cycle_end(i, codes)`; returns the codes to go on with.
@@ -47,45 +50,55 @@ def generate_codes(
     Returns:
         `torch.LongTensor` of shape `(B, K, T)`, the mask code at frames that are not valid.
     """
-    config = model.config
+    config, last = model.config, scheduler.num_inference_steps - 1
+    state = SamplingState(ClassifierFreeGuidance(1.0), last + 1) if state is None else state
     shape = (len(text_ids), config.num_codebooks, audio_mask.shape[1])
     known = torch.full(shape, config.mask_code, device=text_ids.device) if prompt is None else prompt
-    codes, guided = known, guidance_scale > 1
-    if guided:
+    codes, rows = known, shape[0]
+    if state.guidance.branch(0.0) == "both":
         # 1 is the character that the vocabulary lacks: training puts it in the place of a dropped text.
-        dropped = torch.ones_like(text_ids).masked_fill(text_ids == 0, 0)
-        text_ids, speaker_ids = torch.cat([text_ids, dropped]), speaker_ids.repeat(2)
-        audio_mask_all = audio_mask.repeat(2, 1)
-    else:
-        audio_mask_all = audio_mask
+        text_ids = torch.cat([text_ids, text_ids.clamp(max=1)])
+        speaker_ids, audio_mask = speaker_ids.repeat(2), audio_mask.repeat(2, 1)
     context, text_mask = model.encode_text(text_ids, speaker_ids), text_ids != 0
-    answer, latent = model.begin(audio_mask_all)
-    last = scheduler.num_inference_steps - 1
+    answer, latent = model.begin(audio_mask)
     for i in range(last + 1):
+        guided = len(answer) > rows and state.guidance.branch(i / (last + 1)) == "both"
+        if not guided:
+            context, text_mask, audio_mask = context[:rows], text_mask[:rows], audio_mask[:rows]
+            answer, latent = answer[:rows], latent[:rows]
         seen = known if independent else codes
         seen = seen.repeat(2, 1, 1) if guided else seen
-        output = model.cycle(answer, latent, seen, context, text_mask, audio_mask_all)
+        output = model.cycle(answer, latent, seen, context, text_mask, audio_mask)
         answer, latent = output.answer, output.latent
-        if independent and i < last:
-            continue
-        drawn, sureness = [], []
-        for k in range(config.num_codebooks):
-            logits = model.logits(answer, k)
-            if guided:
-                conditional, null = logits.float().log_softmax(dim=-1).chunk(2)
-                logits = conditional + (guidance_scale - 1) * (conditional - null)
-            uniform = None if draw is None else draw((shape[0], shape[2]))
-            one, sure = draw_codes(logits, warpers, uniform)
-            drawn.append(one)
-            sureness.append(sure)
-        drawn = torch.stack(drawn, dim=1)
-        if independent:
-            codes = torch.where((known == config.mask_code) & audio_mask[:, None], drawn, known)
-        else:
+        if not independent or i == last:
+            drawn, sureness = _draw_all(model, answer, warpers, draw, rows, state if guided else None)
+        if not independent:
             noise = None if draw is None else draw(shape)
-            codes = scheduler.step(
-                drawn, torch.stack(sureness, dim=1), i, codes, config.mask_code, audio_mask, noise
-            ).prev_sample
+            codes = scheduler.step(drawn, sureness, i, codes, config.mask_code, audio_mask[:rows], noise).prev_sample
+        elif i == last:
+            codes = _fill(codes, drawn, config.mask_code, audio_mask[:rows])
         if on_cycle_end is not None:
             codes = on_cycle_end(i, codes)
+        if state.interrupt and i < last:
+            if independent:
+                drawn, _ = _draw_all(model, answer, warpers, draw, rows, state if guided else None)
+            return _fill(codes, drawn, config.mask_code, audio_mask[:rows])
     return codes
+
+
+def _draw_all(model, answer, warpers, draw, rows, state) -> tuple[torch.Tensor, torch.Tensor]:
+    """Codes of all places and their log-probabilities, `(B, K, T)`; a book at a time, for logits are many."""
+    drawn, sureness = [], []
+    for k in range(model.config.num_codebooks):
+        logits = model.logits(answer, k)
+        if state is not None:
+            logits = state.guidance.combine(logits.float().log_softmax(dim=-1))
+        one, sure = draw_codes(logits, warpers, None if draw is None else draw((rows, answer.shape[1])))
+        drawn.append(one)
+        sureness.append(sure)
+    return torch.stack(drawn, dim=1), torch.stack(sureness, dim=1)
+
+
+def _fill(codes: torch.Tensor, drawn: torch.Tensor, mask_code: int, audio_mask: torch.Tensor) -> torch.Tensor:
+    """What was drawn at the valid places that are open."""
+    return torch.where((codes == mask_code) & audio_mask[:, None], drawn, codes)

@@ -9,6 +9,8 @@ from diffusers.utils import BaseOutput
 # The mel is the latent.
 MEL_OUTPUT_TYPES = ("mel", "latent")
 OUTPUT_TYPES = ("np", "pt", *MEL_OUTPUT_TYPES)
+# Of a codec the codes are the latent.
+CODE_OUTPUT_TYPES = ("codes", "latent")
 
 
 @dataclass
@@ -31,10 +33,38 @@ class DTMPipelineOutput(BaseOutput):
     unspoken: list[list[str]] | None = None
 
 
-def check_output_type(output_type: str) -> None:
+@dataclass
+class TRMPipelineOutput(BaseOutput):
+    """
+    Output of [`TRMPipeline`].
+
+    Args:
+        audios (`list` of `np.ndarray` or `torch.Tensor`):
+            One entry a text: float32 samples of shape `(T,)`, or with `output_type="codes"` or `"latent"` codes of
+            shape `(K, F)`.
+        sampling_rate (`int`):
+            Samples a second, in Hz.
+        unspoken (`list[list[str]]`, *optional*):
+            One entry a text: its characters that the vocabulary lacks, which were left out.
+    """
+
+    audios: list[np.ndarray] | list[torch.Tensor]
+    sampling_rate: int
+    unspoken: list[list[str]] | None = None
+
+
+def check_output_type(output_type: str, allowed: tuple[str, ...] = OUTPUT_TYPES) -> None:
     """
     Raises:
-        ValueError: for another than those of `OUTPUT_TYPES`.
+        ValueError: for another than those that are allowed.
     """
-    if output_type not in OUTPUT_TYPES:
-        raise ValueError(f"`output_type` must be one of {OUTPUT_TYPES}, but got {output_type!r}.")
+    if output_type not in allowed:
+        raise ValueError(f"`output_type` must be one of {allowed}, but got {output_type!r}.")
+
+
+def check_code_output_type(output_type: str) -> None:
+    """
+    Raises:
+        ValueError: for none of a [`TRMPipeline`].
+    """
+    check_output_type(output_type, ("np", "pt", *CODE_OUTPUT_TYPES))

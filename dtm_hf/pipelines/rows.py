@@ -98,13 +98,8 @@ def check_inputs(
     normalizer: Callable[[str], str] | None = None,
 ) -> SpeechInputs:
     """Refuse what cannot be spoken; arguments as of [`DTMPipeline`], its `text_normalizer` among them."""
-    texts = [text] if isinstance(text, str) else text
-    if not isinstance(texts, list) or not texts or not all(isinstance(item, str) for item in texts):
-        raise TypeError(f"`text` must be a string or a non-empty list of strings, but got {show(text)}.")
-    for item in texts:
-        if not item.strip():
-            raise ValueError(f"`text` must not be empty, but got {show(item)}.")
-    spoken = [check_text("text", item, tokenizer, normalizer) for item in texts]
+    spoken = check_texts(text, tokenizer, normalizer)
+    texts = [text for text, _ in spoken]
     recordings = reference_audio if isinstance(reference_audio, list) else [reference_audio] * len(texts)
     reference_texts = reference_text if isinstance(reference_text, list) else [reference_text] * len(texts)
     if len(recordings) != len(texts) or len(reference_texts) != len(texts):
@@ -120,22 +115,48 @@ def check_inputs(
             )
     said = {item: check_text("reference_text", item, tokenizer, normalizer) for item in reference_texts}
     check_number("speed", speed, SPEEDS)
-    durations = check_durations(duration_s, [text for text, _ in spoken])
-    for name, pairs in (("text", spoken), ("reference_text", said.values())):
-        if unspoken := list(dict.fromkeys(character for _, missing in pairs for character in missing)):
-            logger.warning(f"`{name}` holds what the vocabulary lacks, which is left out: {unspoken}.")
-    if strange := list(dict.fromkeys(word for item, _ in spoken for word in tokenizer.unknown_words(item))):
-        logger.warning(
-            f"`text` holds words that this model has never heard and will not say well: {strange}. It knows "
-            f"{len(tokenizer.words)}, which `dtm-hf info` shows."
-        )
+    durations = check_durations(duration_s, texts)
+    warn_of_text("text", spoken, tokenizer)
+    warn_of_text("reference_text", list(said.values()))
     return SpeechInputs(
-        [text for text, _ in spoken],
+        texts,
         recordings,
         [said[item][0] for item in reference_texts],
         durations,
         [unspoken for _, unspoken in spoken],
     )
+
+
+def check_texts(
+    text: Any, tokenizer: Vocabulary, normalizer: Callable[[str], str] | None = None
+) -> list[tuple[str, list[str]]]:
+    """
+    What is spoken of each text of a call, and what is not, as of [`check_text`].
+
+    Raises:
+        TypeError: for anything but a string or a list of them.
+        ValueError: for what cannot be spoken.
+    """
+    texts = [text] if isinstance(text, str) else text
+    if not isinstance(texts, list) or not texts or not all(isinstance(item, str) for item in texts):
+        raise TypeError(f"`text` must be a string or a non-empty list of strings, but got {show(text)}.")
+    for item in texts:
+        if not item.strip():
+            raise ValueError(f"`text` must not be empty, but got {show(item)}.")
+    return [check_text("text", item, tokenizer, normalizer) for item in texts]
+
+
+def warn_of_text(name: str, spoken: Sequence[tuple[str, list[str]]], tokenizer: Vocabulary | None = None) -> None:
+    """Warn of what is left out of the texts of [`check_texts`], and, by a tokenizer, of words it never heard."""
+    if unspoken := list(dict.fromkeys(character for _, missing in spoken for character in missing)):
+        logger.warning(f"`{name}` holds what the vocabulary lacks, which is left out: {unspoken}.")
+    if tokenizer is None:
+        return
+    if strange := list(dict.fromkeys(word for item, _ in spoken for word in tokenizer.unknown_words(item))):
+        logger.warning(
+            f"`{name}` holds words that this model has never heard and will not say well: {strange}. It knows "
+            f"{len(tokenizer.words)}, which `dtm-hf info` shows."
+        )
 
 
 def check_text(

@@ -1,9 +1,33 @@
 """Configuration of TRM."""
 
+import os
+from typing import Any
+
 from huggingface_hub.dataclasses import strict
 from transformers.configuration_utils import PreTrainedConfig
 
+from dtm_hf.reading import read_json, show
+from dtm_hf.validation import naming
+
 UPDATES = ("recursive", "document")
+# Far beyond what makes sense, and far below what fills a machine by being asked for.
+_MOST = {
+    "vocab_size": 200_000,
+    "codebook_size": 65_536,
+    "text_dim": 8192,
+    "text_layers": 256,
+    "audio_dim": 8192,
+    "ffn_dim": 65_536,
+    "num_heads": 256,
+    "num_layers": 256,
+    "h_cycles": 1000,
+    "l_cycles": 1000,
+    "speaker_embed_dim": 8192,
+    "codebook_embed_dim": 8192,
+    "max_text_length": 65_536,
+    "max_audio_frames": 65_536,
+}
+_MOST_SPEAKERS = 100_000
 
 
 @strict
@@ -42,6 +66,8 @@ class TRMConfig(PreTrainedConfig):
             Everywhere.
         max_text_length (`int`, defaults to 512), max_audio_frames (`int`, defaults to 256):
             The longest that it serves.
+        license (`str`, *optional*), training_data (`str`, *optional*), results (`dict`, *optional*):
+            For the model card; results as `{arm: {metric: value}}`.
     """
 
     model_type = "trm"
@@ -65,20 +91,25 @@ class TRMConfig(PreTrainedConfig):
     dropout: float = 0.1
     max_text_length: int = 512
     max_audio_frames: int = 256
+    license: str | None = None
+    training_data: str | None = None
+    results: dict | None = None
 
     def __post_init__(self, **kwargs):
         self.speakers = ["default"] if self.speakers is None else self.speakers
         if not self.speakers or not all(isinstance(name, str) for name in self.speakers):
-            raise ValueError(f"`speakers` must be names, one at least, but got {self.speakers!r}.")
-        if len(set(self.speakers)) != len(self.speakers):
-            raise ValueError(f"`speakers` must be distinct, but got {self.speakers}.")
+            raise ValueError(f"`speakers` must be names, one at least, but got {show(self.speakers)}.")
+        if len(set(self.speakers)) != len(self.speakers) or len(self.speakers) > _MOST_SPEAKERS:
+            raise ValueError(
+                f"`speakers` must be distinct, and {_MOST_SPEAKERS} at most, but got {show(self.speakers)}."
+            )
         if self.update not in UPDATES:
             raise ValueError(f"`update` must be one of {UPDATES}, but got {self.update!r}.")
         if not 1 <= self.num_codebooks <= 32:
             raise ValueError(f"`num_codebooks` must lie in [1, 32], but got {self.num_codebooks}.")
-        for name in ("codebook_size", "text_layers", "num_layers", "h_cycles", "l_cycles", "num_heads", "ffn_dim"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"`{name}` must be at least 1, but got {getattr(self, name)}.")
+        for name, most in _MOST.items():
+            if not 1 <= getattr(self, name) <= most:
+                raise ValueError(f"`{name}` must be from 1 to {most}, but got {getattr(self, name)}.")
         for name in ("text_dim", "audio_dim"):
             # Rotary positions turn pairs.
             if getattr(self, name) < 1 or getattr(self, name) % (2 * self.num_heads):
@@ -89,6 +120,13 @@ class TRMConfig(PreTrainedConfig):
         if self.vocab_size < 2:
             raise ValueError(f"`vocab_size` must be at least 2, for padding and unknown, but got {self.vocab_size}.")
         super().__post_init__(**kwargs)
+
+    @classmethod
+    def _dict_from_json_file(cls, json_file: str | os.PathLike) -> dict[str, Any]:
+        content = read_json(json_file)
+        with naming(json_file):
+            cls(**content)
+        return content
 
     @property
     def mask_code(self) -> int:

@@ -11,6 +11,8 @@ from transformers import initialization as init
 from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import ModelOutput
 
+from dtm_hf.validation import CheckedConfigMixin
+
 from .configuration_trm import TRMConfig
 from .recursion import UPDATE_CLASSES
 
@@ -91,7 +93,7 @@ class TRMCodeHead(nn.Module):
         return self.projections[0](F.gelu(self.norm(answer) * (1 + scale) + shift))
 
 
-class TRMPreTrainedModel(PreTrainedModel):
+class TRMPreTrainedModel(CheckedConfigMixin, PreTrainedModel):
     config: TRMConfig
     base_model_prefix = "trm"
     main_input_name = "text_ids"

@@ -4,7 +4,9 @@ import pytest
 import torch
 from tiny_trm import MASK, SIZES, SPEAKERS, TEXT, model
 
+from dtm_hf.pipelines.guidance import ClassifierFreeGuidance
 from dtm_hf.pipelines.masked_sampler import generate_codes
+from dtm_hf.pipelines.sampler import SamplingState
 from dtm_hf.scheduling.scheduling_masking import MaskingScheduler
 from dtm_hf.trm.decoding import logits_warpers
 
@@ -17,7 +19,15 @@ def uniform(seed):
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"independent": True}, {"guidance_scale": 2.0}, {"draw": uniform(0)}], ids=" ".join
+    "options",
+    [
+        {},
+        {"independent": True},
+        {"state": SamplingState(ClassifierFreeGuidance(2.0), 2)},
+        {"state": SamplingState(ClassifierFreeGuidance(2.0, stop=0.5), 2)},
+        {"draw": uniform(0)},
+    ],
+    ids=["masked", "independent", "guided", "guided at first", "drawn"],
 )
 def test_all_valid_codes_are_decided_and_a_row_is_what_it_is_alone(options):
     network, scheduler = model(), MaskingScheduler(num_inference_steps=2)
@@ -70,3 +80,40 @@ def test_a_prompt_stays_and_a_callback_may_change_codes():
     )
     assert (codes[:, :, :2] == 4).all()
     assert steps == [0, 1]
+
+
+def test_guidance_changes_codes_as_long_as_it_lasts():
+    network, scheduler = model(), MaskingScheduler(num_inference_steps=2)
+
+    def speak(**guidance):
+        state = SamplingState(ClassifierFreeGuidance(**guidance), 2)
+        return generate_codes(network, scheduler, TEXT, SPEAKERS, MASK, logits_warpers(0), state=state)
+
+    plain = speak(scale=1.0)
+    assert torch.equal(plain, speak(scale=4.0, stop=0.0))
+    assert not torch.equal(plain, speak(scale=4.0))
+
+
+@pytest.mark.parametrize("independent", [False, True])
+def test_an_interrupted_call_has_codes_everywhere(independent):
+    network, scheduler = model(), MaskingScheduler(num_inference_steps=3)
+    state, passed = SamplingState(ClassifierFreeGuidance(1.0), 3), []
+
+    def stop(i, codes):
+        passed.append(i)
+        state.interrupt = i == 1
+        return codes
+
+    codes = generate_codes(
+        network,
+        scheduler,
+        TEXT,
+        SPEAKERS,
+        MASK,
+        logits_warpers(0),
+        state=state,
+        independent=independent,
+        on_cycle_end=stop,
+    )
+    assert passed == [0, 1]
+    assert (codes[MASK[:, None].expand_as(codes)] < NO_CODE).all()

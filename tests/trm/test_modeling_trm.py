@@ -141,7 +141,7 @@ def test_sizes_of_the_document():
         ({"num_codebooks": 33}, r"`num_codebooks` must lie in \[1, 32\], but got 33"),
         ({"update": "other"}, "`update` must be one of"),
         ({"audio_dim": 30}, "`audio_dim` must be a multiple of twice `num_heads`, 4, but got 30"),
-        ({"h_cycles": 0}, "`h_cycles` must be at least 1, but got 0"),
+        ({"h_cycles": 0}, "`h_cycles` must be from 1 to 1000, but got 0"),
     ],
 )
 def test_impossible_configurations_are_refused(changes, told):
