@@ -34,6 +34,7 @@ _COMPONENTS = (
     "PortedTextAligner",
     "PortedTokenDurations",
     "PortedVocoder",
+    "SpeakerTable",
 )
 
 
@@ -45,7 +46,7 @@ def register_with_diffusers() -> None:
     tables.ALL_IMPORTABLE_CLASSES.update(tables.LOADABLE_CLASSES["dtm_hf"])
 
     # Each module puts its pipeline into `diffusers` at its end; it may be the one whose import brought us here.
-    for name in ("pipeline_dtm", "pipeline_trm"):
+    for name in ("pipeline_dtm", "pipeline_trm", "pipeline_speecht5"):
         importlib.import_module(f"dtm_hf.pipelines.{name}")
 
 

@@ -59,3 +59,16 @@ def tokens(*lengths: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
 def kept_units(steps: int, seed: int = 0, units: int = SIZES["speech_decoder_prenet_units"]) -> torch.Tensor:
     """What the dropout of the pre-net keeps, `(N, 2, U)` of ones and zeros."""
     return torch.bernoulli(torch.full((steps, 2, units), 0.5), generator=torch.Generator().manual_seed(seed))
+
+
+def tiny_speecht5_pipeline(tokenizer, **overrides):
+    """Of tiny parts, with two speakers; keyword arguments take the place of components."""
+    from dtm_hf import SpeakerTable, SpeechT5Pipeline
+
+    generator = torch.Generator().manual_seed(7)
+    speakers = SpeakerTable({name: torch.randn(16, generator=generator) for name in ("ann", "bob")})
+    model = tiny_speecht5(vocab_size=tokenizer.vocab_size + 3)
+    parts = {"model": model, "tokenizer": tokenizer, "vocoder": tiny_hifigan(), "speakers": speakers}
+    pipeline = SpeechT5Pipeline(**parts | overrides)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline

@@ -4,7 +4,7 @@ import os
 from typing import Any, Self
 
 import torch
-from huggingface_hub import hf_hub_download, snapshot_download
+from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError, RevisionNotFoundError
 
 from dtm_hf.backbone.student import MODEL_TYPE, Student, StudentConfig
@@ -148,20 +148,6 @@ class RepositoryMixin(PublishedMixin):
         base, kwargs, student = load_parts(pretrained_model_name_or_path, config, **kwargs)
         pipeline = cls._load(base, **kwargs)
         return pipeline if student is None else pipeline.load_student(student)
-
-    @classmethod
-    def download(cls, pretrained_model_name: str | os.PathLike, **kwargs) -> str:
-        """As in diffusers, but of a port every file: diffusers would pass over its graphs."""
-        names = ("revision", "cache_dir", "token", "local_files_only")
-        hub = {name: kwargs[name] for name in names if kwargs.get(name) is not None}
-        try:
-            index = read_json(hf_hub_download(str(pretrained_model_name), _PIPELINE_FILE, **hub))
-        except (HfHubHTTPError, ValueError, OSError):
-            # What there is to say of it diffusers says.
-            return super().download(pretrained_model_name, **kwargs)
-        if any(isinstance(value, list) and str(value[-1]).startswith("Ported") for value in index.values()):
-            return snapshot_download(str(pretrained_model_name), **hub)
-        return super().download(pretrained_model_name, **kwargs)
 
     def load_student(self, student: "Student | str | os.PathLike", force: bool = False, **hub) -> Self:
         """

@@ -53,6 +53,11 @@ class TRMPipelineOutput(BaseOutput):
     unspoken: list[list[str]] | None = None
 
 
+@dataclass
+class SpeechT5PipelineOutput(DTMPipelineOutput):
+    """Output of [`SpeechT5Pipeline`]; fields as of [`DTMPipelineOutput`]."""
+
+
 def check_output_type(output_type: str, allowed: tuple[str, ...] = OUTPUT_TYPES) -> None:
     """
     Raises:

@@ -6,7 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Self
 
 import torch
+from diffusers.configuration_utils import FrozenDict
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+from huggingface_hub import hf_hub_download, snapshot_download
+from huggingface_hub.errors import HfHubHTTPError
 
 from dtm_hf.hub import fill_card, push_with_card
 from dtm_hf.pipelines.checks import check_index
@@ -55,6 +58,20 @@ class PublishedMixin:
         return content
 
     @classmethod
+    def download(cls, pretrained_model_name: str | os.PathLike, **kwargs) -> str:
+        """As in diffusers, but of a port every file: diffusers would pass over its graphs."""
+        names = ("revision", "cache_dir", "token", "local_files_only")
+        hub = {name: kwargs[name] for name in names if kwargs.get(name) is not None}
+        try:
+            index = read_json(hf_hub_download(str(pretrained_model_name), "model_index.json", **hub))
+        except (HfHubHTTPError, ValueError, OSError):
+            # What there is to say of it diffusers says.
+            return super().download(pretrained_model_name, **kwargs)
+        if any(isinstance(value, list) and str(value[-1]).startswith("Ported") for value in index.values()):
+            return snapshot_download(str(pretrained_model_name), **hub)
+        return super().download(pretrained_model_name, **kwargs)
+
+    @classmethod
     def from_pipe(cls, pipeline: DiffusionPipeline, **kwargs) -> Self:
         """As in diffusers, but any component is handed on that is not replaced, whatever its class."""
         # diffusers leaves out models whose class is not the very one of the signature: a subclass, a user's vocoder.
@@ -68,9 +85,8 @@ class PublishedMixin:
             raise ValueError("`safe_serialization` must be True: dtm-hf writes safetensors alone.")
         for component in (self, *self.components.values()):
             # diffusers writes where a component was loaded from; a folder of this machine is nobody else's business.
-            if hasattr(component, "register_to_config") and os.path.exists(
-                component.config.get("_name_or_path") or ""
-            ):
+            config = getattr(component, "config", None)
+            if isinstance(config, FrozenDict) and os.path.exists(config.get("_name_or_path") or ""):
                 component.register_to_config(_name_or_path="")
         super().save_pretrained(save_directory, **kwargs)
         fill_card(self, kwargs.get("repo_id")).save(os.path.join(save_directory, "README.md"))

@@ -25,7 +25,7 @@ from dtm_hf.ports.weights import onnx_quantizer
 from dtm_hf.runtime.manifest import EXPORT_FILE, Manifest
 
 if TYPE_CHECKING:
-    from dtm_hf.pipelines.pipeline_dtm import DTMPipeline
+    from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
 
 @dataclass(frozen=True)
@@ -68,14 +68,14 @@ def check_format(name: str, weights: str) -> PortFormat:
 
 
 def export_pipeline(
-    pipeline: "DTMPipeline", folder: str | Path, export_format: str = "onnx", weights: str = "fp32"
+    pipeline: "DiffusionPipeline", folder: str | Path, export_format: str = "onnx", weights: str = "fp32"
 ) -> None:
     """
     Write a port of a pipeline: a pipeline folder in which graphs stand for the networks, with a `port.json` beside
     each that says what it was made of. The folder is complete or absent.
 
     Args:
-        pipeline ([`DTMPipeline`]): on the CPU, in float32.
+        pipeline ([`DTMPipeline`] or [`SpeechT5Pipeline`]): on the CPU, in float32.
         folder (`str` or `Path`): to write; must not exist or be empty.
         export_format (`str`, defaults to `"onnx"`): `"onnx"` or `"torch_export"`.
         weights (`str`, defaults to `"fp32"`): of the file: `"fp32"`; `"fp16"`, computed in float32; `"int8"`.
@@ -100,9 +100,9 @@ def export_pipeline(
                 part = Path(work) / name
                 export_component(components[name], recipe, part, port_format, weights)
                 components[name] = recipe.ported.from_pretrained(part)
-        type(pipeline)(
-            **components, force_head=pipeline.config.force_head, mean_mel=pipeline.config.mean_mel
-        ).save_pretrained(aside)
+        _, options = pipeline._get_signature_keys(pipeline)
+        options = {name: pipeline.config[name] for name in options if name in pipeline.config}
+        type(pipeline)(**options | components).save_pretrained(aside)
 
 
 def export_component(component: Any, recipe: Recipe, folder: Path, port_format: PortFormat, weights: str) -> None:

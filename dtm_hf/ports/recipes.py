@@ -29,9 +29,18 @@ RECIPES: dict[type, Recipe] = {
     SpeechT5HifiGan: Recipe(hifigan_graphs, PortedHifiGan),
 }
 
-# What no network is in: a port keeps it as it is, and `dtm_hf.runtime` has numpy in its place.
+# What no network is in: a port keeps it as it is. Of a `DTMPipeline`, `dtm_hf.runtime` has numpy in its place.
 AS_THEY_ARE = frozenset(
-    {"DTMScheduler", "DurationPredictor", "F5FeatureExtractor", "F5Tokenizer", "GriffinLimVocoder", "TextNormalizer"}
+    {
+        "DTMScheduler",
+        "DurationPredictor",
+        "F5FeatureExtractor",
+        "F5Tokenizer",
+        "GriffinLimVocoder",
+        "SpeakerTable",
+        "SpeechT5Tokenizer",
+        "TextNormalizer",
+    }
 )
 
 

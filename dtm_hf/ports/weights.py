@@ -32,6 +32,9 @@ class HalfWeights(ExportQuantizer):
             tensor = value.const_value
             if tensor is None or tensor.dtype != ir.DataType.FLOAT or tensor.size < _SMALLEST:
                 continue
+            # Vectors are small, and among them are the scales of int8 matrices, which lie where a half has few bits.
+            if len(tensor.shape) < 2:
+                continue
             weights = tensor.numpy()
             if np.abs(weights).max() > largest:
                 continue
@@ -50,16 +53,24 @@ class HalfWeights(ExportQuantizer):
         return model
 
 
-def onnx_quantizer(weights: str) -> ExportQuantizer | None:
+class ByteMatrices(OnnxRuntimeQuantizer):
     """
-    What turns a float32 graph into one with these weights: `"fp32"`, `"fp16"` or `"int8"`.
+    Keeps matrices as int8; activations are quantized as they come, row by row of the matrix a scale of its own. ONNX
+    Runtime has no fast int8 convolution with groups: convolutions are kept as [`HalfWeights`].
+    """
 
-    Of int8, matrices alone: activations are quantized as they come, row by row of the matrix a scale of its own.
-    ONNX Runtime has no fast int8 convolution with groups, and the few convolutions of these networks are small.
-    """
+    def __init__(self):
+        super().__init__(OnnxRuntimeDynamicConfig(op_types_to_quantize=["MatMul", "Gemm"], per_channel=True))
+
+    def quantize(self, model: "onnx_ir.Model", sample_inputs: dict[str, Any], export_format) -> "onnx_ir.Model":
+        model = super().quantize(model, sample_inputs, export_format)
+        return HalfWeights().quantize(model, sample_inputs, export_format)
+
+
+def onnx_quantizer(weights: str) -> ExportQuantizer | None:
+    """What turns a float32 graph into one with these weights: `"fp32"`, `"fp16"` or `"int8"`."""
     if weights == "fp16":
         return HalfWeights()
     if weights == "int8":
-        config = OnnxRuntimeDynamicConfig(op_types_to_quantize=["MatMul", "Gemm"], per_channel=True)
-        return OnnxRuntimeQuantizer(config)
+        return ByteMatrices()
     return None

@@ -4,10 +4,9 @@ from pathlib import Path
 
 import numpy as np
 
-from dtm_hf.evaluation.extras import EVAL_EXTRA, needs
+from dtm_hf.evaluation.extras import needs
 from dtm_hf.evaluation.metric import BenchmarkItem, Speech, resampled
-
-_RATE = 16000
+from dtm_hf.frontend.voice_embedding import VOICE_RATE, VoiceEncoder
 
 
 class _EmbeddingSimilarity:
@@ -23,11 +22,11 @@ class _EmbeddingSimilarity:
 
     def __call__(self, speech: Speech, item: BenchmarkItem) -> tuple[float, float] | None:
         if item.id not in self._prompts:
-            self._prompts[item.id] = self.embed(resampled(item.reference_audio, self.sampling_rate, _RATE))
+            self._prompts[item.id] = self.embed(resampled(item.reference_audio, self.sampling_rate, VOICE_RATE))
         prompt = self._prompts[item.id]
         if prompt is None:
             return None
-        spoken = self.embed(resampled(speech.waveform, speech.sampling_rate, _RATE))
+        spoken = self.embed(resampled(speech.waveform, speech.sampling_rate, VOICE_RATE))
         if spoken is None:
             return 0.0, 1.0
         return float(prompt @ spoken / (np.linalg.norm(prompt) * np.linalg.norm(spoken))), 1.0
@@ -49,22 +48,11 @@ class SpeakerSimilarity(_EmbeddingSimilarity):
 
     def __init__(self, sampling_rate: int = 24000):
         super().__init__(sampling_rate)
-        with needs(EVAL_EXTRA):
-            from resemblyzer import VoiceEncoder
-        self._encoder = VoiceEncoder("cpu", verbose=False)
+        self._encoder = VoiceEncoder()
 
     def embed(self, waveform: np.ndarray) -> np.ndarray | None:
         """Embedding `(256,)` of samples at 16 kHz; `None` if there is no voice in them."""
-        from resemblyzer.audio import normalize_volume, trim_long_silences
-        from resemblyzer.hparams import audio_norm_target_dBFS
-
-        if not waveform.any():
-            return None
-        # Not its `preprocess_wav`, which leaves loud speech loud: the network sees no logarithm, so half the level
-        # alone would cost a similarity of 0.05.
-        level = normalize_volume(waveform, audio_norm_target_dBFS)
-        voiced = trim_long_silences(np.clip(level, -1, 1))
-        return self._encoder.embed_utterance(voiced) if len(voiced) else None
+        return self._encoder(waveform)
 
 
 class WavLMSpeakerSimilarity(_EmbeddingSimilarity):
