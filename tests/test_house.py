@@ -29,8 +29,9 @@ ARROWS = {
     "runtime": BELOW_PIPELINES | {"pipelines"},
     "ports": BELOW_PIPELINES | {"pipelines", "runtime"},
     "evaluation": BELOW_PIPELINES | {"pipelines"},
-    "commands": BELOW_TRAINING | {"dtm_hf", "ports", "runtime"},
-    "app": BELOW_TRAINING | {"dtm_hf", "ports", "runtime"},
+    "serving": BELOW_PIPELINES | {"pipelines", "runtime"},
+    "app": BELOW_TRAINING | {"dtm_hf", "ports", "runtime", "serving"},
+    "commands": BELOW_TRAINING | {"dtm_hf", "ports", "runtime", "serving", "app"},
     # What `import dtm_hf` exports and registers.
     "dtm_hf": BELOW_PIPELINES | {"pipelines", "ports", "runtime"},
     # Of the training: the ground floor knows no system.

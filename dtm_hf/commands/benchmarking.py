@@ -11,9 +11,10 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from dtm_hf.evaluation.arms import Arm, parse_arms
+from dtm_hf.frontend.voices import packaged_voices
 
 from .console import ArgumentError, say_note, stderr
-from .models import choose_model, choose_reference, load_pipeline, packaged_voices
+from .models import choose_model, choose_reference, load_pipeline
 
 if TYPE_CHECKING:
     from dtm_hf import DTMPipeline

@@ -5,8 +5,10 @@ from pathlib import Path
 
 import typer
 
+from dtm_hf.frontend.voices import packaged_voices
+
 from .console import ArgumentError, quiet_libraries, stderr
-from .models import EMBEDDED, choose_model, load_pipeline, packaged_voices
+from .models import EMBEDDED, choose_model, load_pipeline
 
 
 def export(

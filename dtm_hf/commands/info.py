@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
+from dtm_hf.frontend.voices import packaged_voices
 from dtm_hf.scheduling.solvers import effective_solver
 
-from .models import load_pipeline, packaged_voices
+from .models import load_pipeline
 
 if TYPE_CHECKING:
     from dtm_hf import DTMHeadConfig, DTMPipeline

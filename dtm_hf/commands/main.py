@@ -27,6 +27,7 @@ from .options import (
     StudentAdapters,
     Voice,
 )
+from .services import serve
 
 app = typer.Typer(
     name="dtm-hf",
@@ -362,6 +363,9 @@ def benchmark(
             output=output,
         )
     )
+
+
+app.command()(serve)
 
 
 def main() -> None:

@@ -4,10 +4,11 @@ import difflib
 import re
 import warnings
 from contextlib import nullcontext
-from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from dtm_hf.frontend.voices import Recording, packaged_voices
 
 from .console import ArgumentError, quiet_libraries, stderr
 
@@ -16,14 +17,6 @@ if TYPE_CHECKING:
 
 EMBEDDED = Path(str(files("dtm_hf"))) / "assets" / "dtm-f5-tiny"
 _HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*")
-
-
-@dataclass(frozen=True)
-class Recording:
-    """A recording of a voice and what is said in it."""
-
-    audio: Path
-    text: str
 
 
 def choose_model(model: str | None) -> str:
@@ -59,17 +52,6 @@ def _near(path: Path) -> str | None:
     if path.parent.is_dir():
         there |= {folder.name: str(folder) for folder in path.parent.iterdir() if folder.is_dir()}
     return next((there[name] for name in difflib.get_close_matches(path.name, there, 1)), None)
-
-
-def packaged_voices(model: str) -> dict[str, Recording]:
-    """Recordings in the folder of a pipeline: `reference.wav` as "default", `reference-NAME.wav` as NAME."""
-    voices = {}
-    for audio in sorted(Path(model).glob("reference*.wav"), key=lambda audio: audio.stem):
-        said = audio.with_suffix(".txt")
-        if said.is_file() and re.fullmatch(r"reference(-.+)?", audio.stem):
-            name = audio.stem.removeprefix("reference").removeprefix("-") or "default"
-            voices[name] = Recording(audio, said.read_text(encoding="utf-8").strip())
-    return voices
 
 
 def choose_reference(model: str, audio: Path | None, text: str | None, voice: str | None) -> Recording:

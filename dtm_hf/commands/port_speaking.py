@@ -25,7 +25,7 @@ def speak_port(request: SpeakRequest) -> None:
         raise ArgumentError(
             f"`--dtype` {request.dtype} is for `--runtime torch`; a port has the type that it was exported with."
         )
-    model = _choose_port(request.model)
+    model = choose_port(request.model)
     reference = choose_reference(model, request.reference_audio, request.reference_text, request.voice)
     check_request(request, model, reference)
     with ExitStack() as stack:
@@ -60,7 +60,8 @@ def speak_port(request: SpeakRequest) -> None:
         play(path)
 
 
-def _choose_port(model: str | None) -> str:
+def choose_port(model: str | None) -> str:
+    """A folder or a Hub name of a port; the embedded one for `None`."""
     if model is not None:
         return choose_model(model)
     if not EMBEDDED_PORT.is_dir():

@@ -10,8 +10,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+from dtm_hf.frontend.voices import Recording
+
 from .console import ArgumentError, say_note
-from .models import Recording
 
 if TYPE_CHECKING:
     import numpy as np

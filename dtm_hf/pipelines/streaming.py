@@ -52,25 +52,45 @@ def one_by_one(
         yield dataclasses.replace(inputs, texts=[chunk], durations=[None])
 
 
-def fade_together(waves: Iterable[np.ndarray], sampling_rate: int) -> Iterator[np.ndarray]:
+class Fader:
     """
-    Chunks that are together what `cross_fade` makes of the waveforms `(T_i,)`, each as soon as it is known: the last
-    0.15 s of a waveform wait for the next.
+    Joins waveforms as they come: chunks that are together what `cross_fade` makes of all. The last 0.15 s of a
+    waveform wait for the next.
+
+    Args:
+        sampling_rate (`int`): samples a second, in Hz.
     """
-    longest = int(CROSS_FADE_SECONDS * sampling_rate)
-    held: np.ndarray | None = None
-    for wave in waves:
+
+    def __init__(self, sampling_rate: int):
+        self._longest = int(CROSS_FADE_SECONDS * sampling_rate)
+        self._held: np.ndarray | None = None
+
+    def add(self, wave: np.ndarray) -> np.ndarray:
+        """What is known now that a waveform `(T,)` has come; may be empty."""
+        held = self._held
         if held is not None:
-            fade = min(longest, len(held), len(wave))
+            fade = min(self._longest, len(held), len(wave))
             ramp = np.linspace(0, 1, fade, dtype=wave.dtype)
             overlap = held[len(held) - fade :] * ramp[::-1] + wave[:fade] * ramp
             wave = np.concatenate([held[: len(held) - fade], overlap, wave[fade:]])
-        known = max(0, len(wave) - longest)
-        if known:
-            yield wave[:known]
-        held = wave[known:]
-    if held is not None and len(held):
-        yield held
+        known = max(0, len(wave) - self._longest)
+        self._held = wave[known:]
+        return wave[:known]
+
+    def end(self) -> np.ndarray:
+        """What waited for a next waveform, of which there is none; may be empty."""
+        held, self._held = self._held, None
+        return np.zeros(0, dtype=np.float32) if held is None else held
+
+
+def fade_together(waves: Iterable[np.ndarray], sampling_rate: int) -> Iterator[np.ndarray]:
+    """Chunks, each as soon as it is known and none of them empty, that are the waveforms `(T_i,)` cross-faded."""
+    fader = Fader(sampling_rate)
+    for wave in waves:
+        if len(known := fader.add(wave)):
+            yield known
+    if len(rest := fader.end()):
+        yield rest
 
 
 def check_one_text(text: object) -> None:

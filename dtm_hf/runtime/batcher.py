@@ -3,25 +3,28 @@
 import queue
 import threading
 import time
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from dtm_hf.pipelines.chunking import cross_fade
 from dtm_hf.pipelines.rows import SpeechRow, unspoken_characters
-from dtm_hf.runtime.noise import NoiseGenerator
-from dtm_hf.runtime.speaker import Speaker, Speech, noise_sources
+from dtm_hf.runtime.contract import RowSpeaker
+from dtm_hf.runtime.speaker import Speech
 
 
 @dataclass(frozen=True, eq=False)
 class _Request:
-    """One text on its way; those with the same `key` can be sampled together."""
+    """Rows of one text on their way; those with the same `key` can be sampled together."""
 
     rows: list[SpeechRow]
-    generator: NoiseGenerator
+    generator: Any
     key: tuple[tuple[str, Hashable], ...]
-    answer: "Future[Speech]"
+    finish: Callable[[list[np.ndarray]], Any]
+    answer: Future
 
 
 class Batcher:
@@ -31,7 +34,7 @@ class Batcher:
     whose activations are rounded by the batch.
 
     Args:
-        speaker ([`Speaker`]): what speaks.
+        speaker ([`Speaker`] or another [`~dtm_hf.runtime.contract.RowSpeaker`]): what speaks.
         max_rows (`int`, defaults to 8): rows that are sampled at once; a request with more goes alone.
         max_wait_s (`float`, defaults to 0.01): seconds that the first request of a batch waits for others.
 
@@ -47,7 +50,7 @@ class Batcher:
     ```
     """
 
-    def __init__(self, speaker: Speaker, max_rows: int = 8, max_wait_s: float = 0.01):
+    def __init__(self, speaker: RowSpeaker, max_rows: int = 8, max_wait_s: float = 0.01):
         if not isinstance(max_rows, int) or max_rows < 1:
             raise ValueError(f"`max_rows` must be a whole number of at least 1, but got {max_rows!r}.")
         if not max_wait_s >= 0:
@@ -81,9 +84,28 @@ class Batcher:
             RuntimeError: if the batcher is closed.
         """
         # Read and cut in the client's thread: the one that runs the networks has nothing else to do.
-        generator = NoiseGenerator(seed)
+        generator = self.speaker.noise(seed)
         rows = self.speaker.prepare(text, reference_audio, reference_text, speed, duration_s, generator)
-        request = _Request(rows, generator, tuple(sorted(sampling.items())), Future())
+        rate = self.speaker.sampling_rate
+
+        def finish(waves: list[np.ndarray]) -> Speech:
+            return Speech(cross_fade(waves, rate), rate, unspoken_characters(rows)[0])
+
+        return self._put(_Request(rows, generator, _key(sampling), finish, Future()))
+
+    def submit_rows(self, rows: list[SpeechRow], generator: Any, **sampling) -> "Future[list[np.ndarray]]":
+        """
+        Ask for rows of one text that are prepared already, those of a stream for example.
+
+        Returns:
+            `Future`: its `result()` is the waveform `(T_i,)` of each row, or raises what went wrong.
+
+        Raises:
+            RuntimeError: if the batcher is closed.
+        """
+        return self._put(_Request(rows, generator, _key(sampling), lambda waves: waves, Future()))
+
+    def _put(self, request: _Request) -> Future:
         with self._closing:
             if self._closed:
                 raise RuntimeError("This batcher is closed.")
@@ -144,9 +166,12 @@ class Batcher:
 
     def _speak(self, batch: list[_Request]) -> None:
         rows = [row for request in batch for row in request.rows]
-        generators = [source for request in batch for source in noise_sources(request.rows, request.generator)]
+        sources = [self.speaker.noise_sources(request.rows, request.generator) for request in batch]
+        generators = [source for of_request in sources for source in of_request]
         mels = iter(self.speaker.sample(rows, generators=generators, **dict(batch[0].key)))
         for request in batch:
-            waves = [self.speaker.vocode(row, next(mels)) for row in request.rows]
-            audio = cross_fade(waves, self.speaker.sampling_rate)
-            request.answer.set_result(Speech(audio, self.speaker.sampling_rate, unspoken_characters(request.rows)[0]))
+            request.answer.set_result(request.finish([self.speaker.vocode(row, next(mels)) for row in request.rows]))
+
+
+def _key(sampling: dict[str, Hashable]) -> tuple[tuple[str, Hashable], ...]:
+    return tuple(sorted(sampling.items()))

@@ -314,7 +314,7 @@ class Speaker:
         # Row by row: a CPU is as busy with one as with many.
         waves = [
             self.vocode(row, self.sample([row], *sampling, [source])[0])
-            for row, source in zip(rows, noise_sources(rows, generator), strict=True)
+            for row, source in zip(rows, self.noise_sources(rows, generator), strict=True)
         ]
         return Speech(cross_fade(waves, self.sampling_rate), self.sampling_rate, unspoken_characters(rows)[0])
 
@@ -335,27 +335,43 @@ class Speaker:
         are the sentences cross-faded. Memory does not grow with the text. Arguments, and what is refused at once, as
         of a call.
         """
-        check_one_text(text)
-        inputs = check_inputs(self.tokenizer, text, reference_audio, reference_text, speed, None, self.normalizer)
-        reference = self.encode_reference(reference_audio, inputs.reference_texts[0])
         make_schedule(self.scheduler_config, num_inference_steps, 0 if self.head is None else num_head_steps)
-        generator = NoiseGenerator(seed)
+        generator = self.noise(seed)
+        rows = self.stream_rows(text, reference_audio, reference_text, speed, generator)
         sampling = (num_inference_steps, num_head_steps, guidance_scale, guidance_end)
 
         def waves() -> Iterator[np.ndarray]:
-            for part in one_by_one(inputs, reference, self.timing, speed, self.backbone.config.get("max_seconds")):
-                rows = self._divide(part, reference, speed, generator)
-                for row in rows:
-                    (source,) = noise_sources([row], generator)
-                    yield self.vocode(row, self.sample([row], *sampling, [source])[0])
+            for row in rows:
+                yield self.vocode(row, self.sample([row], *sampling, self.noise_sources([row], generator))[0])
 
         return fade_together(waves(), self.sampling_rate)
 
+    # What a batcher asks for beside the above: see `dtm_hf.runtime.contract`.
 
-def noise_sources(rows: Sequence[SpeechRow], generator: NoiseGenerator) -> list[NoiseGenerator]:
-    """What each row of one text draws its noise from: see `dtm_hf.pipelines.batching.noise_sources`."""
-    followers = [generator.follower(0, row.chunk_index) if row.chunk_index else None for row in rows]
-    return [follower or generator for follower in followers]
+    def noise(self, seed: int) -> NoiseGenerator:
+        """The generator of one text."""
+        return NoiseGenerator(seed)
+
+    def stream_rows(
+        self,
+        text: str,
+        reference_audio: Any,
+        reference_text: str,
+        speed: float = 1.0,
+        generator: NoiseGenerator | None = None,
+    ) -> Iterator[SpeechRow]:
+        """The rows of a stream; arguments, and what is refused at once, as of a call."""
+        check_one_text(text)
+        inputs = check_inputs(self.tokenizer, text, reference_audio, reference_text, speed, None, self.normalizer)
+        reference = self.encode_reference(reference_audio, inputs.reference_texts[0])
+        generator = generator or self.noise(0)
+        parts = one_by_one(inputs, reference, self.timing, speed, self.backbone.config.get("max_seconds"))
+        return (row for part in parts for row in self._divide(part, reference, speed, generator))
+
+    def noise_sources(self, rows: Sequence[SpeechRow], generator: NoiseGenerator) -> list[NoiseGenerator]:
+        """What each row of one text draws its noise from: see `dtm_hf.pipelines.batching.noise_sources`."""
+        followers = [generator.follower(0, row.chunk_index) if row.chunk_index else None for row in rows]
+        return [follower or generator for follower in followers]
 
 
 def cut_target(row: SpeechRow, x_1: np.ndarray) -> np.ndarray:

@@ -1,0 +1,143 @@
+"""A model opened to speak for many, and the server of `dtm-hf serve`."""
+
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dtm_hf.frontend.voices import Recording, packaged_voices, voices_of_folder
+
+from .console import ArgumentError, say_note, stderr
+from .models import choose_model, load_pipeline
+from .port_speaking import choose_port
+
+if TYPE_CHECKING:
+    from dtm_hf.runtime.contract import RowSpeaker
+
+_EXTRA = "`pip install dtm-hf[{}]`"
+_GPU_BATCH = 16
+
+
+@dataclass(frozen=True)
+class ServiceModel:
+    """What speaks; the fields are the options of `dtm-hf serve`."""
+
+    model: str | None = None
+    student: str | None = None
+    voices: Path | None = None
+    batch_size: int | None = None
+    runtime: str = "torch"
+    dtype: str = "float32"
+    device: str | None = None
+    revision: str | None = None
+    local_files_only: bool = False
+
+    @property
+    def chosen(self) -> str:
+        """
+        Folder or Hub name.
+
+        Raises:
+            ArgumentError: for neither, and for options that do not go with `--runtime onnx`.
+        """
+        if self.runtime == "torch":
+            return choose_model(self.model)
+        for name, given in (("--student", self.student), ("--device", self.device)):
+            if given:
+                raise ArgumentError(f"`{name}` is for `--runtime torch`, and `--runtime onnx` has none.")
+        if self.dtype != "float32":
+            raise ArgumentError(f"`--dtype` {self.dtype} is for `--runtime torch`.")
+        return choose_port(self.model)
+
+    def recordings(self, chosen: str) -> dict[str, Recording]:
+        """
+        Its voices by name: those packaged with it, and those of the folder, which come before them.
+
+        Raises:
+            ArgumentError: if there are none, or the folder holds none.
+        """
+        voices = packaged_voices(chosen)
+        if self.voices is not None:
+            try:
+                voices |= voices_of_folder(self.voices)
+            except (ValueError, OSError) as error:
+                raise ArgumentError(str(error).replace("`voices`", "`--voices`")) from error
+        if not voices:
+            raise ArgumentError(f"`--voices` is needed: {chosen!r} packages no recording.")
+        return voices
+
+    def open(self, chosen: str) -> "tuple[RowSpeaker, int]":
+        """The model, loaded, and how many rows it should be given at once."""
+        if self.runtime == "onnx":
+            from dtm_hf.runtime import Speaker
+
+            speaker = Speaker.from_pretrained(chosen, revision=self.revision, local_files_only=self.local_files_only)
+            return speaker, self.batch_size or 1
+        pipeline = load_pipeline(
+            chosen,
+            dtype=self.dtype,
+            device=self.device,
+            revision=self.revision,
+            local_files_only=self.local_files_only,
+            student=self.student,
+        )
+        from dtm_hf.serving.pipeline_speaker import PipelineSpeaker
+
+        return PipelineSpeaker(pipeline), self.batch_size or (1 if pipeline.device.type == "cpu" else _GPU_BATCH)
+
+
+def run_server(
+    service: ServiceModel,
+    *,
+    host: str,
+    port: int,
+    token: str | None,
+    max_characters: int,
+    max_steps: int,
+    max_requests: int,
+    timeout_s: float,
+) -> None:
+    """Listen, load, and serve until SIGINT or SIGTERM. Bad arguments are refused before anything is loaded."""
+    try:
+        import fastapi  # noqa: F401
+        import uvicorn  # noqa: F401
+    except ImportError as error:
+        raise ImportError(f"The server needs what {_EXTRA.format('serve')} installs ({error}).") from error
+    if token is not None and not (token.strip() and token.isprintable()):
+        raise ArgumentError("`--token` must be a word, and not empty.")
+    chosen = service.chosen
+    voices = service.recordings(chosen)
+    with closing(_listen(host, port)) as opened:
+        from dtm_hf.runtime import Batcher
+        from dtm_hf.serving.limits import Limits
+        from dtm_hf.serving.listening import is_loopback, make_server, url_of
+        from dtm_hf.serving.server import create_app
+
+        speaker, rows = service.open(chosen)
+        at_home = is_loopback(opened)
+        if token is None and not at_home:
+            say_note("anybody who reaches this server may speak with it; `--token` asks for a word.")
+        app = create_app(
+            Batcher(speaker, max_rows=rows),
+            voices,
+            Path(chosen).name if Path(chosen).is_dir() else chosen,
+            limits=Limits(max_characters, max_steps, max_requests, timeout_s),
+            token=token,
+            hosts=None if at_home else ["*"],
+        )
+        stderr.print(
+            f"Serving {chosen} at {url_of(opened)}/v1, voices {', '.join(sorted(voices))}. Ctrl-C ends it.",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
+        make_server(app).run(sockets=[opened])
+
+
+def _listen(host: str, port: int):
+    from dtm_hf.serving.listening import open_socket
+
+    try:
+        return open_socket(host, port)
+    except OSError as error:
+        raise ArgumentError(str(error).replace("`host`", "`--host`").replace("`port`", "`--port`")) from error
