@@ -151,7 +151,7 @@ def generate(
         frames.append(output["frames"])
         frame = output["frames"][:, -1]
         done = position + 1
-        said = (output["stop"].sum(dim=-1) >= threshold).tolist()
+        said = (output["stop_logits"].sigmoid().sum(dim=-1) >= threshold).tolist()
         for row in range(rows):
             if mels[row] is None and done >= least[row] and (said[row] or done >= most[row]):
                 mels[row] = torch.cat([step[row] for step in frames])

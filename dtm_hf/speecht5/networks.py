@@ -76,7 +76,7 @@ class StepNetwork(nn.Module):
             cross_cache (`torch.Tensor` of shape `(K, 2, B, H, L, D / H)`), attention_mask (`(B, L)`): of the text.
 
         Returns:
-            `frames` `(B, R, M)`, before the post-net; `stop` `(B, R)`, probabilities; `states`
+            `frames` `(B, R, M)`, before the post-net; `stop_logits` `(B, R)`; `states`
             `(K, 2, B, H, 1, D / H)`, for the place `position` of the cache.
         """
         states = self._embed(frame, position, masks, speaker)[:, None]
@@ -103,7 +103,7 @@ class StepNetwork(nn.Module):
         states = states[:, 0]
         return {
             "frames": self.feat_out(states).unflatten(-1, (-1, self.num_mel_bins)),
-            "stop": self.prob_out(states).sigmoid(),
+            "stop_logits": self.prob_out(states),
             "states": torch.stack(added),
         }
 

@@ -1,0 +1,158 @@
+"""What every gate does: a port's graphs answered for by the source's networks, and what a pass of either costs."""
+
+import dataclasses
+import os
+import platform
+import resource
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+
+from dtm_hf.backbone.fingerprint import weights_fingerprint
+from dtm_hf.ports.comparison import Difference, difference
+from dtm_hf.ports.graph import Graph
+from dtm_hf.ports.ported import Ported
+from dtm_hf.ports.recipes import recipe_of
+from dtm_hf.ports.tolerance import Bar
+from dtm_hf.runtime.manifest import RunGraph
+
+# Of two or three values a correlation tells nothing: such outputs are compared over many calls together.
+_FEWEST_VALUES = 64
+
+
+class Compared:
+    """
+    A graph of the port that is answered for by the source: both run, and what follows follows the source.
+
+    Args:
+        ported (`Callable`), source (`Callable`): the graph of either.
+    """
+
+    def __init__(self, ported: RunGraph, source: RunGraph):
+        self.ported, self.source = ported, source
+        self.differences: list[tuple[str, Difference]] = []
+        self._few: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
+
+    def __call__(self, **arrays: np.ndarray) -> Mapping[str, np.ndarray]:
+        expected, output = self.source(**arrays), self.ported(**arrays)
+        for name, value in expected.items():
+            found = np.asarray(output[name])
+            if 0 < value.size < _FEWEST_VALUES and found.shape == value.shape:
+                self._few.setdefault(name, []).append((found.ravel(), value.ravel()))
+            else:
+                self.differences.append((name, difference(found, value)))
+        return expected
+
+    def close(self) -> None:
+        """Compare what came in few values."""
+        for name, pairs in self._few.items():
+            self.differences.append((name, difference(*(np.concatenate(side) for side in zip(*pairs, strict=True)))))
+        self._few.clear()
+
+
+def ported_parts(source: DiffusionPipeline, ported: DiffusionPipeline, needed: str) -> dict[str, Ported]:
+    """
+    The ported components by name.
+
+    Args:
+        source, ported: the two pipelines.
+        needed (`str`): the component that no port of such a pipeline is without.
+
+    Raises:
+        ValueError: if `ported` holds no port, or one of another pipeline.
+    """
+    parts = {name: part for name, part in ported.components.items() if isinstance(part, Ported)}
+    if type(source) is not type(ported):
+        raise ValueError(f"`PORT` is a {type(ported).__name__}, and `MODEL` a {type(source).__name__}.")
+    if needed not in parts:
+        raise ValueError("`PORT` holds no port; `dtm-hf export` makes one.")
+    for name, part in parts.items():
+        component = source.components[name]
+        graphs = None if component is None else recipe_of(name, component)
+        mark = None if graphs is None else getattr(component, "fingerprint", None) or weights_fingerprint(component)
+        if mark != part.fingerprint:
+            raise ValueError(
+                f"`PORT` was made of another {name}: its fingerprint is {part.fingerprint}, that of `MODEL` {mark}."
+            )
+    return parts
+
+
+def source_graphs(source: DiffusionPipeline, name: str) -> dict[str, Graph]:
+    """The networks of a component of the source by name."""
+    component = source.components[name]
+    return {graph.name: graph for graph in recipe_of(name, component).graphs(component)}
+
+
+def compare_graphs(
+    source: DiffusionPipeline, parts: dict[str, Ported], run: Callable[[], None], bar: Bar
+) -> tuple[dict[str, Any], dict[str, list[tuple[str, Difference]]]]:
+    """
+    Every graph on the inputs that real speech gives it.
+
+    Args:
+        source: the source.
+        parts (`dict[str, Ported]`): of the port.
+        run (`Callable`): speaks with the port, so that every graph runs in every way that it can.
+        bar ([`Bar`]): what is allowed.
+
+    Returns:
+        A graph and its worst output, by name; and all differences in their order.
+    """
+    compared: dict[str, Compared] = {}
+    kept = {name: dict(part.graphs) for name, part in parts.items()}
+    try:
+        for name, part in parts.items():
+            sources = source_graphs(source, name)
+            for graph in part.graphs:
+                compared[f"{name}/{graph}"] = part.graphs[graph] = Compared(part.graphs[graph], sources[graph])
+        run()
+    finally:
+        for name, part in parts.items():
+            part.graphs.update(kept[name])
+    graphs = {}
+    for name, graph in compared.items():
+        graph.close()
+        # Padded frames are nobody's; those of a batch are compared all the same, for both sides compute them alike.
+        worst = max((found for _, found in graph.differences), key=_badness, default=Difference(fault="never ran"))
+        wrong = [f"{output} {found.fault}" for output, found in graph.differences if found.fault]
+        graphs[name] = dataclasses.asdict(worst) | {
+            "calls": len(graph.differences),
+            "passed": bool(graph.differences) and not wrong and all(d.within(bar) for _, d in graph.differences),
+        }
+    return graphs, {name: graph.differences for name, graph in compared.items()}
+
+
+def _badness(found: Difference) -> float:
+    return float("inf") if found.fault else found.deviation
+
+
+def cost_of(source: DiffusionPipeline, parts: dict[str, Ported]) -> dict[str, Any]:
+    """Sizes, threads and the machine."""
+    size = sum(path.stat().st_size for p in parts.values() for path in p.folder.iterdir() if path.suffix != ".json")
+    return {
+        "graph bytes": size,
+        "parameter bytes": sum(
+            parameter.nbytes for name in parts for parameter in source.components[name].parameters()
+        ),
+        "peak resident bytes of both": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "torch threads": torch.get_num_threads(),
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS"),
+        "machine": platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+    }
+
+
+def seconds_in_turns(runs: Mapping[str, RunGraph], arrays: Mapping[str, np.ndarray], repeats: int) -> dict[str, float]:
+    """Median seconds of each of several graphs, in turns, so that what else the machine does falls on all."""
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(repeats + 1):
+        for name, run in runs.items():
+            started = time.perf_counter()
+            run(**arrays)
+            times[name].append(time.perf_counter() - started)
+    # The first pass of each warms up.
+    return {name: float(np.median(values[1:])) for name, values in times.items()}

@@ -1,0 +1,130 @@
+"""The gate of SpeechT5 lets a port through, and stops one with a fault in it."""
+
+import json
+import shutil
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from tiny_speecht5 import tiny_hifigan, tiny_speecht5, tiny_speecht5_pipeline
+
+from dtm_hf import PortedSpeechT5, SpeechT5Pipeline
+from dtm_hf.ports.export import FORMATS, export_component, export_pipeline
+from dtm_hf.ports.parity_speecht5 import check_speecht5_parity
+from dtm_hf.ports.recipes import RECIPES
+
+pytestmark = pytest.mark.slow  # an export
+
+
+@pytest.fixture(scope="module")
+def source(tokenizer):
+    return tiny_speecht5_pipeline(tokenizer)
+
+
+@pytest.fixture(scope="module")
+def exported(source, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("ports") / "speecht5"
+    export_pipeline(source, folder)
+    return folder
+
+
+@pytest.fixture
+def folder(exported, tmp_path):
+    return shutil.copytree(exported, tmp_path / "port")
+
+
+@pytest.fixture
+def ported(folder):
+    return SpeechT5Pipeline.from_pretrained(folder)
+
+
+def failed(report):
+    graphs = {name for name, graph in report["rungs"]["graphs"]["graphs"].items() if not graph["passed"]}
+    return graphs | ({"speech"} if not report["rungs"]["free run"]["passed"] else set())
+
+
+def check(source, ported):
+    return check_speecht5_parity(source, ported, time_steps=0, batches=((0, 1),))
+
+
+def test_a_port_passes_and_says_what_was_compared(source, ported, tmp_path):
+    report = check_speecht5_parity(source, ported, time_steps=1)
+    assert report["passed"] and report["cost"]["pass ratio"] > 0 and failed(report) == set()
+    assert set(report["rungs"]["graphs"]["graphs"]) == {"model/text", "model/step", "model/postnet", "vocoder/vocoder"}
+    assert len(report["rungs"]["graphs"]["teacher forced"]) == 20
+    assert json.loads(json.dumps(report)) == report
+    ported.save_pretrained(tmp_path / "again")
+    again = SpeechT5Pipeline.from_pretrained(tmp_path / "again")
+    mels = [
+        p("Good morning.", threshold=2.0, max_ratio=2.0, generator=torch.Generator().manual_seed(0)).audios[0]
+        for p in (source, again)
+    ]
+    assert np.abs(mels[0] - mels[1]).max() < 1e-5
+
+
+def test_a_transposed_weight_is_found(source, folder):
+    path = folder / "model" / "step.onnx"
+    model = onnx.load(path)
+    square = [t for t in model.graph.initializer if list(t.dims) == [48, 48]]
+    weights = onnx.numpy_helper.to_array(square[0])
+    square[0].CopyFrom(onnx.numpy_helper.from_array(np.ascontiguousarray(weights.T), square[0].name))
+    path.with_name(f"{path.name}.data").unlink()
+    onnx.save(model, path)
+    assert failed(check(source, SpeechT5Pipeline.from_pretrained(folder))) == {"model/step", "speech"}
+
+
+@pytest.mark.parametrize("name", ["frame", "masks", "speaker", "cache", "attention_mask"])
+def test_a_dropped_input_of_the_step_is_found(source, ported, name):
+    step = ported.model.graphs["step"]
+    nothing = np.ones_like if name in ("attention_mask", "masks") else np.zeros_like
+    ported.model.graphs["step"] = lambda **arrays: step(**arrays | {name: nothing(arrays[name])})
+    assert "model/step" in failed(check(source, ported))
+
+
+def test_a_position_off_by_one_is_found(source, ported):
+    step = ported.model.graphs["step"]
+    ported.model.graphs["step"] = lambda **arrays: step(**arrays | {"position": arrays["position"] + 1})
+    assert failed(check(source, ported)) == {"model/step", "speech"}
+
+
+def test_keys_in_the_place_of_values_are_found(source, ported):
+    text = ported.model.graphs["text"]
+
+    def swapped(**arrays):
+        output = dict(text(**arrays))
+        return output | {"cross_cache": np.flip(output["cross_cache"], axis=1).copy()}
+
+    ported.model.graphs["text"] = swapped
+    assert failed(check(source, ported)) == {"model/text", "speech"}
+
+
+def test_frames_that_are_fed_back_behind_the_post_net_are_found(source, ported):
+    # Every graph is right: what is wrong is what goes from one to the other.
+    step, refine = ported.model.step, ported.model.refine
+
+    def refined(**tensors):
+        output = step(**tensors)
+        return output | {"frames": refine(output["frames"])}
+
+    ported.model.step = refined
+    assert failed(check(source, ported)) == {"speech"}
+
+
+def test_a_port_of_another_model_is_refused(source, ported, tokenizer):
+    other = tiny_speecht5_pipeline(tokenizer, model=tiny_speecht5(seed=1, vocab_size=tokenizer.vocab_size + 3))
+    with pytest.raises(ValueError, match="made of another model"):
+        check(other, ported)
+    other = tiny_speecht5_pipeline(tokenizer, model=source.model, vocoder=tiny_hifigan(seed=1))
+    with pytest.raises(ValueError, match="made of another vocoder"):
+        check(other, ported)
+    with pytest.raises(ValueError, match="holds no port"):
+        check(source, other)
+
+
+def test_rounded_weights_have_a_bar_of_their_own(source, tmp_path):
+    export_component(source.model, RECIPES[type(source.model)], tmp_path, FORMATS["onnx"], "int8")
+    rounded = SpeechT5Pipeline(**source.components | {"model": PortedSpeechT5.from_pretrained(tmp_path)})
+    report = check(source, rounded)
+    assert report["passed"] and report["weights"] == "int8"
+    assert report["rungs"]["graphs"]["graphs"]["model/step"]["deviation"] > 1e-4
