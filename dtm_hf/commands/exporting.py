@@ -8,7 +8,7 @@ import typer
 from dtm_hf.frontend.voices import packaged_voices
 
 from .console import ArgumentError, quiet_libraries, stderr
-from .models import EMBEDDED, choose_model, load_pipeline
+from .models import ANY_KIND, EMBEDDED, choose_model, load_pipeline
 
 
 def export(
@@ -35,7 +35,7 @@ def export(
             str(error).replace("`format`", "`--format`").replace("`weights`", "`--weights`")
         ) from error
     pipeline = load_pipeline(
-        model, device="cpu", revision=revision, local_files_only=local_files_only, student=student
+        model, kinds=ANY_KIND, device="cpu", revision=revision, local_files_only=local_files_only, student=student
     )
     with stderr.status(f"Exporting as {export_format}, a graph after the other"):
         export_pipeline(pipeline, output, export_format, weights)
@@ -44,4 +44,5 @@ def export(
             shutil.copyfile(file, output / file.name)
     size = sum(path.stat().st_size for path in output.rglob("*") if path.is_file())
     typer.echo(output)
-    typer.echo(f"{pipeline.backbone.config.name} as {export_format} with {weights} weights, {size / 1e6:.1f} MB")
+    name = pipeline.backbone.config.name if hasattr(pipeline, "backbone") else Path(model).name
+    typer.echo(f"{name} as {export_format} with {weights} weights, {size / 1e6:.1f} MB")

@@ -3,28 +3,64 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import typer
 from rich.console import Console
 from rich.table import Table
 
 from dtm_hf.frontend.voices import packaged_voices
 from dtm_hf.scheduling.solvers import effective_solver
 
-from .models import load_pipeline
+from .models import ANY_KIND, load_pipeline, pipeline_kind
 
 if TYPE_CHECKING:
-    from dtm_hf import DTMHeadConfig, DTMPipeline
+    from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+
+    from dtm_hf import DTMHeadConfig, DTMPipeline, SpeechT5Pipeline
 
 
-def show_info(model: str, revision: str | None = None, local_files_only: bool = False) -> None:
-    """Print the parts of the pipeline `model` and how it samples."""
+def show_info(model: str, revision: str | None = None, local_files_only: bool = False, graphs: bool = False) -> None:
+    """Print the parts of the pipeline `model` and how it samples; with `graphs`, what it is exported as."""
+    kind = pipeline_kind(model, revision, local_files_only)
     # Forced: this is where a user looks up why a head does not fit its backbone.
+    forced = {"force_head": True} if kind == "DTMPipeline" else {}
     pipeline = load_pipeline(
-        model, device="cpu", revision=revision, local_files_only=local_files_only, force_head=True
+        model, kinds=ANY_KIND, device="cpu", revision=revision, local_files_only=local_files_only, **forced
     )
     # Names and licences are data, whatever brackets they hold.
     console = Console(markup=False, highlight=False, emoji=False)
     console.print(_parts(pipeline, title=f"{type(pipeline).__name__} {model}"))
-    console.print(_facts(pipeline, packaged_voices(model)))
+    facts = _facts_of_speecht5(pipeline) if kind == "SpeechT5Pipeline" else _facts(pipeline, packaged_voices(model))
+    console.print(facts)
+    if graphs:
+        _print_graphs(pipeline)
+
+
+def _print_graphs(pipeline: "DiffusionPipeline") -> None:
+    """Markdown, as docs/speecht5.md holds it."""
+    from dtm_hf.ports.ported import Ported
+    from dtm_hf.ports.recipes import recipe_of
+    from dtm_hf.ports.tables import architecture
+
+    for name, component in pipeline.components.items():
+        if isinstance(component, Ported) or recipe_of(name, component) is not None:
+            typer.echo("\n".join(["", f"## {name}", "", *architecture(name, component)]))
+
+
+def _facts_of_speecht5(pipeline: "SpeechT5Pipeline") -> Table:
+    config = pipeline.model.config
+    names = list(pipeline.speakers.vectors) if pipeline.speakers is not None else []
+    table = Table(show_header=False, box=None)
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    layers = f"{config.encoder_layers} + {config.decoder_layers} layers of width {config.hidden_size}"
+    table.add_row("model", f"{layers}, {config.reduction_factor} frames a step")
+    table.add_row("audio", f"{pipeline.sampling_rate} Hz, {config.num_mel_bins} mel bins")
+    table.add_row("", f"chunks of at most {config.max_text_positions} tokens")
+    table.add_row("speakers", f"embeddings of {config.speaker_embedding_dim} numbers")
+    if names:
+        table.add_row("voices", ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else ""))
+    table.add_row("vocabulary", f"{config.vocab_size} tokens")
+    return table
 
 
 def _guidance(config: "DTMHeadConfig") -> str:
@@ -36,7 +72,7 @@ def _guidance(config: "DTMHeadConfig") -> str:
     return f"{low:g} to {high:g}, by default {config.guidance_scale:g}, baked into the head: one branch"
 
 
-def _parts(pipeline: "DTMPipeline", title: str) -> Table:
+def _parts(pipeline: "DiffusionPipeline", title: str) -> Table:
     table = Table(title=title, title_justify="left")
     table.add_column("part")
     table.add_column("class", overflow="fold")
@@ -45,7 +81,7 @@ def _parts(pipeline: "DTMPipeline", title: str) -> Table:
     table.add_column("licence")
     for name, part in pipeline.components.items():
         count = _num_parameters(part)
-        licence = getattr(part.config, "license", None) if name in ("backbone", "head") and part is not None else None
+        licence = getattr(part.config, "license", None) if name in ("backbone", "head", "model") and part else None
         table.add_row(
             name,
             "none" if part is None else type(part).__name__,

@@ -100,7 +100,10 @@ def speak_text(
     split_lines: Annotated[bool, typer.Option("--split-lines", help="Each line is a text by itself.")] = False,
     reference_audio: Annotated[
         Path | None,
-        typer.Option(help="Recording of the voice, up to 12 s.", show_default="one packaged with the pipeline"),
+        typer.Option(
+            help="Recording of the voice, up to 12 s; for a SpeechT5 also an .npy embedding.",
+            show_default="one packaged with the pipeline",
+        ),
     ] = None,
     reference_text: Annotated[str | None, typer.Option(help="What is said in the recording.")] = None,
     voice: Voice = None,
@@ -220,6 +223,9 @@ def info(
             help="Folder of a pipeline or name of a Hub repository.", show_default="the embedded dtm-f5-tiny"
         ),
     ] = None,
+    graphs: Annotated[
+        bool, typer.Option("--graphs", help="Also what it is exported as, and every weight, as Markdown.")
+    ] = False,
     revision: Revision = None,
     local_files_only: LocalFilesOnly = False,
 ) -> None:
@@ -227,7 +233,7 @@ def info(
     from .info import show_info
     from .models import choose_model
 
-    show_info(choose_model(model), revision, local_files_only)
+    show_info(choose_model(model), revision, local_files_only, graphs)
 
 
 @app.command("convert-f5")

@@ -15,6 +15,8 @@ from .console import ArgumentError, quiet_libraries, stderr
 if TYPE_CHECKING:
     from dtm_hf import DTMPipeline
 
+# Classes of pipelines by the kind that a command names.
+ANY_KIND = ("DTMPipeline", "SpeechT5Pipeline")
 EMBEDDED = Path(str(files("dtm_hf"))) / "assets" / "dtm-f5-tiny"
 _HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 
@@ -93,9 +95,34 @@ def choose_reference(model: str, audio: Path | None, text: str | None, voice: st
     return reference
 
 
+def pipeline_kind(model: str, revision: str | None = None, local_files_only: bool = False) -> str:
+    """
+    Class of the pipeline of a folder or a Hub name, by its small files alone. What cannot be read is taken for a
+    `DTMPipeline`, whose loader says what is wrong with it.
+    """
+    from dtm_hf.reading import read_json
+
+    for file in ("model_index.json", "config.json"):
+        path = Path(model) / file
+        try:
+            if not Path(model).is_dir():
+                from huggingface_hub import hf_hub_download
+
+                path = hf_hub_download(model, file, revision=revision, local_files_only=local_files_only)
+            content = read_json(path)
+        except (OSError, ValueError):
+            continue
+        if file == "model_index.json":
+            return str(content.get("_class_name"))
+        # A checkpoint of transformers.
+        return "SpeechT5Pipeline" if content.get("model_type") == "speecht5" else "DTMPipeline"
+    return "DTMPipeline"
+
+
 def load_pipeline(
     model: str,
     *,
+    kinds: tuple[str, ...] = ("DTMPipeline",),
     dtype: str = "float32",
     device: str | None = None,
     revision: str | None = None,
@@ -108,6 +135,7 @@ def load_pipeline(
 
     Args:
         model (`str`): Result of [`choose_model`].
+        kinds (`tuple[str, ...]`): Classes of pipelines that the command takes.
         dtype (`str`): Name of a floating-point type of torch.
         device (`str`, *optional*): As torch names them; the first GPU if there is one, else the CPU.
         student (`str`, *optional*): Folder or Hub name of a student's adapters, which take the backbone's place.
@@ -117,6 +145,11 @@ def load_pipeline(
         ValueError: if a file is damaged, the parts do not fit, or there is no such device.
         OSError: if there is no such repository, revision or file.
     """
+    kind = pipeline_kind(model, revision, local_files_only)
+    if kind in ANY_KIND and kind not in kinds:
+        raise ArgumentError(f"`--model` {model!r} is a {kind}, and this command is for a {' or a '.join(kinds)}.")
+    if student is not None and kind != "DTMPipeline":
+        raise ArgumentError(f"`--student` is for a DTMPipeline, and {model!r} is a {kind}.")
     # A spinner would fight with the Hub's download bars.
     local = Path(model).is_dir()
     quiet_libraries()
@@ -125,8 +158,10 @@ def load_pipeline(
         from diffusers.utils import logging as diffusers_logging
         from transformers.utils import logging as transformers_logging
 
-        from dtm_hf import DTMPipeline
+        import dtm_hf
 
+        # What is none of them is refused by its loader.
+        pipeline_class = getattr(dtm_hf, kind if kind in kinds else kinds[0])
         diffusers_logging.disable_progress_bar()
         # It warns that float16 does not run on the CPU, where it does.
         diffusers_logging.set_verbosity_error()
@@ -142,7 +177,7 @@ def load_pipeline(
             stderr.print(f"Loading {model} from the Hub", markup=False, highlight=False)
         loaded = f"`--model` {model!r}"
         try:
-            pipeline = DTMPipeline.from_pretrained(
+            pipeline = pipeline_class.from_pretrained(
                 model, dtype=getattr(torch, dtype), revision=revision, local_files_only=local_files_only, **kwargs
             )
             if student is not None:

@@ -8,7 +8,7 @@ import typer
 from dtm_hf.files import written_aside
 
 from .console import ArgumentError, stderr
-from .models import EMBEDDED, choose_model, choose_reference, load_pipeline
+from .models import ANY_KIND, EMBEDDED, choose_model, choose_reference, load_pipeline, pipeline_kind
 
 
 def parity(model: str, port: str, report_file: Path | None, revision: str | None, local_files_only: bool) -> None:
@@ -16,13 +16,19 @@ def parity(model: str, port: str, report_file: Path | None, revision: str | None
     model = choose_model(None if model == EMBEDDED.name and not Path(model).exists() else model)
     if not Path(port).expanduser().is_dir():
         raise ArgumentError(f"`PORT` {port!r} is no folder.")
-    reference = choose_reference(model, None, None, None)
-    source = load_pipeline(model, device="cpu", revision=revision, local_files_only=local_files_only)
-    ported = load_pipeline(str(Path(port).expanduser()), device="cpu")
+    is_speecht5 = pipeline_kind(model, revision, local_files_only) == "SpeechT5Pipeline"
+    reference = None if is_speecht5 else choose_reference(model, None, None, None)
+    source = load_pipeline(model, kinds=ANY_KIND, device="cpu", revision=revision, local_files_only=local_files_only)
+    ported = load_pipeline(str(Path(port).expanduser()), kinds=ANY_KIND, device="cpu")
     with stderr.status("Comparing"):
-        from dtm_hf.ports.parity import check_parity
+        if is_speecht5:
+            from dtm_hf.ports.parity_speecht5 import check_speecht5_parity
 
-        report = check_parity(source, ported, str(reference.audio), reference.text)
+            report = check_speecht5_parity(source, ported)
+        else:
+            from dtm_hf.ports.parity import check_parity
+
+            report = check_parity(source, ported, str(reference.audio), reference.text)
     if report_file is not None:
         with written_aside(report_file) as aside:
             aside.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")

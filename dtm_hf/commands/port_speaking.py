@@ -2,13 +2,14 @@
 
 import time
 from contextlib import ExitStack
+from pathlib import Path
 
 import typer
 
 from dtm_hf.files import written_aside
 
 from .console import ArgumentError
-from .models import EMBEDDED, choose_model, choose_reference
+from .models import ANY_KIND, EMBEDDED, choose_model, choose_reference, pipeline_kind
 from .requests import SpeakRequest, check_request, play, write_wav
 
 # The port of the embedded pipeline, if this installation holds one.
@@ -63,7 +64,10 @@ def speak_port(request: SpeakRequest) -> None:
 def choose_port(model: str | None) -> str:
     """A folder or a Hub name of a port; the embedded one for `None`."""
     if model is not None:
-        return choose_model(model)
+        chosen = choose_model(model)
+        if Path(chosen).is_dir() and (kind := pipeline_kind(chosen)) in ANY_KIND and kind != "DTMPipeline":
+            raise ArgumentError(f"`--runtime onnx` is for a DTMPipeline; a {kind} speaks with its port without it.")
+        return chosen
     if not EMBEDDED_PORT.is_dir():
         raise ArgumentError(
             "`--runtime onnx` needs `--model`, the folder or the Hub name of a port; `dtm-hf export` makes one."

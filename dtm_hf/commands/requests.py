@@ -104,6 +104,17 @@ def _read(file: Path | None) -> str:
         raise ArgumentError(f"{name} must be text in UTF-8, but byte {error.start} of it is none.") from error
 
 
+def check_output(request: SpeakRequest) -> None:
+    """
+    Raises:
+        ArgumentError: if the speech cannot go where it is wanted.
+    """
+    if request.output.suffix.lower() != ".wav":
+        raise ArgumentError(f"`--output` must end in .wav, but got {str(request.output)!r}.")
+    if request.play and _player() is None:
+        raise ArgumentError(f"`--play` needs a program that plays: {', '.join(name for name, *_ in _PLAYERS)}.")
+
+
 def check_request(request: SpeakRequest, model: str, reference: Recording) -> None:
     """
     Refuse what cannot be spoken, before anything is loaded: what no model could speak, and what this one cannot, as
@@ -114,10 +125,7 @@ def check_request(request: SpeakRequest, model: str, reference: Recording) -> No
     """
     from dtm_hf.pipelines.arguments import GUIDANCE_SCALES, SPEEDS, check_durations, check_number
 
-    if request.output.suffix.lower() != ".wav":
-        raise ArgumentError(f"`--output` must end in .wav, but got {str(request.output)!r}.")
-    if request.play and _player() is None:
-        raise ArgumentError(f"`--play` needs a program that plays: {', '.join(name for name, *_ in _PLAYERS)}.")
+    check_output(request)
     try:
         check_number("speed", request.speed, SPEEDS)
         check_number("guidance_end", request.guidance_end, (0.0, 1.0))

@@ -12,8 +12,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from dtm_hf.files import written_aside
 
 from .console import stderr
-from .models import choose_model, choose_reference, load_pipeline
+from .models import choose_model, choose_reference, load_pipeline, pipeline_kind
 from .requests import SpeakRequest, check_request, play, write_wav
+from .speecht5_speaking import speak_speecht5
 
 if TYPE_CHECKING:
     from dtm_hf import DTMPipeline
@@ -31,6 +32,9 @@ def speak(request: SpeakRequest) -> None:
     """Write a WAV a text (24 kHz, mono, 16 bit) and say what it cost. Bad arguments are refused before loading."""
     started = time.perf_counter()
     model = choose_model(request.model)
+    if pipeline_kind(model, request.revision, request.local_files_only) == "SpeechT5Pipeline":
+        speak_speecht5(request, model)
+        return
     reference = choose_reference(model, request.reference_audio, request.reference_text, request.voice)
     check_request(request, model, reference)
     with ExitStack() as stack:
