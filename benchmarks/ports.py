@@ -6,6 +6,7 @@ sides. Processes are compared by the CPU time that they take, which waiting does
 """
 
 import argparse
+import json
 import os
 import subprocess
 import sys
@@ -112,6 +113,55 @@ def clients(port: Path, reference: tuple[str, str], numbers: list[int], texts: i
         print(f"{number} | {len(waits) / took:.2f} | {sum(seconds) / took:.2f} | {np.mean(waits):.2f}")
 
 
+def quality(
+    model: Path, ports: list[Path], texts: str, arm: str, recognizer: str | None, limit: int, folder: Path
+) -> None:
+    """
+    What rounding costs: word error, and where there are recordings the mel distance to them, of the same sentences
+    from the same noise; and how far the mels are from the source's. `dtm-hf benchmark` judges, and goes on where it
+    was.
+    """
+    command = ["benchmark", "--set", texts, "--arms", arm, "--repeats", "0", "--limit", str(limit)]
+    command += ["--recognizer", recognizer] if recognizer else []
+    command += ["--metrics", "wer" if texts.endswith(".txt") or texts == "typed" else "wer,mel"]
+    figures, mels = {}, {}
+    for path in (model, *ports):
+        output = folder / path.name
+        run_command([*command, "--model", str(path), "-o", str(output)])
+        lines = [json.loads(line) for line in (output / "records.jsonl").read_text(encoding="utf-8").splitlines()]
+        found: dict[str, dict[str, list[float]]] = {}
+        for line in lines:
+            if line["arm"] == arm:
+                for name, pair in line["figures"].items():
+                    found.setdefault(name, {}).update({line["item"]: pair} if pair is not None else {})
+        figures[path.name] = found
+        mels[path.name] = [np.load(file).astype(np.float32) for file in sorted(output.glob(f"mels/{arm}/*.npy"))]
+    random = np.random.default_rng(0)
+    print(
+        f"{arm}, {limit} sentences | figure | value | less the source's, 95 % | distance of the mels to the source's"
+    )
+    for name, found in figures.items():
+        away = [
+            np.abs(mine - own).mean()
+            for mine, own in zip(mels[name], mels[model.name], strict=True)
+            if mine.shape == own.shape
+        ]
+        for figure, items in found.items():
+            own = figures[model.name][figure]
+            shared = sorted(items.keys() & own.keys())
+            mine, theirs = (np.array([side[item] for item in shared]) for side in (items, own))
+            chosen = random.integers(0, len(shared), (2000, len(shared)))
+            value, drawn = _ratio(mine), [_ratio(mine[rows]) - _ratio(theirs[rows]) for rows in chosen]
+            low, high = np.percentile(drawn, [2.5, 97.5])
+            print(f"{name} | {figure} | {value:.4f} | {value - _ratio(theirs):+.4f} [{low:+.4f}, {high:+.4f}] | "
+                  f"{np.mean(away):.4f} over {len(away)}")  # fmt: skip
+
+
+def _ratio(pairs: np.ndarray) -> float:
+    """Of sums of numerators and denominators, `(n, 2)`."""
+    return float(pairs[:, 0].sum() / pairs[:, 1].sum())
+
+
 def first_audio(port: Path, reference: tuple[str, str]) -> None:
     """From a call of a warm speaker to the first chunk of its stream."""
     from dtm_hf.runtime import Speaker
@@ -131,8 +181,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model", type=Path)
     parser.add_argument("ports", type=Path, nargs="+")
-    parser.add_argument("--only", choices=("cold", "passes", "clients", "first"), nargs="+")
+    parser.add_argument("--only", choices=("cold", "passes", "clients", "first", "quality"), nargs="+")
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--set", default="typed", help="of quality, as of `dtm-hf benchmark`")
+    parser.add_argument("--arm", default="dtm-4x2", help="of quality")
+    parser.add_argument("--recognizer", help="of quality")
+    parser.add_argument("--limit", type=int, default=100, help="sentences of quality")
+    parser.add_argument("--output", type=Path, default=Path("runs/ports-quality"), help="of quality")
     arguments = parser.parse_args()
     wanted = arguments.only or ["cold", "passes", "clients", "first"]
     reference = reference_of(arguments.model)
@@ -140,6 +195,16 @@ def main() -> None:
         cold(arguments.model, arguments.ports, arguments.repeats)
     if "passes" in wanted:
         passes(arguments.model, arguments.ports, arguments.repeats)
+    if "quality" in wanted:
+        quality(
+            arguments.model,
+            arguments.ports,
+            arguments.set,
+            arguments.arm,
+            arguments.recognizer,
+            arguments.limit,
+            arguments.output,
+        )
     for port in arguments.ports:
         if "clients" in wanted:
             clients(port, reference, [1, 4, 16], 32)

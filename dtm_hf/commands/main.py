@@ -204,7 +204,7 @@ def parity(
     model: Annotated[
         str, typer.Argument(metavar="MODEL", help="Folder or Hub name of a pipeline; dtm-f5-tiny is the embedded.")
     ],
-    port: Annotated[str, typer.Argument(metavar="PORT", help="Folder of a port of it.")],
+    port: Annotated[str, typer.Argument(metavar="PORT", help="Folder or Hub name of a port of it.")],
     report: Annotated[Path | None, typer.Option("--json", help="File for the whole report.")] = None,
     revision: Revision = None,
     local_files_only: LocalFilesOnly = False,

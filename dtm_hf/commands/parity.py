@@ -14,12 +14,14 @@ from .models import ANY_KIND, EMBEDDED, choose_model, choose_reference, load_pip
 def parity(model: str, port: str, report_file: Path | None, revision: str | None, local_files_only: bool) -> None:
     """Print a line a rung, write the report, and end with code 1 if the port is not its source."""
     model = choose_model(None if model == EMBEDDED.name and not Path(model).exists() else model)
-    if not Path(port).expanduser().is_dir():
-        raise ArgumentError(f"`PORT` {port!r} is no folder.")
+    try:
+        port = choose_model(port)
+    except ArgumentError as error:
+        raise ArgumentError(str(error).replace("`--model`", "`PORT`")) from error
     is_speecht5 = pipeline_kind(model, revision, local_files_only) == "SpeechT5Pipeline"
     reference = None if is_speecht5 else choose_reference(model, None, None, None)
     source = load_pipeline(model, kinds=ANY_KIND, device="cpu", revision=revision, local_files_only=local_files_only)
-    ported = load_pipeline(str(Path(port).expanduser()), kinds=ANY_KIND, device="cpu")
+    ported = load_pipeline(port, kinds=ANY_KIND, device="cpu", local_files_only=local_files_only)
     with stderr.status("Comparing"):
         if is_speecht5:
             from dtm_hf.ports.parity_speecht5 import check_speecht5_parity

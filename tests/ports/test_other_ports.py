@@ -7,8 +7,10 @@ from tiny import VOCABULARY, randomise
 
 from dtm_hf import DTMPipeline, DTMScheduler, TextAligner, TokenDurations
 from dtm_hf.ports.export import FORMATS, export_component, export_pipeline
+from dtm_hf.ports.parity import check_parity
 from dtm_hf.ports.ported import PortedBackbone
 from dtm_hf.ports.recipes import RECIPES
+from dtm_hf.ports.tolerance import BARS
 from dtm_hf.runtime import Speaker
 from dtm_hf.runtime.manifest import Manifest
 
@@ -46,6 +48,7 @@ def test_a_port_of_aligned_text_says_the_same(
     assert np.abs(mounted - expected).max() < 1e-3 * largest
     # Griffin-Lim makes more of roundings.
     assert np.corrcoef(spoken, expected)[0, 1] > 0.999
+    assert check_parity(source, ported, reference_audio, SAID, time_passes=0)["passed"]
     (row,) = source.prepare("Hello there, you.", reference_audio, SAID, generator=torch.Generator().manual_seed(1))
     other = speaker("Hello there, you.", reference_audio, SAID, seed=2)
     assert other.audio.shape != spoken.shape or np.abs(other.audio - spoken).max() > 0.01 * largest
@@ -77,3 +80,12 @@ def test_a_student_in_other_formats_is_the_student(make_backbone, tmp_path, name
     for expected, found in zip(answers[:2], answers[2:], strict=True):
         assert (found - expected).abs().max() < tolerance * scale
     assert (answers[0] - answers[1]).abs().max() > 1e-3 * scale
+
+
+def test_halves_pass_the_gate_by_a_bar_of_their_own(port_source, reference_audio, tmp_path):
+    export_component(port_source.backbone, RECIPES[type(port_source.backbone)], tmp_path, FORMATS["onnx"], "fp16")
+    halves = DTMPipeline(**port_source.components | {"backbone": PortedBackbone.from_pretrained(tmp_path)})
+    report = check_parity(port_source, halves, reference_audio, SAID, time_passes=0)
+    assert report["passed"] and report["weights"] == "fp16"
+    # And not by that of float32.
+    assert report["rungs"]["graphs"]["graphs"]["backbone/backbone"]["deviation"] > BARS["fp32"].deviation

@@ -1,12 +1,16 @@
 """A port pushed to a Hub and pulled from it, by the pipeline and by the speaker."""
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
 from hub_server import hub_of_this_process
 from huggingface_hub import HfApi
+from typer.testing import CliRunner
 
 from dtm_hf import DTMPipeline, PortedBackbone
+from dtm_hf.commands.main import app
 from dtm_hf.runtime import Speaker
 
 REPO, TEXT, SAID = "org/dtm-f5-onnx", "Good morning.", "What is said."
@@ -43,3 +47,11 @@ def test_one_component_is_pulled_alone(hub, port_source, tmp_path):
     backbone = PortedBackbone.from_pretrained(REPO, subfolder="backbone", cache_dir=tmp_path)
     assert backbone.fingerprint == port_source.backbone.fingerprint
     assert not list(tmp_path.rglob("prepare.onnx"))
+
+
+def test_the_gate_takes_what_is_on_the_hub(hub, port_source, reference_audio, tmp_path):
+    port_source.save_pretrained(tmp_path / "source")
+    shutil.copyfile(reference_audio, tmp_path / "source" / "reference.wav")
+    (tmp_path / "source" / "reference.txt").write_text(SAID)
+    result = CliRunner().invoke(app, ["parity", str(tmp_path / "source"), REPO])
+    assert result.exit_code == 0 and "ok   speech" in result.stdout, result.stdout + result.stderr
