@@ -1,31 +1,43 @@
-"""A server on loopback in a thread of this process, and a speaker that waits to be let."""
+"""Servers on loopback in a thread of this process, what speaks for them, and a speaker that waits to be let."""
 
 import threading
 from contextlib import contextmanager
 from types import SimpleNamespace
 
 import httpx
+import pytest
+
+from dtm_hf.frontend.voices import Recording
+
+SAID = "What is said."
 
 
 @contextmanager
-def serving(speaker, voices, **options):
-    """`url`, `client` (httpx), and what `served` says, of a server that lasts for the block."""
-    from dtm_hf.runtime import Batcher
+def running(app):
+    """The address of an ASGI application that runs for the block."""
     from dtm_hf.serving.listening import make_server, open_socket, url_of
-    from dtm_hf.serving.server import create_app
 
-    app = create_app(Batcher(speaker, max_rows=4), voices, "tiny", **options)
     with open_socket("127.0.0.1", 0) as opened:
-        server, url = make_server(app), url_of(opened)
+        server = make_server(app)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [opened]})
         thread.start()
         try:
-            with httpx.Client(base_url=url, timeout=60) as client:
-                yield SimpleNamespace(url=url, client=client, health=lambda: client.get("/health").json())
+            yield url_of(opened)
         finally:
             server.should_exit = True
             thread.join(60)
             assert not thread.is_alive()
+
+
+@contextmanager
+def serving(speaker, voices, **options):
+    """`url`, `client` (httpx), and what `health` says, of a speech server that lasts for the block."""
+    from dtm_hf.runtime import Batcher
+    from dtm_hf.serving.server import create_app
+
+    with running(create_app(Batcher(speaker, max_rows=4), voices, "tiny", **options)) as url:
+        with httpx.Client(base_url=url, timeout=60) as client:
+            yield SimpleNamespace(url=url, client=client, health=lambda: client.get("/health").json())
 
 
 class Gated:
@@ -44,3 +56,28 @@ class Gated:
         self.texts += [row.text for row in rows]
         assert self.permits.acquire(timeout=60)
         return self.speaker.sample(rows, **sampling)
+
+
+# Fixtures: a folder that needs them imports them into its conftest.
+
+
+@pytest.fixture(scope="session")
+def voices(reference_audio):
+    return {"anna": Recording(reference_audio, SAID), "ben": Recording(reference_audio, "What was said.")}
+
+
+@pytest.fixture(scope="session")
+def speaker(port_source):
+    from dtm_hf.serving.pipeline_speaker import PipelineSpeaker
+
+    return PipelineSpeaker(port_source)
+
+
+@pytest.fixture
+def gated(speaker):
+    gated = Gated(speaker)
+    yield gated
+    gated.let()
+
+
+__all__ = ["Gated", "gated", "running", "serving", "speaker", "voices"]

@@ -86,7 +86,7 @@ def test_the_wheel_holds_every_module_and_data_file_and_one_top_level_package(wh
     assert tops == {"dtm_hf", f"dtm_hf-{PROJECT['project']['version']}.dist-info"}
     expected = set()
     for package, folder in MAPPED.items():
-        for pattern in ("**/*.py", "py.typed", "*.md", "assets/**/*", "configs/*", "evaluation/*.txt"):
+        for pattern in ("**/*.py", "py.typed", "*.md", "assets/**/*", "configs/*", "evaluation/*.txt", "app/*.js"):
             for file in (ROOT / folder).glob(pattern):
                 if file.is_file() and "__pycache__" not in file.parts:
                     expected.add(f"{package.replace('.', '/')}/{file.relative_to(ROOT / folder).as_posix()}")

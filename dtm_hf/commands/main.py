@@ -27,7 +27,7 @@ from .options import (
     StudentAdapters,
     Voice,
 )
-from .services import serve
+from .services import app_page, serve
 
 app = typer.Typer(
     name="dtm-hf",
@@ -372,6 +372,7 @@ def benchmark(
 
 
 app.command()(serve)
+app.command("app")(app_page)
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""The options of the commands that last until they are told to end: `dtm-hf serve`."""
+"""The options of the commands that last until they are told to end: `dtm-hf serve` and `dtm-hf app`."""
 
 from pathlib import Path
 from typing import Annotated
@@ -85,4 +85,47 @@ def serve(
         max_steps=max_steps,
         max_requests=max_requests,
         timeout_s=timeout,
+    )
+
+
+def app_page(
+    model: Model = None,
+    student: StudentAdapters = None,
+    voices: VoicesFolder = None,
+    recognizer: Annotated[
+        str | None,
+        typer.Option(
+            help="Who writes what is said in a recording: whisper:MODEL (a size such as base, or a folder) or "
+            "paraformer-zh.",
+            show_default="nobody",
+        ),
+    ] = None,
+    host: Host = "127.0.0.1",
+    port: Port = 7860,
+    batch_size: BatchSize = None,
+    runtime: Engine = Runtime.torch,
+    dtype: Dtype = Precision.float32,
+    device: Device = None,
+    revision: Revision = None,
+    local_files_only: LocalFilesOnly = False,
+) -> None:
+    """Open a web page to try a model on: speak, compare ways to sample, long text in several voices, tables."""
+    from .page import run_page
+    from .serving import ServiceModel
+
+    run_page(
+        ServiceModel(
+            model=model,
+            student=student,
+            voices=voices,
+            batch_size=batch_size,
+            runtime=runtime.value,
+            dtype=dtype.value,
+            device=device,
+            revision=revision,
+            local_files_only=local_files_only,
+        ),
+        recognizer=recognizer,
+        host=host,
+        port=port,
     )

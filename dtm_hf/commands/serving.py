@@ -1,5 +1,6 @@
 """A model opened to speak for many, and the server of `dtm-hf serve`."""
 
+import importlib.util
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +13,10 @@ from .models import choose_model, load_pipeline
 from .port_speaking import choose_port
 
 if TYPE_CHECKING:
+    import socket
+
     from dtm_hf.runtime.contract import RowSpeaker
 
-_EXTRA = "`pip install dtm-hf[{}]`"
 _GPU_BATCH = 16
 
 
@@ -31,6 +33,11 @@ class ServiceModel:
     device: str | None = None
     revision: str | None = None
     local_files_only: bool = False
+
+    @property
+    def title(self) -> str:
+        """What clients call it."""
+        return Path(self.chosen).name if Path(self.chosen).is_dir() else self.chosen
 
     @property
     def chosen(self) -> str:
@@ -86,6 +93,15 @@ class ServiceModel:
         return PipelineSpeaker(pipeline), self.batch_size or (1 if pipeline.device.type == "cpu" else _GPU_BATCH)
 
 
+def needs(extra: str, *modules: str) -> None:
+    """
+    Raises:
+        ImportError: naming the extra that brings the modules, before anything else is done.
+    """
+    if missing := [name for name in modules if importlib.util.find_spec(name) is None]:
+        raise ImportError(f"{missing[0]} is missing: `pip install dtm-hf[{extra}]`.")
+
+
 def run_server(
     service: ServiceModel,
     *,
@@ -98,16 +114,12 @@ def run_server(
     timeout_s: float,
 ) -> None:
     """Listen, load, and serve until SIGINT or SIGTERM. Bad arguments are refused before anything is loaded."""
-    try:
-        import fastapi  # noqa: F401
-        import uvicorn  # noqa: F401
-    except ImportError as error:
-        raise ImportError(f"The server needs what {_EXTRA.format('serve')} installs ({error}).") from error
+    needs("serve", "fastapi", "uvicorn")
     if token is not None and not (token.strip() and token.isprintable()):
         raise ArgumentError("`--token` must be a word, and not empty.")
     chosen = service.chosen
     voices = service.recordings(chosen)
-    with closing(_listen(host, port)) as opened:
+    with closing(listen(host, port)) as opened:
         from dtm_hf.runtime import Batcher
         from dtm_hf.serving.limits import Limits
         from dtm_hf.serving.listening import is_loopback, make_server, url_of
@@ -120,7 +132,7 @@ def run_server(
         app = create_app(
             Batcher(speaker, max_rows=rows),
             voices,
-            Path(chosen).name if Path(chosen).is_dir() else chosen,
+            service.title,
             limits=Limits(max_characters, max_steps, max_requests, timeout_s),
             token=token,
             hosts=None if at_home else ["*"],
@@ -134,7 +146,8 @@ def run_server(
         make_server(app).run(sockets=[opened])
 
 
-def _listen(host: str, port: int):
+def listen(host: str, port: int) -> "socket.socket":
+    """A bound socket; a place that cannot be had is refused by its option."""
     from dtm_hf.serving.listening import open_socket
 
     try:

@@ -50,3 +50,11 @@ class RowSpeaker(Protocol):
     def vocode(self, row: SpeechRow, mel: Any) -> np.ndarray:
         """The waveform `(T,)` of a row, as loud as its recording."""
         ...
+
+    def passes(self, **sampling: Any) -> int:
+        """Backbone passes of one row, both branches of guidance counted; refuses what cannot be sampled."""
+        ...
+
+    def log_mel(self, audio: np.ndarray) -> np.ndarray:
+        """The log-mel `(N, M)` of a waveform `(T,)`, for a picture of it."""
+        ...

@@ -15,7 +15,7 @@ from dtm_hf.frontend.spoken_text import spoken_text
 from dtm_hf.frontend.vocabulary import VOCAB_FILE_NAME, WORDS_FILE_NAME, Vocabulary
 from dtm_hf.frontend.written_words import WrittenWords
 from dtm_hf.pipelines.chunking import cross_fade, num_bytes
-from dtm_hf.pipelines.guidance import choose_guidance
+from dtm_hf.pipelines.guidance import Guidance, choose_guidance
 from dtm_hf.pipelines.proportional_timing import ProportionalTiming
 from dtm_hf.pipelines.reference import read_prompt
 from dtm_hf.pipelines.rows import Reference, SpeechInputs, SpeechRow, check_inputs, divide, unspoken_characters
@@ -27,7 +27,7 @@ from dtm_hf.runtime.networks import Backbone, Head, Vocos
 from dtm_hf.runtime.noise import NoiseGenerator
 from dtm_hf.runtime.onnx_graphs import open_graphs
 from dtm_hf.runtime.sampling import pad_rows, sample
-from dtm_hf.runtime.schedule import make_schedule
+from dtm_hf.runtime.schedule import Schedule, make_schedule
 from dtm_hf.runtime.spectra import log_mel
 from dtm_hf.runtime.timing import Aligner, Durations, TokenTiming
 
@@ -257,16 +257,7 @@ class Speaker:
         Raises:
             TypeError, ValueError: for what cannot be sampled, before a network runs.
         """
-        schedule = make_schedule(
-            self.scheduler_config, num_inference_steps, 0 if self.head is None else num_head_steps
-        )
-        served = self.backbone.config.get("step_counts")
-        if served is not None and len(schedule.timesteps) not in served:
-            raise ValueError(
-                f"`num_inference_steps` must be one of {served} for this student, but got {len(schedule.timesteps)}."
-            )
-        head_config = SimpleNamespace(**self.head.config) if len(schedule.flow_times) else None
-        guidance = choose_guidance(guidance_scale, guidance_end, head_config, served is not None, self._mean_mel)
+        schedule, guidance = self._plan(num_inference_steps, num_head_steps, guidance_scale, guidance_end)
         generators = generators or [NoiseGenerator(0)] * len(rows)
         num_bins = self.features["feature_size"]
 
@@ -277,6 +268,19 @@ class Speaker:
 
         x_1 = sample(self.backbone, self.head, schedule, rows, guidance, draw)
         return [cut_target(row, mel) for row, mel in zip(rows, x_1, strict=True)]
+
+    def _plan(self, num_inference_steps, num_head_steps, guidance_scale, guidance_end) -> tuple[Schedule, Guidance]:
+        schedule = make_schedule(
+            self.scheduler_config, num_inference_steps, 0 if self.head is None else num_head_steps
+        )
+        served = self.backbone.config.get("step_counts")
+        if served is not None and len(schedule.timesteps) not in served:
+            raise ValueError(
+                f"`num_inference_steps` must be one of {served} for this student, but got {len(schedule.timesteps)}."
+            )
+        head_config = SimpleNamespace(**self.head.config) if len(schedule.flow_times) else None
+        guidance = choose_guidance(guidance_scale, guidance_end, head_config, served is not None, self._mean_mel)
+        return schedule, guidance
 
     def vocode(self, row: SpeechRow, mel: np.ndarray) -> np.ndarray:
         """The waveform of one row's log-mel, as loud as its recording."""
@@ -372,6 +376,21 @@ class Speaker:
         """What each row of one text draws its noise from: see `dtm_hf.pipelines.batching.noise_sources`."""
         followers = [generator.follower(0, row.chunk_index) if row.chunk_index else None for row in rows]
         return [follower or generator for follower in followers]
+
+    def passes(
+        self,
+        num_inference_steps: int | None = None,
+        num_head_steps: int | None = None,
+        guidance_scale: float | None = None,
+        guidance_end: float = 1.0,
+    ) -> int:
+        """Backbone passes of one row, both branches of guidance counted."""
+        schedule, guidance = self._plan(num_inference_steps, num_head_steps, guidance_scale, guidance_end)
+        return sum(2 if guidance.branch(t) == "both" else 1 for t in schedule.timesteps.tolist())
+
+    def log_mel(self, audio: np.ndarray) -> np.ndarray:
+        """The log-mel `(N, M)` of a waveform `(T,)`."""
+        return log_mel(audio, self.features)
 
 
 def cut_target(row: SpeechRow, x_1: np.ndarray) -> np.ndarray:

@@ -1,0 +1,76 @@
+"""The page as an application that uvicorn serves, with what it may read and how much it takes."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+    from dtm_hf.app.arms import Arms
+    from dtm_hf.app.desk import Desk
+
+# More than a minute of any recording that people have, and far less than what fills a disk.
+MAX_UPLOAD_BYTES = 25 * 2**20
+
+
+@contextmanager
+def page_folder() -> Iterator[Path]:
+    """
+    A temporary folder that holds all that the page reads and writes, and goes with it. Gradio asks for its name when
+    it is imported: enter before.
+    """
+    with TemporaryDirectory(prefix="dtm-hf-app-") as folder:
+        before = os.environ.get("GRADIO_TEMP_DIR")
+        os.environ |= {"GRADIO_TEMP_DIR": folder, "GRADIO_ANALYTICS_ENABLED": "False"}
+        try:
+            yield Path(folder)
+        finally:
+            if before is None:
+                del os.environ["GRADIO_TEMP_DIR"]
+            else:
+                os.environ["GRADIO_TEMP_DIR"] = before
+
+
+def create_site(
+    desk: "Desk", arms: "Arms | None", folder: Path, title: str, hosts: list[str] | None = None
+) -> "FastAPI":
+    """
+    The application.
+
+    Args:
+        desk ([`Desk`]), arms ([`Arms`], *optional*), folder (`Path`): as of [`~dtm_hf.app.page.Page`].
+        title (`str`): of the page.
+        hosts (`list[str]`, *optional*): names that it is called by; `["*"]` for any, by default those of loopback.
+    """
+    import gradio
+    from fastapi import FastAPI
+    from starlette.middleware.trustedhost import TrustedHostMiddleware
+
+    from dtm_hf.app.live import Streams, script, serve_streams
+    from dtm_hf.app.page import Page
+    from dtm_hf.serving.server import LOOPBACK_NAMES
+
+    app, streams = FastAPI(docs_url=None, redoc_url=None, openapi_url=None), Streams()
+    app.add_middleware(TrustedHostMiddleware, allowed_hosts=hosts or LOOPBACK_NAMES)
+    serve_streams(app, streams)
+    # The default theme asks for fonts of another host.
+    theme = gradio.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
+    return gradio.mount_gradio_app(
+        app,
+        Page(desk, streams, arms, folder).build(title),
+        path="/",
+        theme=theme,
+        head=script(),
+        # Errors that are to be seen are told as such.
+        show_error=False,
+        max_file_size=MAX_UPLOAD_BYTES,
+        ssr_mode=False,
+        footer_links=[],
+        run_history=False,
+        enable_monitoring=False,
+        mcp_server=False,
+    )

@@ -1,0 +1,181 @@
+"""The page in a real Chromium: keyboard, sound while it is made, errors as sentences, two tabs, a narrow screen."""
+
+import time
+from types import SimpleNamespace
+
+import pytest
+from browser import chromium, complaints, needs_chromium
+from served import Gated, running
+
+pytestmark = needs_chromium
+
+SECONDS = 60
+
+
+@pytest.fixture(scope="module")
+def site(speaker, voices, tmp_path_factory):
+    """A page whose speaker waits to be let, and a browser; `see` finds, `when` waits."""
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    from dtm_hf.app.arms import Arms
+    from dtm_hf.app.desk import Desk
+    from dtm_hf.app.site import create_site, page_folder
+    from dtm_hf.runtime import Batcher
+
+    gated = Gated(speaker)
+    with page_folder() as folder, Batcher(gated) as batcher:
+        app = create_site(Desk({"tiny": batcher}, voices), Arms(speaker.pipeline), folder, "tiny")
+        with running(app) as url, chromium(tmp_path_factory.mktemp("browser")) as driver:
+            # No chunk waits for a permit but where a test takes them back.
+            gated.let()
+
+            def see(selector):
+                return driver.find_elements(By.CSS_SELECTOR, selector)
+
+            def when(condition):
+                return WebDriverWait(driver, SECONDS, poll_frequency=0.05).until(lambda _: condition())
+
+            yield SimpleNamespace(driver=driver, see=see, when=when, gated=gated, url=url)
+            gated.let()
+
+
+@pytest.fixture
+def fresh(site):
+    """The page, loaded anew; at its end its console has no complaint."""
+    site.driver.get(site.url)
+    site.when(lambda: site.see("#text textarea"))
+    yield site
+    assert complaints(site.driver) == []
+
+
+def write(site, selector, text):
+    site.when(lambda: site.see(selector) and site.see(selector)[0].is_displayed())
+    site.see(selector)[0].clear()
+    site.see(selector)[0].send_keys(text)
+
+
+def open_tab(site, name):
+    from selenium.webdriver.common.by import By
+
+    (tab,) = [tab for tab in site.driver.find_elements(By.CSS_SELECTOR, "button[role=tab]") if tab.text == name]
+    tab.click()
+
+
+def told(site):
+    """The sentence of the error that is shown."""
+    text = site.when(lambda: [toast.text for toast in site.see(".toast-body") if toast.text])[0]
+    return " ".join(text.split())
+
+
+def test_speaking_with_the_keyboard_alone(fresh):
+    from selenium.webdriver import ActionChains, Keys
+
+    def press(*keys):
+        ActionChains(fresh.driver).send_keys(*keys).perform()
+
+    def focused():
+        return fresh.driver.execute_script("return (document.activeElement.closest('[id]') || {}).id")
+
+    def reach(name):
+        for _ in range(40):
+            if focused() == name:
+                return
+            press(Keys.TAB)
+        raise AssertionError(f"{name} cannot be reached")
+
+    reach("text")
+    press("Hello there. Yes.")
+    reach("speak")
+    press(Keys.ENTER)
+    fresh.when(lambda: fresh.see("#mel img"))
+    figures = fresh.when(lambda: fresh.see("#figures")[0].text)
+    assert "s of speech in" in figures and "real-time factor" in figures and "passes in 2 chunks." in figures
+
+
+def test_it_is_heard_while_it_is_made(fresh):
+    while fresh.gated.permits.acquire(blocking=False):
+        pass
+    fresh.gated.let(1)
+    write(fresh, "#text textarea", "Hello there, all of you. Good morning.")
+    fresh.see("#speak")[0].click()
+    heard = "let box = document.querySelector('#live .dtm-live'); return box && box.context && box.context.currentTime"
+    # The second sentence has not been spoken yet.
+    fresh.when(lambda: (fresh.driver.execute_script(heard) or 0) > 0.2)
+    assert fresh.see("#figures")[0].text.endswith("1 chunk ...")
+    first = fresh.see("#live span")[0].text
+    assert float(first.removesuffix(" s")) > 0.2
+    fresh.gated.let()
+    fresh.when(lambda: fresh.see("#figures")[0].text.endswith(" chunks."))
+    fresh.when(lambda: float(fresh.see("#live span")[0].text.removesuffix(" s")) > float(first.removesuffix(" s")))
+    # When all of it has been heard there is nothing left to pause.
+    fresh.when(lambda: not fresh.see("#live button")[0].is_enabled())
+
+
+def test_what_cannot_be_spoken_is_told_in_a_sentence(fresh, tmp_path):
+    write(fresh, "#text textarea", "  ")
+    fresh.see("#speak")[0].click()
+    assert "“Text” must not be empty" in told(fresh)
+    fresh.driver.refresh()
+    fresh.when(lambda: fresh.see("#text textarea"))
+    open_tab(fresh, "Long text")
+    write(fresh, "#long-text textarea", "[carl] Hello.")
+    fresh.see("#speak-long")[0].click()
+    assert "“Voice” in brackets must be one of ['anna', 'ben'], but got 'carl'" in told(fresh)
+    fresh.driver.refresh()
+    fresh.when(lambda: fresh.see("#text textarea"))
+    open_tab(fresh, "Table")
+    (tmp_path / "table.csv").write_text("voice\nanna\n")
+    fresh.when(lambda: fresh.see("#table input[type=file]"))[0].send_keys(str(tmp_path / "table.csv"))
+    fresh.when(lambda: "table" in fresh.see("#table")[0].text)
+    fresh.see("#speak-table")[0].click()
+    assert "must have a column “text”" in told(fresh)
+
+
+def test_two_tabs_at_once(fresh):
+    driver, first = fresh.driver, fresh.driver.current_window_handle
+    while fresh.gated.permits.acquire(blocking=False):
+        pass
+    driver.switch_to.new_window("tab")
+    second = driver.current_window_handle
+    driver.get(fresh.url)
+    for window, text in ((first, "Hello."), (second, "Good morning to you, and to all the others who are with us.")):
+        driver.switch_to.window(window)
+        fresh.when(lambda: fresh.see("#text textarea"))
+        write(fresh, "#text textarea", text)
+        fresh.see("#speak")[0].click()
+    fresh.gated.let()
+    figures = []
+    for window in (second, first):
+        driver.switch_to.window(window)
+        fresh.when(lambda: fresh.see("#mel img"))
+        figures.append(fresh.see("#figures")[0].text)
+        if window == second:
+            driver.close()
+    assert figures[0].split(" of ")[0] != figures[1].split(" of ")[0]
+
+
+def test_ways_to_speak_stand_side_by_side_with_their_cost(fresh):
+    open_tab(fresh, "Compare")
+    write(fresh, "#compare-text textarea", "Hello there.")
+    fresh.see("#compare")[0].click()
+    fresh.when(lambda: len([player for player in fresh.see("[id^=arm-]") if "passes" in player.text]) == 3)
+    labels = [player.text.splitlines()[0] for player in fresh.see("[id^=arm-]") if "passes" in player.text]
+    assert [label.split(",")[0] for label in labels] == [
+        "euler-32: 64 passes",
+        "epss-7: 14 passes",
+        "dtm-4x1: 4 passes",
+    ]
+
+
+def test_a_narrow_screen_needs_no_scrolling_aside(fresh):
+    fresh.driver.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride", {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True}
+    )
+    try:
+        time.sleep(0.3)
+        wide = "return [window.innerWidth, document.documentElement.scrollWidth]"
+        assert fresh.driver.execute_script(wide) == [390, 390]
+        assert fresh.see("#speak")[0].is_displayed()
+    finally:
+        fresh.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})

@@ -1,0 +1,193 @@
+"""What the page's buttons do, without a browser: paragraphs, tables, recordings, and what it lets be read."""
+
+import csv
+import io
+import os
+import zipfile
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+import soundfile
+from served import running
+
+from dtm_hf.app.paragraphs import split_paragraphs
+from dtm_hf.app.tables import MAX_ROWS, MAX_TABLE_BYTES, read_table
+
+HOW = (1, None, 0, 1.0)
+
+
+def test_paragraphs_keep_their_voice_until_the_next():
+    text = "Hello.\n[ben] Good\nday.\n\nYes. [anna]No. [ben]  "
+    assert split_paragraphs(text, {"anna", "ben"}, "anna") == [
+        ("anna", "Hello."),
+        ("ben", "Good day."),
+        ("ben", "Yes."),
+        ("anna", "No."),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "named"), [("[carl] Hi.", "'carl'"), (" [anna] ", "`text`"), ("", "`text`"), ("a\n\n" * 501, "500")]
+)
+def test_text_that_nobody_can_say_is_refused(text, named):
+    with pytest.raises(ValueError, match=named):
+        split_paragraphs(text, {"anna"}, "anna")
+
+
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        (b"", "column"),
+        (b"voice,seed\nanna,1\n", "column .text."),
+        (b"text\n", "at least one row"),
+        (b"PK\x03\x04\x14\x00\xff\xfe", "UTF-8"),
+        (b"text\n\0\0\0\n", "no text"),
+        (b'text\n"' + b"a" * 200_000, "no CSV"),
+        (b"text\n" + b"a\n" * (MAX_ROWS + 1), "at most 500 rows"),
+        (b"text\n" + b"a" * MAX_TABLE_BYTES, "at most 1024 KiB"),
+    ],
+    ids=["empty", "columns", "rows", "zip", "nul", "quote", "many", "large"],
+)
+def test_a_table_that_is_none_is_refused(content, named, tmp_path):
+    (tmp_path / "table.csv").write_bytes(content)
+    with pytest.raises(ValueError, match=named):
+        read_table(tmp_path / "table.csv")
+
+
+@pytest.fixture
+def folder(monkeypatch):
+    from dtm_hf.app.site import page_folder
+
+    with page_folder() as folder:
+        yield folder
+
+
+@pytest.fixture
+def desk(speaker, voices):
+    from dtm_hf.app.desk import Desk
+    from dtm_hf.runtime import Batcher
+
+    with Batcher(speaker) as batcher:
+        yield Desk({"tiny": batcher}, voices, hear=lambda samples, rate: f" heard {len(samples) / rate:.0f} s ")
+
+
+@pytest.fixture
+def page(desk, folder):
+    from dtm_hf.app.live import Streams
+    from dtm_hf.app.page import Page
+
+    return Page(desk, Streams(), None, folder)
+
+
+def test_a_table_becomes_an_archive_and_bad_rows_are_listed(page, folder, tmp_path):
+    table = tmp_path / "table.csv"
+    table.write_text(
+        "text,voice,seed,speed\nHello there.,ben,3,1.5\nHi.,carl,,\n ,anna,,\n../../etc,,x,\nYes.,,,\n",
+        encoding="utf-8",
+    )
+    outcomes = page.speak_table("tiny", str(table), "anna", *HOW)
+    assert [next(outcomes)[1] for _ in range(5)] == [f"{done} of 5 rows" for done in range(1, 6)]
+    archive, told = next(outcomes)
+    content = Path(archive).read_bytes()
+    assert next(outcomes, None) is None
+    with zipfile.ZipFile(io.BytesIO(content)) as opened:
+        assert opened.namelist() == ["0001.wav", "0005.wav", "index.csv"]
+        waves = [soundfile.read(io.BytesIO(opened.read(name)))[0] for name in opened.namelist()[:2]]
+        index = list(csv.DictReader(io.StringIO(opened.read("index.csv").decode(), newline="")))
+    assert all(len(wave) for wave in waves)
+    assert [row["file"] for row in index] == ["0001.wav", "", "", "", "0005.wav"]
+    assert [row["error"][:8] for row in index] == ["", "“Voice” ", "“text” i", "“seed” a", ""]
+    assert told.startswith("2 of 5 rows spoken") and "row 2: “Voice” must be one of" in told
+    assert list(folder.iterdir()) == []
+
+
+def test_the_whole_is_the_stream_and_a_picture_comes_with_it(page, speaker, voices):
+    text = "Good morning. Hello there, all of you."
+    outcomes = list(page.speak("tiny", text, "anna", None, None, *HOW))
+    rate, whole = outcomes[-1][1]
+    generator = speaker.noise(0)
+    alone = speaker.pipeline.stream(
+        text, str(voices["anna"].audio), voices["anna"].text, generator=generator, num_inference_steps=1
+    )
+    alone = np.clip(np.concatenate(list(alone)), -1, 1)
+    np.testing.assert_allclose(whole / 32767, alone, atol=1e-4)
+    assert outcomes[-1][2].size[0] > 100
+    assert f"{len(whole) / rate:.2f} s of speech" in outcomes[-1][3] and f"{len(outcomes[-1][3:])}" == "1"
+
+
+def test_long_text_is_spoken_by_its_voices_with_pauses(page):
+    outcomes = list(page.speak_long("tiny", "Hello there. [ben] Good day.", "anna", *HOW))
+    rate, whole = outcomes[-1][1]
+    parts = [
+        list(page.speak("tiny", t, v, None, None, *HOW))[-1][1][1]
+        for t, v in (("Hello there.", "anna"), ("Good day.", "ben"))
+    ]
+    assert len(whole) == sum(map(len, parts)) + int(0.3 * rate)
+    np.testing.assert_array_equal(whole[: len(parts[0])], parts[0])
+    np.testing.assert_array_equal(whole[-len(parts[1]) :], parts[1])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("tiny", " ", "anna", None, None, *HOW), "“Text”"),
+        (("tiny", "語", "anna", None, None, *HOW), "“Text”"),
+        (("tiny", "a" * 20_001, "anna", None, None, *HOW), "at most 20000"),
+        (("tiny", "Hi.", "carl", None, None, *HOW), "“Voice”"),
+        (("other", "Hi.", "anna", None, None, *HOW), "model"),
+        (("tiny", "Hi.", "anna", "{table}", "Hello.", *HOW), "“Recording”"),
+        (("tiny", "Hi.", "anna", "{table}", " ", *HOW), "“What is said in it” must not be empty"),
+        (("tiny", "Hi.", "anna", None, "Hello.", *HOW), "“Recording” is missing"),
+        (("tiny", "Hi.", "anna", None, None, 65, None, 0, 1.0), "“Steps”"),
+        (("tiny", "Hi.", "anna", None, None, 1, 99.0, 0, 1.0), "“Guidance”"),
+        (("tiny", "Hi.", "anna", None, None, 1, None, -1, 1.0), "“Seed”"),
+        (("tiny", "Hi.", "anna", None, None, 1, None, 0, 11.0), "“Speed”"),
+    ],
+)
+def test_what_cannot_be_spoken_is_told_in_the_words_of_the_page(arguments, told, page, tmp_path):
+    import gradio
+
+    (tmp_path / "table.csv").write_text("text\n")
+    arguments = [str(tmp_path / "table.csv") if each == "{table}" else each for each in arguments]
+    with pytest.raises(gradio.Error, match=told):
+        list(page.speak(*arguments))
+
+
+def test_a_recording_is_heard_where_nothing_is_written(page, reference_audio):
+    assert page.hear(str(reference_audio), "") == "heard 1 s"
+    assert page.hear(str(reference_audio), "Written.") == "Written."
+    assert page.hear(None, "") == ""
+
+
+def test_nothing_but_the_pages_own_folder_can_be_read_and_uploads_are_bounded(desk, folder, reference_audio, voices):
+    from dtm_hf.app.site import MAX_UPLOAD_BYTES, create_site
+
+    with running(create_site(desk, None, folder, "tiny")) as url, httpx.Client(base_url=url, timeout=60) as client:
+        assert client.get("/").status_code == 200
+        upload = {"files": ("voice.wav", reference_audio.read_bytes())}
+        (stored,) = client.post("/gradio_api/upload", files=upload).json()
+        assert os.path.realpath(stored).startswith(os.path.realpath(folder))
+        assert client.get(f"/gradio_api/file={stored}").content == reference_audio.read_bytes()
+        outside = ["/etc/passwd", __file__, str(reference_audio), f"{folder}/../../etc/passwd", "pyproject.toml"]
+        for path in outside:
+            assert client.get(f"/gradio_api/file={path}").status_code in (403, 404), path
+        # A path in the place of an upload.
+        answer = client.post(
+            "/gradio_api/queue/join",
+            json={
+                "fn_index": 0,
+                "session_hash": "s",
+                "data": [{"path": "/etc/passwd", "meta": {"_type": "gradio.FileData"}}, ""],
+            },
+        )
+        heard = client.get("/gradio_api/queue/data", params={"session_hash": "s"}).text
+        assert answer.status_code == 200 and '"success":false' in heard.replace(" ", "") and "root:" not in heard
+        large = {"files": ("large.wav", b"\0" * (MAX_UPLOAD_BYTES + 1))}
+        assert client.post("/gradio_api/upload", files=large).status_code == 413
+        assert client.get("/live/unknown.pcm").status_code == 404
+        assert client.get("/", headers={"host": "evil.example"}).status_code == 400
+        sizes = [path.stat().st_size for path in folder.rglob("*") if path.is_file()]
+        # The upload, and an icon of the page's; nothing of what was too large.
+        assert sum(sizes) < reference_audio.stat().st_size + 10_000
