@@ -62,6 +62,30 @@ def folder_written_aside(path: str | os.PathLike) -> Iterator[Path]:
             raise
 
 
+@contextmanager
+def entries_written_aside(folder: str | os.PathLike) -> Iterator[Path]:
+    """
+    A temporary folder in `folder`, which may hold other things. When the block ends well, each file and folder in it
+    takes the place of what has its name in `folder`; when it does not, all stays as it was.
+
+    Raises:
+        OSError: if `folder` cannot be written.
+    """
+    asked, entry = folder, Path(folder).expanduser().resolve() / "entries"
+    with _parents(entry, asked), _beside(entry, asked, entry.name, "", Path.mkdir) as aside:
+        try:
+            yield aside
+            # Files last: one of them names the folders, as model_index.json does.
+            for new in sorted(aside.iterdir(), key=lambda path: (path.is_file(), path.name)):
+                old = entry.with_name(new.name)
+                if old.is_dir():
+                    # No rename replaces a folder that holds something.
+                    os.replace(old, aside / f"{new.name}.old")
+                os.replace(new, old)
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+
+
 def remove_leftovers(folder: str | os.PathLike) -> None:
     """Remove the temporary files and folders directly in `folder` whose writers are dead; what cannot be stays."""
     with suppress(OSError):

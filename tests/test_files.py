@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from dtm_hf.files import folder_written_aside, written_aside
+from dtm_hf.files import entries_written_aside, folder_written_aside, written_aside
 
 
 def test_the_file_appears_only_at_the_end_and_its_folders_with_it(tmp_path):
@@ -60,6 +60,26 @@ def test_a_folder_is_complete_or_absent(tmp_path):
     assert [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")] == ["empty", "empty/whole"]
     with pytest.raises(FileExistsError, match="not an empty folder"), folder_written_aside(tmp_path / "empty"):
         pass
+
+
+def test_entries_take_their_places_together_or_not_at_all(tmp_path):
+    for name in ("kept/of-another", "head/old", "index"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("old")
+    before = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")}
+    with pytest.raises(ValueError), entries_written_aside(tmp_path) as aside:
+        (aside / "index").write_text("half")
+        raise ValueError
+    assert {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")} == before
+    assert (tmp_path / "index").read_text() == "old"
+    with entries_written_aside(tmp_path) as aside:
+        (aside / "head").mkdir()
+        (aside / "head/new").write_text("new")
+        (aside / "index").write_text("new")
+        assert (tmp_path / "head/old").read_text() == "old"
+    found = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")}
+    assert found == before - {"head/old"} | {"head/new"}
+    assert (tmp_path / "index").read_text() == (tmp_path / "head/new").read_text() == "new"
 
 
 def test_leftovers_of_a_killed_writer_go_and_what_is_being_written_stays(tmp_path):

@@ -43,7 +43,7 @@ ARROWS = {
     "training.speech": ROOMS | BELOW_TRAINING,
     "training.images": ROOMS | {"backbone", "files", "hub"},
     "training.corpus": {"training.config", "training.data", "training.speech", "evaluation", "files", "frontend"},
-    "training": ROOMS | {"training.speech", "training.images"},
+    "training": ROOMS | {"training.speech", "training.images", "files"},
 }
 
 

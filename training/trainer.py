@@ -12,6 +12,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import ProjectConfiguration, set_seed
 
+from dtm_hf.files import entries_written_aside
 from dtm_hf.training.config.arguments import TrainingConfig
 from dtm_hf.training.loop.averaging import WeightAverage
 from dtm_hf.training.loop.checkpoints import (
@@ -29,7 +30,7 @@ from dtm_hf.training.loop.journal import Journal
 from dtm_hf.training.loop.locking import written_alone
 from dtm_hf.training.loop.optimization import set_schedules
 from dtm_hf.training.loop.publishing import Publisher
-from dtm_hf.training.loop.ranks import on_main
+from dtm_hf.training.loop.ranks import leave, on_main
 from dtm_hf.training.loop.sharding import check_sharding, is_sharded, whole
 from dtm_hf.training.loop.stopping import StopRequest
 from dtm_hf.training.loop.task import Task
@@ -171,7 +172,8 @@ class Trainer:
                     self.publisher.close()
             else:
                 self.accelerator.print(f"Stopped by {stop} after step {self.step}; the same command goes on from it.")
-            self.accelerator.end_training()
+            self.model = self.module
+            leave(self.accelerator)
         return finished
 
     def _train(self, stop: StopRequest) -> bool:
@@ -380,7 +382,7 @@ class Trainer:
         self.journal.load_state_dict(rank_state)
 
     def save_result(self) -> None:
-        """Write the result with the averaged weights."""
+        """Write the result with the averaged weights: aside, so that a killed run leaves none by halves."""
         self._check_weights()
         averaged = whole(self.ema.shadow_params)
         if not self.accelerator.is_main_process:
@@ -390,4 +392,5 @@ class Trainer:
         first, *_ = task.groups().values()
         for parameter, average in zip(first.values(), averaged, strict=True):
             parameter.data.copy_(average)
-        task.save(self.output_dir, self.step, self.journal.units)
+        with entries_written_aside(self.output_dir) as folder:
+            task.save(folder, self.step, self.journal.units)

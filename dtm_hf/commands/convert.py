@@ -23,9 +23,13 @@ def convert_f5(
     use_ema: bool = True,
 ) -> None:
     """Write the pipeline folder `output`, whole or not at all. It has no head and samples as F5-TTS does: 32 steps."""
-    for name, path in (("CHECKPOINT", checkpoint), ("VOCAB", vocab)):
-        if not path.startswith("hf://") and not Path(path).expanduser().is_file():
-            raise ArgumentError(f"`{name}` {path!r} is no file; give a local path or hf://org/repo/path.")
+    absent = [
+        f"`{name}` {path!r} is no file"
+        for name, path in (("CHECKPOINT", checkpoint), ("VOCAB", vocab))
+        if not path.startswith("hf://") and not Path(path).expanduser().is_file()
+    ]
+    if absent:
+        raise ArgumentError(f"{', and '.join(absent)}; give a local path or hf://org/repo/path.")
     quiet_libraries()
     with folder_written_aside(output) as folder, stderr.status("Importing the libraries") as status:
         from dtm_hf.backbone.f5_checkpoint import named_variant, resolve_file, variant_config
@@ -37,16 +41,19 @@ def convert_f5(
         import dtm_hf
 
         status.update(f"Reading {checkpoint}")
-        with _naming("VOCAB", vocab):
-            vocab_file = resolve_file(_local(vocab), revision=revision)
-            tokenizer = dtm_hf.F5Tokenizer(vocab_file)
-        with _naming("CHECKPOINT", checkpoint):
+        problems: list[str] = []
+        with _naming("CHECKPOINT", checkpoint, problems):
             file = resolve_file(_local(checkpoint), revision=revision)
-        if vocoder is None:
-            spectrum_inverter = dtm_hf.GriffinLimVocoder()
-        else:
-            with _naming("--vocoder", vocoder):
+        with _naming("VOCAB", vocab, problems):
+            vocab_file = resolve_file(_local(vocab), revision=revision)
+        spectrum_inverter = dtm_hf.GriffinLimVocoder()
+        if vocoder is not None:
+            with _naming("--vocoder", vocoder, problems):
                 spectrum_inverter = dtm_hf.VocosVocoder.from_vocos_checkpoint(_local(vocoder))
+        # All at once: who is offline fetches them elsewhere, and in one go.
+        if problems:
+            raise OSError(" ".join(problems))
+        tokenizer = dtm_hf.F5Tokenizer(vocab_file)
         variant = variant or named_variant(checkpoint)
         backbone = dtm_hf.F5Backbone.from_f5_checkpoint(
             file, vocab=vocab_file, variant=variant, revision=revision, license=license, use_ema=use_ema
@@ -70,12 +77,12 @@ def convert_f5(
 
 
 @contextmanager
-def _naming(argument: str, value: str) -> Iterator[None]:
-    """Says which of the files it is that cannot be had."""
+def _naming(argument: str, value: str, problems: list[str]) -> Iterator[None]:
+    """Puts down which of the files it is that cannot be had, and why."""
     try:
         yield
     except OSError as error:
-        raise OSError(f"`{argument}` {value!r} cannot be had: {error}") from error
+        problems.append(f"`{argument}` {value!r} cannot be had: {error}")
 
 
 def _local(path: str) -> str:

@@ -104,6 +104,16 @@ def test_a_folder_that_is_not_there_is_not_looked_up_on_the_hub(nothing_is_loade
         assert result.exit_code == 2 and "`--model`" in one_error_line(result)
 
 
+def test_offline_every_file_that_is_missing_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    hub = ("hf://org/name/model.safetensors", "hf://org/name/vocab.txt", tmp_path / "out")
+    line = one_error_line(run("convert-f5", *hub, "--vocoder", "org/vocos"))
+    for argument in ("`CHECKPOINT` 'hf://org/name/model.safetensors'", "`VOCAB` 'hf://org/name/vocab.txt'"):
+        assert f"{argument} cannot be had" in line
+    assert "`--vocoder` 'org/vocos' cannot be had" in line
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.fixture(scope="module")
 def spoken(tmp_path_factory):
     """Samples of a sentence, spoken by itself."""

@@ -156,6 +156,7 @@ def nothing_is_loaded(monkeypatch):
         (["speak", "Hi.", "--model", "{model}", "--guidance", "nan"], "`--guidance`"),
         (["convert-f5", "{tmp}/no.pt", "{vocab}", "{tmp}/out"], "`CHECKPOINT`"),
         (["convert-f5", "{vocab}", "{tmp}/no.txt", "{tmp}/out"], "`VOCAB`"),
+        (["convert-f5", "no.pt", "no.txt", "{tmp}/out"], "`CHECKPOINT` 'no.pt' is no file, and `VOCAB` 'no"),
         (["convert-f5", "{vocab}", "{vocab}", "{tmp}/out", "--variant", "v9"], "`--variant`"),
     ],
 )

@@ -135,6 +135,23 @@ def test_a_learning_rate_that_is_far_too_high_is_one_line_and_no_result(run, tmp
     assert_strict(tmp_path / "run")
 
 
+def test_a_result_that_could_not_be_written_to_its_end_leaves_the_one_before(run, tmp_path):
+    trainer, _ = run("run", "--max_steps", "2")
+    before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+
+    class Full(toy_system.StickTask):
+        def save(self, folder, step, units):
+            with torch.no_grad():
+                self.module.weight.fill_(0)
+            super().save(folder, step, units)
+            raise OSError("no space left")
+
+    trainer.task.__class__ = Full
+    with pytest.raises(OSError, match="no space left"):
+        trainer.save_result()
+    assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()} == before
+
+
 # Signals
 
 

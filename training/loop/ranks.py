@@ -1,5 +1,6 @@
 """What the processes of a run decide together."""
 
+import gc
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -36,3 +37,19 @@ def on_main(accelerator: Accelerator, call: Callable[..., Result], *arguments: o
     if problem is not None:
         raise RunError(problem)
     return result
+
+
+def leave(accelerator: Accelerator) -> None:
+    """
+    End the trackers of a run, and its group of processes; every process calls this, with no reference of its own to
+    the model that Accelerate has wrapped.
+
+    Who drops the last reference to a group waits for the group's threads. DistributedDataParallel would do so holding
+    the interpreter's lock, and a thread that is late wants that lock to free the last tensor that it has reduced, so
+    that neither goes on. Hence the wrapper ends before the group does.
+    """
+    if accelerator.num_processes > 1:
+        accelerator.free_memory()
+        # Accelerate and the wrapper refer to each other.
+        gc.collect()
+    accelerator.end_training()
