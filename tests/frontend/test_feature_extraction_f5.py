@@ -1,6 +1,8 @@
+import importlib.util
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -67,11 +69,16 @@ def test_save_and_load(tmp_path):
     assert loaded.to_dict() == F5FeatureExtractor(feature_size=80, hop_length=128).to_dict()
 
 
-def test_does_not_import_f5_or_librosa():
+def test_neither_it_nor_english_text_imports_f5_librosa_or_chinese():
+    # F5-TTS's own, which has Chinese syllables.
+    vocab_file = Path(importlib.util.find_spec("f5_tts").submodule_search_locations[0]) / "infer/examples/vocab.txt"
     code = (
         "import sys, torch; from dtm_hf.frontend.feature_extraction_f5 import F5FeatureExtractor\n"
+        "from dtm_hf.frontend.tokenization_f5 import F5Tokenizer\n"
         "F5FeatureExtractor()(torch.zeros(2048))\n"
-        "print([m for m in ('f5_tts', 'librosa', 'diffusers', 'datasets') if m in sys.modules])"
+        f"F5Tokenizer({str(vocab_file)!r})('“Naïve” cafés — it’s £5.00; ok…')\n"
+        "unwanted = ('f5_tts', 'librosa', 'diffusers', 'datasets', 'pypinyin', 'rjieba')\n"
+        "print([m for m in unwanted if m in sys.modules])"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
