@@ -41,9 +41,10 @@ ARROWS = {
     "training.loop": {"training.config", "training.objectives", "files", "hub"},
     # Each kind of training stands by itself.
     "training.speech": ROOMS | BELOW_TRAINING,
+    "training.mels": ROOMS | BELOW_TRAINING | {"training.speech"},
     "training.images": ROOMS | {"backbone", "files", "hub"},
     "training.corpus": {"training.config", "training.data", "training.speech", "evaluation", "files", "frontend"},
-    "training": ROOMS | {"training.speech", "training.images", "files"},
+    "training": ROOMS | {"training.speech", "training.images", "training.mels", "files"},
 }
 
 

@@ -30,8 +30,9 @@ def test_the_listed_packages_are_those_of_the_tree():
     assert PROJECT["tool"]["setuptools"]["package-dir"] == MAPPED
 
 
-# No extra brings them: two that only a published Chinese table needs, and a tracker that a run names or does not.
-UNDECLARED = {"funasr", "zhconv", "wandb"}
+# No extra brings them: two that only a published Chinese table needs, a tracker that a run names or does not, and the
+# software of cards that asks for another Python and another numpy.
+UNDECLARED = {"funasr", "zhconv", "wandb", "ttnn"}
 
 
 def declared(requirements):

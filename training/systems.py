@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from dtm_hf.training.config.arguments import TrainingConfig
 from dtm_hf.training.config.parsing import parse_sections
 from dtm_hf.training.images.arguments import ImageArguments, check_images
+from dtm_hf.training.mels.arguments import SpeechT5Arguments, check_speecht5
 from dtm_hf.training.speech.arguments import (
     AlignmentArguments,
     BackboneArguments,
@@ -49,6 +50,7 @@ SYSTEMS = {
     ),
     "alignment": System("dtm_hf.training.speech.timing:AlignmentTask", AlignmentArguments, check_alignment),
     "durations": System("dtm_hf.training.speech.timing:DurationsTask", DurationsArguments, check_durations),
+    "speecht5": System("dtm_hf.training.mels.task:SpeechT5Task", SpeechT5Arguments, check_speecht5),
     "tdm": System("dtm_hf.training.speech.distillation:SpeechDistillation", StudentArguments, check_student),
     "tdm_image": System("dtm_hf.training.images.task:ImageDistillation", ImageArguments, check_images),
 }

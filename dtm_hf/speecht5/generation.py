@@ -50,8 +50,6 @@ class EagerSteps:
     def __init__(self, model: SpeechT5ForTextToSpeech, compiled: bool = False):
         self.config, self.device, self.dtype = model.config, model.device, model.dtype
         self._text, self._step, self._post = TextNetwork(model), StepNetwork(model), PostNetwork(model)
-        for network in (self._text, self._step, self._post):
-            network.eval()
         if compiled:
             self._step = torch.compile(self._step)
 

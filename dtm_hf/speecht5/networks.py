@@ -36,6 +36,23 @@ class TextNetwork(nn.Module):
         return {"hidden_states": states, "cross_cache": torch.stack(cache)}
 
 
+class EncoderNetwork(nn.Module):
+    """
+    The encoder alone: as of [`TextNetwork`], its `hidden_states`.
+
+    Args:
+        model ([`~transformers.SpeechT5ForTextToSpeech`]): whose.
+    """
+
+    def __init__(self, model: SpeechT5ForTextToSpeech):
+        super().__init__()
+        self.encoder = model.speecht5.encoder
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> dict[str, torch.Tensor]:
+        states = self.encoder(input_values=input_ids, attention_mask=attention_mask).last_hidden_state
+        return {"hidden_states": states}
+
+
 class StepNetwork(nn.Module):
     """
     One step of the decoder: the frame before to the frames after. The pre-net sees that one frame, and not all so far

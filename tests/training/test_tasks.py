@@ -15,6 +15,10 @@ CPU = torch.device("cpu")
 HEAD = "--head_hidden_size 32 --head_num_layers 1 --t_sampling sway".split()
 IMAGES = "--resolution 16 --images_per_batch 3 --max_sequence_length 12 --teacher_steps 2 --image_column image".split()
 STUDENT = "--lora_rank 2 --step_counts 1 2".split()
+SPEECHT5 = (
+    "--speecht5_hidden_size 16 --speecht5_layers 1 --speecht5_heads 2 --speecht5_ffn_dim 16 --speecht5_prenet_units 8 "
+    "--speecht5_postnet_units 8 --speaker_embedding_dim 8"
+).split()
 # What the loop may ask of a loader's batch.
 COUNTS = {"bad_rows", "dropped", "bad_row_details"}
 
@@ -56,6 +60,7 @@ def task(objective, corpus, base, aligner, pipeline_folder, image_corpus):
         "flow_matching": [*speech, *SIZES, "--vocab_file", str(corpus / "vocab.txt"), "--t_sampling", "sway"],
         "alignment": [*untold, "--aligner_hidden_size", "16"],
         "durations": [*untold, "--durations_hidden_size", "16", "--text_aligner", str(aligner)],
+        "speecht5": [*untold, *SPEECHT5, "--sample_prompts", "a|hello"],
         "tdm": [*on_base, *STUDENT],
         "tdm_image": [*pictures, *STUDENT, "--base_model", str(pipeline_folder("sd")), "--sample_prompts", "a cat"],
     }

@@ -172,6 +172,7 @@ def build_loader(
     feature_extractor,
     *,
     endless: bool = True,
+    maker: UtteranceMaker | None = None,
     **share,
 ) -> BatchLoader:
     """
@@ -183,12 +184,13 @@ def build_loader(
         tokenizer ([`F5Tokenizer`]), feature_extractor ([`F5FeatureExtractor`]): Of the model that is trained.
         endless (`bool`): Without end, read by `num_workers` processes; if not, one pass in fixed order, read by this
             process.
+        maker ([`UtteranceMaker`], *optional*): In the place of one of the three.
         share: `seed`, `rank` and `world_size` as in [`ResumableBatches`].
 
     Raises:
         ValueError: if a source, its split or a column is not there.
     """
-    maker = UtteranceMaker(arguments, tokenizer, feature_extractor)
+    maker = maker or UtteranceMaker(arguments, tokenizer, feature_extractor)
     batches = SizedBatches(
         open_sources(arguments, split, maker.columns),
         maker,

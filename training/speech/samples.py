@@ -56,7 +56,7 @@ class SpeechSamples:
         seed: int = 0,
     ):
         self.speaker, self.folder, self.seed = speaker, Path(folder), seed
-        found = find_recordings(prompts, rows, speaker.reference_rate)
+        found = find_recordings(prompts, rows, speaker.reference_rate, speaker.needs_reference)
         self.prompts = {_name(number, prompt): prompt for number, prompt in enumerate(found, 1)}
         for prompt in found:
             try:
@@ -104,7 +104,7 @@ class SpeechSamples:
         with _random_state_kept(self.speaker.device):
             # On the CPU: the noise is then the same on every device.
             generator = torch.Generator().manual_seed(self.seed)
-            waveform = self.speaker.speak(prompt.text, prompt.reference, prompt.reference_text, generator, briefly)
+            waveform = self.speaker.speak(prompt, generator, briefly)
         return _in_range(waveform)
 
     def _write_truths(self) -> dict[str, _Sound]:

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from dtm_hf.pictures import save_mel_picture
+from dtm_hf.training.speech.prompts import SpokenPrompt
 
 if TYPE_CHECKING:
     from dtm_hf.pipelines.pipeline_dtm import DTMPipeline
@@ -20,18 +21,18 @@ class Speaker(Protocol):
     Attributes:
         sampling_rate (`int`): of what it says, in Hz.
         reference_rate (`int`): of the recordings that it speaks like, in Hz.
+        needs_reference (`bool`): whether it needs one of each prompt's speaker.
         device (`torch.device`): where it computes.
     """
 
     sampling_rate: int
     reference_rate: int
+    needs_reference: bool
     device: torch.device
 
-    def speak(
-        self, text: str, reference: np.ndarray, reference_text: str, generator: torch.Generator, briefly: bool = False
-    ) -> np.ndarray:
+    def speak(self, prompt: SpokenPrompt, generator: torch.Generator, briefly: bool = False) -> np.ndarray:
         """
-        A text in the voice of a recording `(T,)`, as a waveform `(T,)`; `briefly` in as few steps as it can.
+        A prompt as a waveform `(T,)`; `briefly` in as few steps as it can.
 
         Raises:
             ValueError: for a text, or a recording, that it cannot speak.
@@ -44,11 +45,24 @@ class Speaker(Protocol):
         """What JSON is to say of how it speaks: steps, grid, guidance."""
 
 
+def picture_of_mels(extractor, waveforms: Sequence[np.ndarray], path: Path, titles: Sequence[str]) -> None:
+    """Save the mels of waveforms `(T_i,)`, as an [`F5FeatureExtractor`] sees them, one below the other."""
+    save_mel_picture(
+        [extractor.log_mel(torch.from_numpy(samples)[None])[0] for samples in waveforms],
+        path,
+        titles=titles,
+        sampling_rate=extractor.sampling_rate,
+        hop_length=extractor.hop_length,
+    )
+
+
 class PipelineSpeaker:
     """
     Args:
         pipeline ([`DTMPipeline`]): around the networks that are trained, on their device.
     """
+
+    needs_reference = True
 
     def __init__(self, pipeline: "DTMPipeline"):
         self.pipeline = pipeline
@@ -68,24 +82,16 @@ class PipelineSpeaker:
     def device(self) -> torch.device:
         return self.pipeline.backbone.device
 
-    def speak(
-        self, text: str, reference: np.ndarray, reference_text: str, generator: torch.Generator, briefly: bool = False
-    ) -> np.ndarray:
+    def speak(self, prompt: SpokenPrompt, generator: torch.Generator, briefly: bool = False) -> np.ndarray:
         steps = min(self.pipeline.backbone.config.step_counts or [1]) if briefly else None
+        voice = (prompt.reference, self.reference_rate)
         output = self.pipeline(
-            text, (reference, self.reference_rate), reference_text, num_inference_steps=steps, generator=generator
+            prompt.text, voice, prompt.reference_text, num_inference_steps=steps, generator=generator
         )
         return output.audios[0]
 
     def save_picture(self, waveforms: Sequence[np.ndarray], path: Path, titles: Sequence[str]) -> None:
-        extractor = self.pipeline.feature_extractor
-        save_mel_picture(
-            [extractor.log_mel(torch.from_numpy(samples)[None])[0] for samples in waveforms],
-            path,
-            titles=titles,
-            sampling_rate=extractor.sampling_rate,
-            hop_length=extractor.hop_length,
-        )
+        picture_of_mels(self.pipeline.feature_extractor, waveforms, path, titles)
 
     def settings(self) -> dict[str, Any]:
         from dtm_hf.pipelines.guidance import DEFAULT_GUIDANCE_SCALE

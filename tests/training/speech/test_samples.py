@@ -4,6 +4,7 @@ import io
 import json
 import random
 import shutil
+from functools import partial
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from tiny import SAMPLING_RATE, voice
 
 from dtm_hf.training.config.arguments import DataArguments, SourceArguments
 from dtm_hf.training.speech.prompts import ValidationRow, find_recordings, read_prompts, validation_rows
+from dtm_hf.training.speech.rows import decode_audio
 from dtm_hf.training.speech.samples import SpeechSamples
 from dtm_hf.training.speech.speaker import PipelineSpeaker
 
@@ -20,14 +22,14 @@ from dtm_hf.training.speech.speaker import PipelineSpeaker
 def row(speaker, text, seconds=0.4, pitch=120.0):
     buffer = io.BytesIO()
     soundfile.write(buffer, voice(seconds, pitch), SAMPLING_RATE, format="WAV")
-    return ValidationRow(speaker, text, buffer.getvalue)
+    return ValidationRow(speaker, text, partial(decode_audio, buffer.getvalue()))
 
 
 @pytest.fixture(scope="module")
 def rows():
     return [
-        ValidationRow("slt", "broken", lambda: b"no audio"),
-        ValidationRow("slt", "", lambda: pytest.fail("read without need")),
+        ValidationRow("slt", "broken", partial(decode_audio, b"no audio")),
+        ValidationRow("slt", "", lambda *_: pytest.fail("read without need")),
         row("slt", "far too long", 12.5),
         row("slt", "Good morning.", 0.4, pitch=200),
         row("rms", "Good evening.", 0.5, pitch=90),
@@ -47,6 +49,24 @@ def test_a_file_of_prompts(tmp_path):
     prompts = read_prompts(["|no speaker"], path)
     assert [(p.speaker, p.text) for p in prompts] == [("slt", "Good morning."), ("rms", ""), ("", "no speaker")]
     assert [p.source for p in prompts] == [f"{path}:3", f"{path}:5", "`sample_prompts` entry 1"]
+
+
+def test_a_line_without_a_speaker_is_of_the_one_that_is_named(tmp_path):
+    path = tmp_path / "prompts.txt"
+    path.write_text("# what to say\nGood morning.\nrms|Good night.\n")
+    prompts = read_prompts(["Just text."], path, "slt")
+    expected = [("slt", "Good morning."), ("rms", "Good night."), ("slt", "Just text.")]
+    assert [(p.speaker, p.text) for p in prompts] == expected
+
+
+def test_voices_that_are_known_need_no_recording(rows):
+    spoken = find_recordings(read_prompts(["solo|", "rms|What nobody said.", "solo|Else."]), rows, 24000, False)
+    assert [(p.text, p.reference, p.reference_text) for p in spoken] == [
+        ("Only this.", None, None),
+        ("What nobody said.", None, None),
+        ("Else.", None, None),
+    ]
+    assert [p.truth is not None for p in spoken] == [True, False, False]
 
 
 @pytest.mark.parametrize(
@@ -91,7 +111,8 @@ def test_rows_come_from_the_validation_split_of_every_source(rows, tiny_pipeline
 
     for name, split, part in (("one", "train", rows[3:4]), ("two", "validation", rows[3:])):
         table = [
-            {"sound": {"bytes": row.audio(), "path": None}, "said": f" {row.text}", "who": row.speaker} for row in part
+            {"sound": {"bytes": row.samples.args[0], "path": None}, "said": f" {row.text}", "who": row.speaker}
+            for row in part
         ]
         table[0]["sound"]["bytes"] = None
         (tmp_path / name).mkdir()

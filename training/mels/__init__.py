@@ -1,0 +1,1 @@
+"""Training what writes mels frame after frame: SpeechT5."""
