@@ -5,6 +5,7 @@ from contextlib import contextmanager, nullcontext
 
 import pytest
 import torch
+from tiny_speecht5 import tiny_hifigan
 
 from dtm_hf import (
     DTMHead,
@@ -12,13 +13,16 @@ from dtm_hf import (
     GriffinLimVocoder,
     PortedBackbone,
     PortedHead,
+    PortedSpeechT5,
     PortedVocoder,
     VocosVocoder,
 )
 from dtm_hf.backbone.contract import Backbone
 from dtm_hf.evaluation.oracle import OracleHead, oracle_head
 from dtm_hf.head.contract import Head
+from dtm_hf.speecht5.generation import EagerSteps, Steps
 from dtm_hf.vocoder.contract import Vocoder
+from dtm_hf.vocoder.hifigan import HifiGan
 
 LENGTHS = (14, 9)
 IDS = torch.tensor([[1, 2, 3, 4], [5, 6, -1, -1]])
@@ -35,6 +39,9 @@ IDS = torch.tensor([[1, 2, 3, 4], [5, 6, -1, -1]])
         (Vocoder, GriffinLimVocoder),
         (Vocoder, VocosVocoder),
         (Vocoder, PortedVocoder),
+        (Vocoder, HifiGan),
+        (Steps, EagerSteps),
+        (Steps, PortedSpeechT5),
     ],
 )
 def test_every_argument_of_the_contract_is_taken(contract, implementation):
@@ -182,10 +189,12 @@ def test_a_padded_batch_of_a_head_is_its_items(any_head, backbone, states, branc
 # Vocoders
 
 
-@pytest.fixture(params=["griffin_lim", "griffin_lim from zero phase", "vocos", "port"])
+@pytest.fixture(params=["griffin_lim", "griffin_lim from zero phase", "vocos", "hifigan", "port"])
 def any_vocoder(request):
     if request.param == "port":
         return PortedVocoder.from_pretrained(request.getfixturevalue("port"), subfolder="vocoder")
+    if request.param == "hifigan":
+        return HifiGan(tiny_hifigan(model_in_dim=100, sampling_rate=24000))
     if request.param == "vocos":
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)

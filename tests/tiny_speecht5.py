@@ -36,11 +36,10 @@ def tiny_speecht5(seed: int = 0, **overrides) -> SpeechT5ForTextToSpeech:
     return model
 
 
-def tiny_hifigan(seed: int = 0) -> SpeechT5HifiGan:
+def tiny_hifigan(seed: int = 0, **overrides) -> SpeechT5HifiGan:
     """256 samples a frame at 16 kHz, as the official one."""
-    config = SpeechT5HifiGanConfig(
-        upsample_initial_channel=32, resblock_kernel_sizes=[3], resblock_dilation_sizes=[[1, 3]]
-    )
+    sizes = {"upsample_initial_channel": 32, "resblock_kernel_sizes": [3], "resblock_dilation_sizes": [[1, 3]]}
+    config = SpeechT5HifiGanConfig(**sizes | overrides)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         vocoder = SpeechT5HifiGan(config).eval()

@@ -155,7 +155,7 @@ class SpeechT5Pipeline(SpeechT5RepositoryMixin, DiffusionPipeline):
         for parts in of_texts.values():
             # What is too short for a vocoder is no speech.
             parts = [part if len(part) >= 4 else torch.cat([part, part[-1:].expand(4, -1)]) for part in parts]
-            waves = [vocoder.forward(part[None].float())[0] for part in parts]
+            waves = [vocoder(part[None].float())[0] for part in parts]
             audios.append(cross_fade([wave.float().cpu().numpy() for wave in waves], vocoder.sampling_rate))
         return [torch.from_numpy(audio) for audio in audios] if output_type == "pt" else audios
 

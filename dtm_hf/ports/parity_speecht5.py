@@ -74,7 +74,7 @@ def _graphs(source, ported, parts, speaker, bar: Bar, batches) -> dict[str, Any]
         for batch in batches:
             mels = _speak(ported, [TEXTS[i] for i in batch], speaker, **_endless(source))
             if "vocoder" in parts:
-                as_vocoder(ported.vocoder).forward(mels[0][None])
+                as_vocoder(ported.vocoder)(mels[0][None])
 
     graphs, differences = compare_graphs(source, parts, run, bar)
     steps = [found.correlation for output, found in differences["model/step"] if output == "frames"]

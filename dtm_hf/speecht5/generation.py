@@ -106,7 +106,7 @@ def generate(
     Speak rows of tokens. The rule is that of `generate_speech`: a row ends at the step whose R stop probabilities add
     up to `threshold`, with the frames of that step; fed back is the last frame of a step before the post-net, which
     runs once, over all frames of a row. Unlike there, the longest a row may last goes by its own tokens and not by
-    those of its longest neighbour.
+    those of its longest neighbour, and it ends where the decoder has no more positions.
 
     Args:
         steps ([`Steps`]): the networks.
@@ -126,7 +126,8 @@ def generate(
     num_layers, _, _, num_heads, _, head_dim = cross_cache.shape
     tokens = attention_mask.sum(dim=1).tolist()
     least, most = (
-        [int(count * ratio / config.reduction_factor) for count in tokens] for ratio in (min_ratio, max_ratio)
+        [min(int(count * ratio / config.reduction_factor), config.max_speech_positions) for count in tokens]
+        for ratio in (min_ratio, max_ratio)
     )
     cache = cross_cache.new_zeros(num_layers, 2, rows, num_heads, 0, head_dim)
     frame = cross_cache.new_zeros(rows, config.num_mel_bins)

@@ -32,6 +32,9 @@ class HifiGan:
         """Samples a frame."""
         return math.prod(self.network.config.upsample_rates)
 
+    def __call__(self, mel: torch.Tensor, lengths: torch.Tensor | Sequence[int] | None = None) -> torch.Tensor:
+        return self.forward(mel, lengths)
+
     def forward(self, mel: torch.Tensor, lengths: torch.Tensor | Sequence[int] | None = None) -> torch.Tensor:
         """As of [`~dtm_hf.vocoder.contract.Vocoder`]; transformers' own forward fills a batch up with zeros."""
         num_channels = self.network.config.model_in_dim

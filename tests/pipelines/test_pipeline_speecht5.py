@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from hub_server import hub_of_this_process
+from safetensors.torch import load_file
 from tiny_speecht5 import tiny_hifigan, tiny_speecht5, tiny_speecht5_pipeline
 from transformers import SpeechT5ForTextToSpeech, SpeechT5HifiGan, SpeechT5Tokenizer
 
@@ -146,6 +147,9 @@ def test_a_checkpoint_of_transformers_is_a_pipeline(tmp_path):
     tiny_speecht5(vocab_size=len(tokenizer)).save_pretrained(tmp_path / "tts")
     tokenizer.save_pretrained(tmp_path / "tts")
     tiny_hifigan().save_pretrained(tmp_path / "gan")
+    # As the official one is: what `torch.save` wrote.
+    torch.save(load_file(tmp_path / "tts/model.safetensors"), tmp_path / "tts/pytorch_model.bin")
+    (tmp_path / "tts/model.safetensors").unlink()
     pipeline = SpeechT5Pipeline.from_pretrained(tmp_path / "tts", vocoder=tmp_path / "gan")
     output = speak(pipeline, "good morning to you ~ all!", speaker=torch.ones(16))
     assert output.unspoken == [["~"]] and np.isfinite(output.audios[0]).all()

@@ -70,6 +70,14 @@ def test_the_place_where_it_stops_is_theirs(model, speaker):
         assert len(found) == 2 * (first + 1) if ratio == 0 else len(found) > 2 * (first + 1)
 
 
+def test_it_ends_where_there_are_no_more_positions(speaker):
+    model = tiny_speecht5(max_speech_positions=20)
+    ids, mask = tokens(5)
+    for ratios in ({"min_ratio": 30.0, "max_ratio": 30.0}, {"threshold": 2.0}):
+        (found,) = generate(EagerSteps(model), ids, mask, speaker[:1], given_masks(model, kept_units(20)), **ratios)
+        assert len(found) == 40
+
+
 def test_a_share_that_is_kept_is_scaled_as_in_transformers(speaker):
     # Of a quarter, a quarter is kept, and divided by three quarters.
     model = tiny_speecht5(speech_decoder_prenet_dropout=0.25)
