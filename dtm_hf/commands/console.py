@@ -25,6 +25,8 @@ _TYPED = {
     "guidance_scale": "--guidance",
     "guidance_end": "--guidance-end",
     "speed": "--speed",
+    "temperature": "--temperature",
+    "voice": "--voice",
     "duration_s": "--duration",
     "generator": "--seed",
     "checkpoint": "CHECKPOINT",

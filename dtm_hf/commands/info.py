@@ -15,7 +15,7 @@ from .models import ANY_KIND, load_pipeline, pipeline_kind
 if TYPE_CHECKING:
     from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
-    from dtm_hf import DTMHeadConfig, DTMPipeline, SpeechT5Pipeline
+    from dtm_hf import DTMHeadConfig, DTMPipeline, SpeechT5Pipeline, TRMPipeline
 
 
 def show_info(model: str, revision: str | None = None, local_files_only: bool = False, graphs: bool = False) -> None:
@@ -29,8 +29,10 @@ def show_info(model: str, revision: str | None = None, local_files_only: bool = 
     # Names and licences are data, whatever brackets they hold.
     console = Console(markup=False, highlight=False, emoji=False)
     console.print(_parts(pipeline, title=f"{type(pipeline).__name__} {model}"))
-    facts = _facts_of_speecht5(pipeline) if kind == "SpeechT5Pipeline" else _facts(pipeline, packaged_voices(model))
-    console.print(facts)
+    if kind in _OTHER_FACTS:
+        console.print(_OTHER_FACTS[kind](pipeline))
+    else:
+        console.print(_facts(pipeline, packaged_voices(model)))
     if graphs:
         _print_graphs(pipeline)
 
@@ -61,6 +63,36 @@ def _facts_of_speecht5(pipeline: "SpeechT5Pipeline") -> Table:
         table.add_row("voices", ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else ""))
     table.add_row("vocabulary", f"{config.vocab_size} tokens")
     return table
+
+
+def _facts_of_codes(pipeline: "TRMPipeline") -> Table:
+    from dtm_hf.frontend.text_normalizer import describe_normalizer
+
+    model, codec, sampling = pipeline.model.config, pipeline.codec.config, pipeline.scheduler.config
+    longest = model.max_audio_frames / codec.frame_rate
+    table = Table(show_header=False, box=None)
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    for name, text in (
+        ("network", f"{model.num_layers} blocks of width {model.audio_dim}, {model.update} update"),
+        ("H", f"{sampling.num_inference_steps} cycles, trained with up to {model.h_cycles}"),
+        ("L", f"{model.l_cycles} updates of the latent a cycle"),
+        ("codes", f"{model.num_codebooks} codebooks of {model.codebook_size}, {codec.frame_rate:g} frames a second"),
+        ("", "cycles see those decided before them" if model.feedback else "cycles see none, all are drawn at the end"),
+        ("lengths", pipeline.describe_lengths()),
+        ("audio", f"{codec.sampling_rate} Hz, {type(pipeline.codec).__name__}"),
+        ("", f"chunks of at most {longest:g} s and {model.max_text_length} characters"),
+        ("numbers", describe_normalizer(pipeline.text_normalizer)),
+        ("vocabulary", f"{pipeline.tokenizer.vocab_size} tokens"),
+        ("voices", ", ".join(model.speakers)),
+        ("data", model.training_data or "not recorded"),
+    ):
+        table.add_row(name, text)
+    return table
+
+
+# What is said of kinds of pipelines beside `DTMPipeline`.
+_OTHER_FACTS = {"SpeechT5Pipeline": _facts_of_speecht5, "TRMPipeline": _facts_of_codes}
 
 
 def _guidance(config: "DTMHeadConfig") -> str:

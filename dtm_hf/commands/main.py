@@ -126,6 +126,10 @@ def speak_text(
     duration: Annotated[
         float | None, typer.Option(help="Seconds of the speech of each text.", show_default="by the recording's pace")
     ] = None,
+    temperature: Annotated[
+        float | None,
+        typer.Option(min=0, help="Of a model that draws codes; 0 takes the likeliest.", show_default="0.8"),
+    ] = None,
     dtype: Annotated[Precision, typer.Option(help="Type of the weights.")] = Precision.float32,
     device: Annotated[str | None, typer.Option(help="As torch names it.", show_default="cuda if there is one")] = None,
     revision: Revision = None,
@@ -137,7 +141,7 @@ def speak_text(
     ] = Runtime.torch,
     output: Output = Path("speech.wav"),
 ) -> None:
-    """Speak TEXT in the voice of a recording."""
+    """Speak TEXT in the voice of a recording, or in one that the model knows."""
     from .requests import SpeakRequest, read_texts
 
     if runtime is Runtime.onnx:
@@ -161,6 +165,7 @@ def speak_text(
             seed=seed,
             speed=speed,
             duration=duration,
+            temperature=temperature,
             dtype=dtype.value,
             device=device,
             revision=revision,

@@ -54,7 +54,11 @@ StudentAdapters = Annotated[
 ]
 Output = Annotated[Path, typer.Option("--output", "-o", help="WAV file to write; an existing one is replaced.")]
 Voice = Annotated[
-    str | None, typer.Option(help="Which of the recordings packaged with the pipeline to speak like.", metavar="NAME")
+    str | None,
+    typer.Option(
+        help="Which of the recordings packaged with the pipeline to speak like, or of the voices that it knows.",
+        metavar="NAME",
+    ),
 ]
 Seed = Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of the noise.")]
 Steps = Annotated[

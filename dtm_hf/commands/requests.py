@@ -51,6 +51,7 @@ class SpeakRequest:
     seed: int = 0
     speed: float = 1.0
     duration: float | None = None
+    temperature: float | None = None
     dtype: str = "float32"
     device: str | None = None
     revision: str | None = None
@@ -123,6 +124,24 @@ def check_request(request: SpeakRequest, model: str, reference: Recording) -> No
     Raises:
         ArgumentError: naming the option.
     """
+    check_options(request)
+    if request.temperature is not None:
+        raise ArgumentError("`--temperature` is for a model that draws codes, and this one draws none.")
+    try:
+        if Path(model).is_dir():
+            check_texts(request, Path(model), reference.text)
+            _check_sampling(request, Path(model))
+    except ValueError as error:
+        raise ArgumentError(str(error)) from error
+
+
+def check_options(request: SpeakRequest) -> None:
+    """
+    The part of [`check_request`] that is the same for all models.
+
+    Raises:
+        ArgumentError: naming the option.
+    """
     from dtm_hf.pipelines.arguments import GUIDANCE_SCALES, SPEEDS, check_durations, check_number
 
     check_output(request)
@@ -133,23 +152,28 @@ def check_request(request: SpeakRequest, model: str, reference: Recording) -> No
             check_number("guidance_scale", request.guidance, GUIDANCE_SCALES)
         if request.duration is not None:
             check_durations([request.duration] * len(request.texts), request.texts)
-        if Path(model).is_dir():
-            _check_text(request, Path(model), reference)
-            _check_sampling(request, Path(model))
     except ValueError as error:
         raise ArgumentError(str(error)) from error
 
 
-def _check_text(request: SpeakRequest, model: Path, reference: Recording) -> None:
+def check_texts(request: SpeakRequest, model: Path, reference_text: str | None) -> None:
+    """
+    Refuse what the vocabulary of a folder cannot say.
+
+    Raises:
+        ValueError: naming the argument.
+    """
     vocabulary = model / "tokenizer" / "vocab.txt"
     if not vocabulary.is_file():
         return
-    normalized = (_config(model / "model_index.json").get("text_normalizer") or [None])[0] is not None
+    normalized = (small_config(model / "model_index.json").get("text_normalizer") or [None])[0] is not None
     from dtm_hf.frontend.vocabulary import Vocabulary
     from dtm_hf.pipelines.rows import check_text
 
     known = Vocabulary(vocabulary)
-    for name, text in (*(("text", text) for text in request.texts), ("reference_text", reference.text)):
+    given = [("text", text) for text in request.texts]
+    given += [] if reference_text is None else [("reference_text", reference_text)]
+    for name, text in given:
         # Numbers and symbols that a normalizer writes out in words need not be in the vocabulary.
         if not (normalized and any(unicodedata.category(character)[0] in "NS" for character in text)):
             check_text(name, text, known)
@@ -161,12 +185,12 @@ def _check_sampling(request: SpeakRequest, model: Path) -> None:
     from dtm_hf.scheduling.solvers import check_num_steps, effective_solver
 
     sampler = {"num_inference_steps": 8, "num_head_steps": 2, "head_solver": "midpoint"}
-    sampler |= _config(model / "scheduler" / "scheduler_config.json")
-    has_head = (_config(model / "model_index.json").get("head") or [None])[0] is not None
-    head = {"guidance_scale": None, "guidance_scale_range": None} | _config(model / "head" / "config.json")
-    served = _config(model / "backbone" / "config.json").get("step_counts")
+    sampler |= small_config(model / "scheduler" / "scheduler_config.json")
+    has_head = (small_config(model / "model_index.json").get("head") or [None])[0] is not None
+    head = {"guidance_scale": None, "guidance_scale_range": None} | small_config(model / "head" / "config.json")
+    served = small_config(model / "backbone" / "config.json").get("step_counts")
     if request.student is not None:
-        student = _config(Path(request.student).expanduser() / "config.json")
+        student = small_config(Path(request.student).expanduser() / "config.json")
         sampler |= student.get("sampler") or {}
         served, has_head = student.get("step_counts"), False
     steps = sampler["num_inference_steps"] if request.steps is None else request.steps
@@ -184,7 +208,8 @@ def _check_sampling(request: SpeakRequest, model: Path) -> None:
         return
 
 
-def _config(path: Path) -> dict[str, Any]:
+def small_config(path: Path) -> dict[str, Any]:
+    """A configuration of a folder; empty if it is not as it should be, which is the loader's to say."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):

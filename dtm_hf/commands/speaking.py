@@ -11,6 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from dtm_hf.files import written_aside
 
+from .code_speaking import speak_codes
 from .console import stderr
 from .models import choose_model, choose_reference, load_pipeline, pipeline_kind
 from .requests import SpeakRequest, check_request, play, write_wav
@@ -32,8 +33,10 @@ def speak(request: SpeakRequest) -> None:
     """Write a WAV a text (24 kHz, mono, 16 bit) and say what it cost. Bad arguments are refused before loading."""
     started = time.perf_counter()
     model = choose_model(request.model)
-    if pipeline_kind(model, request.revision, request.local_files_only) == "SpeechT5Pipeline":
-        speak_speecht5(request, model)
+    others = {"SpeechT5Pipeline": speak_speecht5, "TRMPipeline": speak_codes}
+    kind = pipeline_kind(model, request.revision, request.local_files_only)
+    if kind in others:
+        others[kind](request, model)
         return
     reference = choose_reference(model, request.reference_audio, request.reference_text, request.voice)
     check_request(request, model, reference)

@@ -82,6 +82,7 @@ def _choose_speaker(request: SpeakRequest) -> tuple[str | None, str | None]:
         "--guidance-end": None if request.guidance_end == 1 else request.guidance_end,
         "--speed": None if request.speed == 1 else request.speed,
         "--duration": request.duration,
+        "--temperature": request.temperature,
         "--picture": request.picture or None,
     }
     if given := [name for name, value in others.items() if value is not None]:

@@ -1,0 +1,74 @@
+"""The command line with a pipeline of codes."""
+
+import pytest
+import soundfile
+import tiny_trm
+from typer.testing import CliRunner
+
+from dtm_hf.commands.main import app
+
+
+def run(*arguments: object):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="module")
+def folder(vocab_file, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("trm") / "pipeline"
+    tiny_trm.pipeline(vocab_file).save_pretrained(folder)
+    return folder
+
+
+def test_it_speaks_in_a_voice_that_the_model_knows(folder, tmp_path):
+    heard = {}
+    for voice in ("ann", "bob", "1"):
+        result = run(
+            "speak", "yes", "--model", folder, "--voice", voice, "--steps", 3, "--picture", "-o", tmp_path / "a.wav"
+        )
+        assert result.exit_code == 0, result.output
+        assert "3 cycles" in result.stdout and (tmp_path / "a.png").is_file()
+        heard[voice], rate = soundfile.read(tmp_path / "a.wav")
+        assert rate == 24000 and len(heard[voice]) == 6 * 1920
+    assert (heard["bob"] == heard["1"]).all() and (heard["ann"] != heard["bob"]).any()
+
+
+def test_info_tells_of_cycles_codes_and_voices(folder):
+    result = run("info", folder)
+    assert result.exit_code == 0, result.output
+    for said in (
+        "TRMPipeline",
+        "MimiModel",
+        "2 cycles",
+        "3 codebooks of 16",
+        "ann, bob",
+        "12.5 frames a second",
+        "mit",
+    ):
+        assert said in result.stdout, said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--voice", "eve"], "`--voice` must be one of ['ann', 'bob']"),
+        (["--head-steps", "1"], "`--head-steps` is for F5-TTS's backbones"),
+        (["--student", "x"], "`--student` is for F5-TTS's backbones"),
+        (["--reference-text", "Hello."], "`--reference-audio`"),
+        (["--speed", "0"], "`--speed` must lie in"),
+        (["--guidance", "nan"], "`--guidance` must lie in"),
+        (["--duration", "0.01"], "`--duration` must lie in"),
+    ],
+)
+def test_what_it_cannot_is_refused_before_anything_is_loaded(folder, arguments, said, monkeypatch, tmp_path):
+    def load(*_args, **_kwargs):
+        raise AssertionError("a model was loaded")
+
+    monkeypatch.setattr("dtm_hf.commands.speaking.load_pipeline", load)
+    result = run("speak", "yes", "--model", folder, "-o", tmp_path / "a.wav", *arguments)
+    assert result.exit_code == 2 and said in result.stderr, result.stderr
+    assert not (tmp_path / "a.wav").exists()
+
+
+def test_a_temperature_is_for_models_that_draw_codes():
+    result = run("speak", "Meet me on Monday.", "--temperature", "0.5")
+    assert result.exit_code == 2 and "`--temperature` is for a model that draws codes" in result.stderr
