@@ -61,12 +61,16 @@ class CodecObjective:
         sound = codec.decoder(quantized).audio_values[:, 0]
         heard = batch.frame_mask.repeat_interleave(config.frame_size, dim=1)
         sound = sound * heard
-        rows = sum(_spectral_distance(sound, batch.waveforms, size) for size in _FFT_SIZES) / len(_FFT_SIZES)
-        spectral = rows.mean()
-        samples = (sound - batch.waveforms).abs().mean()
-        loss = spectral + self.waveform * samples + self.commitment * commitment
-        figures = {"spectral": spectral.detach(), "commitment": commitment.detach()}
-        return LossOutput(loss, figures, rows.detach(), batch.frame_mask.sum(dim=1))
+        frames = batch.frame_mask.sum(dim=1)
+        # What is beyond a recording is silence in both, and no part of its mean.
+        share = frames / batch.frame_mask.shape[1]
+        spectral = sum(_spectral_distance(sound, batch.waveforms, size, share) for size in _FFT_SIZES)
+        spectral = spectral / len(_FFT_SIZES)
+        samples = (sound - batch.waveforms).abs().mean(dim=1) / share
+        rows = spectral + self.waveform * samples + self.commitment * commitment
+        weights = frames / frames.sum()
+        figures = {"spectral": (spectral * weights).sum().detach(), "commitment": commitment.detach()}
+        return LossOutput((rows * weights).sum(), figures, rows.detach(), frames)
 
     def _quantize(self, quantizer, latents, frame_mask, books, training, generator) -> tuple:
         """Codes' latents with the gradient of the latents, and the distance between the two."""
@@ -111,8 +115,10 @@ class CodecObjective:
         return {}
 
 
-def _spectral_distance(sound: torch.Tensor, wanted: torch.Tensor, size: int) -> torch.Tensor:
-    """Distance of log magnitudes and of magnitudes, `(B,)`."""
+def _spectral_distance(
+    sound: torch.Tensor, wanted: torch.Tensor, size: int, share: torch.Tensor | float = 1.0
+) -> torch.Tensor:
+    """Distance of log magnitudes and of magnitudes, `(B,)`, of recordings that fill a share `(B,)` of the samples."""
     window = torch.hann_window(size, device=sound.device)
     spectra = [
         torch.stft(waveform.float(), size, size // 4, window=window, return_complex=True).abs().clamp(min=1e-5)
@@ -120,4 +126,4 @@ def _spectral_distance(sound: torch.Tensor, wanted: torch.Tensor, size: int) -> 
     ]
     logs = (spectra[0].log() - spectra[1].log()).abs().mean(dim=(1, 2))
     relative = (spectra[0] - spectra[1]).flatten(1).norm(dim=1) / spectra[1].flatten(1).norm(dim=1).clamp(min=1e-3)
-    return logs + relative
+    return logs / share + relative

@@ -56,36 +56,64 @@ class TRMObjective:
         num_cycles (`int`, defaults to 3): H, the most that a decoding will take.
         num_supervisions (`int`, defaults to 1): rounds without feedback.
         text_drop_prob (`float`, defaults to 0.1): share of the rows without their text, for guidance.
+        prompt_prob (`float`, defaults to 0.0): share of the rows whose beginning, up to half of it, is shown from the
+            first cycle on, as that of a recording to go on from.
+        any_number (`bool`, defaults to `True`): whether H is drawn; else it is `num_cycles`.
     """
 
     def __init__(
-        self, feedback: bool = True, num_cycles: int = 3, num_supervisions: int = 1, text_drop_prob: float = 0.1
+        self,
+        feedback: bool = True,
+        num_cycles: int = 3,
+        num_supervisions: int = 1,
+        text_drop_prob: float = 0.1,
+        prompt_prob: float = 0.0,
+        any_number: bool = True,
     ):
-        self.feedback, self.num_cycles = feedback, num_cycles
-        self.num_supervisions, self.text_drop_prob = num_supervisions, text_drop_prob
+        self.feedback, self.num_cycles, self.any_number = feedback, num_cycles, any_number
+        self.num_supervisions, self.text_drop_prob, self.prompt_prob = num_supervisions, text_drop_prob, prompt_prob
 
     def loss(self, model: torch.nn.Module, batch: CodeBatch, generator: torch.Generator | None = None) -> LossOutput:
-        """Mean over the hidden codes of valid frames, weighted by book, and over cycles; figures are of the last."""
+        """
+        Mean over the hidden codes of valid frames, weighted by book, and over cycles. Rows are those of all cycles,
+        whose `t` is the share of the cycles before; figures are of the last.
+        """
         dropped = torch.rand(len(batch.codes), generator=generator, device=batch.codes.device) < self.text_drop_prob
         text_ids = torch.where(dropped[:, None] & (batch.text_ids != 0), _UNKNOWN, batch.text_ids)
-        rounds = self.draw_shown(batch, generator)
-        state, total, rows, figures = None, 0.0, 0.0, {}
-        for shown in rounds:
+        rounds, state, losses, shares, times, figures = self.draw_shown(batch, generator), None, [], [], [], {}
+        prompt = self._draw_prompt(batch, generator)
+        for i, shown in enumerate(rounds):
+            shown = shown | prompt
             codes = batch.codes.masked_fill(~shown, model.config.mask_code)
             targets = batch.codes.masked_fill(~batch.audio_mask[:, None] | shown, NO_TARGET)
             cycles = 1 if self.feedback else self.num_cycles
             output = model(text_ids, batch.speaker_ids, batch.audio_mask, codes, cycles, state)
-            loss, rows, figures = self._cross_entropy(model, output.answer, targets)
-            total = total + loss / len(rounds)
+            rows, weight, figures = self._cross_entropy(model, output.answer, targets)
+            losses.append(rows)
+            # Each cycle counts as much as another, however many codes are hidden by then.
+            shares.append(weight / weight.sum().clamp(min=1e-8))
+            times.append(torch.full_like(rows.detach(), i / len(rounds)))
             state = (output.answer.detach(), output.latent.detach())
-        return LossOutput(total, figures, rows, (targets != NO_TARGET).sum(dim=(1, 2)))
+        rows, shares = torch.cat(losses), torch.cat(shares)
+        return LossOutput((rows * shares).sum() / len(rounds), figures, rows.detach(), shares, torch.cat(times))
+
+    def _draw_prompt(self, batch: CodeBatch, generator: torch.Generator | None) -> torch.Tensor:
+        """Codes that are shown as a recording's, `(B, 1, T)`."""
+        if self.prompt_prob == 0:
+            return torch.zeros_like(batch.audio_mask)[:, None]
+        device, lengths = batch.codes.device, batch.audio_mask.sum(dim=1)
+        whether, how_much = torch.rand(2, len(lengths), generator=generator, device=device)
+        first = (0.5 * how_much * lengths).long() * (whether < self.prompt_prob)
+        return (torch.arange(batch.audio_mask.shape[1], device=device) < first[:, None])[:, None]
 
     def draw_shown(self, batch: CodeBatch, generator: torch.Generator | None = None) -> list[torch.Tensor]:
         """Codes that are shown before each cycle, `(B, K, T)`: coarse books first, of a book in part random frames."""
         shape, lengths, device = batch.codes.shape, batch.audio_mask.sum(dim=1), batch.codes.device
         if not self.feedback:
             return [torch.zeros(shape, dtype=torch.bool, device=device)] * self.num_supervisions
-        number = int(torch.randint(1, self.num_cycles + 1, (), generator=generator, device=device))
+        number = self.num_cycles
+        if self.any_number:
+            number = int(torch.randint(1, self.num_cycles + 1, (), generator=generator, device=device))
         order = torch.rand(shape, generator=generator, device=device).masked_fill(~batch.audio_mask[:, None], 2.0)
         rank = order.argsort(dim=-1).argsort(dim=-1)
         shares = [1 - math.cos(math.pi / 2 * i / number) for i in range(number)]
@@ -93,6 +121,7 @@ class TRMObjective:
 
     @staticmethod
     def _cross_entropy(model, answer, targets) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
+        """Mean loss of each row `(B,)`, what it weighs, and figures."""
         weights = codebook_weights(targets.shape[1]).to(answer.device)
         total = torch.zeros(len(answer), device=answer.device)
         weight, right, number = total.clone(), total.sum(), total.sum()
@@ -105,8 +134,7 @@ class TRMObjective:
             weight = weight + book_weight * wanted.sum(dim=1)
             right = right + ((logits.detach().argmax(dim=-1) == target) & wanted).sum()
             number = number + wanted.sum()
-        rows = total / weight.clamp(min=1e-8)
-        return total.sum() / weight.sum().clamp(min=1e-8), rows.detach(), {"accuracy": right / number.clamp(min=1)}
+        return total / weight.clamp(min=1e-8), weight, {"accuracy": right / number.clamp(min=1)}
 
     def probe(self, model: torch.nn.Module, batch: CodeBatch, generator: torch.Generator | None = None) -> dict:
         """Loss with a neighbour's text: the gap to the loss shows how far the text is read."""

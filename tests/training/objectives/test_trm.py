@@ -75,7 +75,7 @@ def test_code_0_is_a_code_and_a_book_without_targets_gives_no_nan():
     zeros.codes = torch.zeros_like(zeros.codes)
     with torch.no_grad():
         assert objective.loss(network, zeros, seeded()).loss > 0.1
-        _, rows, _ = objective._cross_entropy(network, torch.zeros(2, 9, 32), torch.full((2, 3, 9), NO_TARGET))
+        rows, _, _ = objective._cross_entropy(network, torch.zeros(2, 9, 32), torch.full((2, 3, 9), NO_TARGET))
     assert torch.isfinite(rows).all()
 
 
@@ -90,10 +90,30 @@ def test_cycles_go_on_from_each_other_with_the_codes_shown_by_then():
             step = network(TEXT, SPEAKERS, MASK, codes, 1, state)
             state = (step.answer, step.latent)
             targets = batch().codes.masked_fill(~MASK[:, None] | shown, NO_TARGET)
-            losses.append(objective._cross_entropy(network, step.answer, targets)[0])
+            rows, weight, _ = objective._cross_entropy(network, step.answer, targets)
+            losses.append((rows * weight).sum() / weight.sum())
     torch.testing.assert_close(output.loss.detach(), sum(losses) / 2)
     output.loss.backward()
     assert network.head.condition.weight.grad.abs().max() > 0
+
+
+def test_a_prompt_is_shown_from_the_first_cycle_on_and_no_target():
+    objective, seen = TRMObjective(prompt_prob=1.0, text_drop_prob=0.0, num_cycles=1), []
+    network = model(dropout=0.0)
+    network.code_embeds[0].register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    with torch.no_grad():
+        found = [objective.loss(network, batch(), seeded(seed)) for seed in range(8)]
+    shown = torch.stack([(codes != network.config.mask_code).sum(dim=1) for codes in seen])
+    assert (shown <= torch.tensor([4, 2])).all() and (shown > 0).any(dim=0).all()
+    # The beginning of the recording, as it is.
+    for codes, number in zip(seen, shown, strict=True):
+        for row in range(2):
+            assert torch.equal(codes[row, : number[row]], batch().codes[row, 0, : number[row]])
+    assert all(output.loss.isfinite() for output in found)
+
+
+def test_the_number_of_cycles_may_be_fixed():
+    assert {len(TRMObjective(num_cycles=4, any_number=False).draw_shown(batch(), seeded(s))) for s in range(9)} == {4}
 
 
 def _after_drops(seed):
