@@ -43,8 +43,11 @@ ARROWS = {
     "training.speech": ROOMS | BELOW_TRAINING,
     "training.mels": ROOMS | BELOW_TRAINING | {"training.speech"},
     "training.images": ROOMS | {"backbone", "files", "hub"},
-    "training.corpus": {"training.config", "training.data", "training.speech", "evaluation", "files", "frontend"},
-    "training": ROOMS | {"training.speech", "training.images", "training.mels", "files"},
+    # Codes are of speech: its recordings, prompts and samples.
+    "training.codes": ROOMS | BELOW_TRAINING | {"training.speech"},
+    "training.corpus": {"training.config", "training.data", "training.speech", "training.codes"}
+    | {"codec", "evaluation", "files", "frontend", "reading"},
+    "training": ROOMS | {"training.codes", "training.images", "training.mels", "training.speech", "files"},
 }
 
 

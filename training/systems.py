@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from dtm_hf.training.codes.arguments import CodecArguments, TRMArguments, check_codec, check_trm
 from dtm_hf.training.config.arguments import TrainingConfig
 from dtm_hf.training.config.parsing import parse_sections
 from dtm_hf.training.images.arguments import ImageArguments, check_images
@@ -52,6 +53,8 @@ SYSTEMS = {
     "durations": System("dtm_hf.training.speech.timing:DurationsTask", DurationsArguments, check_durations),
     "speecht5": System("dtm_hf.training.mels.task:SpeechT5Task", SpeechT5Arguments, check_speecht5),
     "tdm": System("dtm_hf.training.speech.distillation:SpeechDistillation", StudentArguments, check_student),
+    "codec": System("dtm_hf.training.codes.codec_task:CodecTask", CodecArguments, check_codec),
+    "trm": System("dtm_hf.training.codes.task:TRMTask", TRMArguments, check_trm),
     "tdm_image": System("dtm_hf.training.images.task:ImageDistillation", ImageArguments, check_images),
 }
 

@@ -95,7 +95,7 @@ class Trainer:
         main = self.accelerator.is_main_process
         if main and config.logging.report_to != "none":
             # TensorBoard hides what a run wrote after the step that it goes on from.
-            settings = {"tensorboard": {"purge_step": self.step + 1}}
+            settings = {"tensorboard": {"purge_step": self.step + 1}, "wandb": {"name": config.logging.run_name}}
             self.accelerator.init_trackers("dtm-hf", config=config.flat(), init_kwargs=settings)
         self.has_samples = False
         if main:

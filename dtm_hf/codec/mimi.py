@@ -3,6 +3,7 @@ Mimi (arXiv 2410.00037): recordings to codes and codes to speech. The networks a
 a pipeline and a corpus need around them.
 """
 
+import hashlib
 import os
 from collections.abc import Sequence
 
@@ -180,3 +181,14 @@ def _k_means(points: torch.Tensor, size: int, num_rounds: int, generator: torch.
         # A centre that is nearest to nothing stays where it is.
         centres = torch.where(counts[:, None] > 0, sums / counts.clamp(min=1)[:, None], centres)
     return centres
+
+
+def codec_fingerprint(codec: MimiModel) -> str:
+    """16 hexadecimal digits that differ when the weights or codebooks that make codes do."""
+    digest = hashlib.sha256()
+    for name, value in sorted(codec.state_dict().items()):
+        # The decoder changes no code.
+        if name.startswith(("encoder", "quantizer")):
+            digest.update(name.encode())
+            digest.update(value.detach().float().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]

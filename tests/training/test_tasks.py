@@ -5,9 +5,12 @@ import json
 import pytest
 import torch
 from tiny import VOCABULARY
+from tiny_codec import tiny_codec
 from training_runs import LOOP, QUIET, SIZES, write_corpus
 
 from dtm_hf import DTMPipeline, DTMScheduler, TextAligner
+from dtm_hf.training.config.arguments import SourceArguments
+from dtm_hf.training.corpus.codes import Tokenization, tokenize
 from dtm_hf.training.objectives.losses import LossOutput
 from dtm_hf.training.systems import SYSTEMS, build_task, parse_config
 
@@ -18,6 +21,15 @@ STUDENT = "--lora_rank 2 --step_counts 1 2".split()
 SPEECHT5 = (
     "--speecht5_hidden_size 16 --speecht5_layers 1 --speecht5_heads 2 --speecht5_ffn_dim 16 --speecht5_prenet_units 8 "
     "--speecht5_postnet_units 8 --speaker_embedding_dim 8"
+).split()
+CODEC = (
+    "--codec_num_filters 8 --codec_hidden_size 32 --codec_num_layers 1 --codec_num_heads 2 "
+    "--codec_intermediate_size 32 --codec_num_quantizers 3 --codec_codebook_size 8 --codec_codebook_dim 8 "
+    "--codec_clip_frames 4"
+).split()
+TRM = (
+    "--num_codebooks 3 --max_text_length 40 --max_audio_frames 40 --trm_text_dim 16 --trm_audio_dim 16 "
+    "--trm_ffn_dim 16 --trm_num_heads 2 --trm_text_layers 1 --trm_num_layers 1 --trm_l_cycles 1 --trm_h_cycles 2"
 ).split()
 # What the loop may ask of a loader's batch.
 COUNTS = {"bad_rows", "dropped", "bad_row_details"}
@@ -49,7 +61,16 @@ def aligner(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def task(objective, corpus, base, aligner, pipeline_folder, image_corpus):
+def coded(corpus, tmp_path_factory):
+    """Folders of a codec and of the corpus in its codes."""
+    codec, folder = tmp_path_factory.mktemp("codec"), tmp_path_factory.mktemp("coded")
+    tiny_codec().save_pretrained(codec)
+    tokenize(Tokenization(SourceArguments(str(corpus)), str(codec)), folder, ["train", "validation"])
+    return codec, folder
+
+
+@pytest.fixture(scope="module")
+def task(objective, corpus, base, aligner, coded, pipeline_folder, image_corpus):
     """Built and placed as the loop does it."""
     speech = ["--dataset", str(corpus), *LOOP, *QUIET, "--sample_prompts", "a|hello"]
     untold = ["--dataset", str(corpus), *LOOP, *QUIET, "--vocab_file", str(corpus / "vocab.txt")]
@@ -62,6 +83,17 @@ def task(objective, corpus, base, aligner, pipeline_folder, image_corpus):
         "durations": [*untold, "--durations_hidden_size", "16", "--text_aligner", str(aligner)],
         "speecht5": [*untold, *SPEECHT5, "--sample_prompts", "a|hello"],
         "tdm": [*on_base, *STUDENT],
+        "codec": [*untold, *CODEC, "--sample_prompts", "a|"],
+        "trm": [
+            "--dataset",
+            str(coded[1]),
+            "--codec",
+            str(coded[0]),
+            *untold[2:],
+            *TRM,
+            "--sample_prompts",
+            "a|hello",
+        ],
         "tdm_image": [*pictures, *STUDENT, "--base_model", str(pipeline_folder("sd")), "--sample_prompts", "a cat"],
     }
     task = build_task(parse_config(["--objective", objective, *rows[objective]]))

@@ -164,6 +164,7 @@ class LoggingArguments:
         "Accelerate tracker: `tensorboard`, `wandb` or `none`.",
         choices=("tensorboard", "wandb", "none"),
     )
+    run_name: str | None = option(None, "What W&B calls the run.")
     resume: bool = option(True, "Continue from the newest complete checkpoint in `output_dir`.")
 
 

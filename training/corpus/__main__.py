@@ -62,6 +62,50 @@ def prepare_command(
         typer.echo(f"left out: the shard {name}, or what follows the place where it breaks", err=True)
 
 
+@app.command("tokenize")
+def tokenize_command(
+    source: Annotated[
+        str, typer.Argument(help="Folder or Hub name: parquet, WebDataset, audio folder or F5-TTS's own.")
+    ],
+    out_dir: Annotated[Path, typer.Argument(help="Folder of the shards; what was cut short goes on there.")],
+    codec: Annotated[str, typer.Option(help="Folder or Hub name of a MimiModel.")] = "kyutai/mimi",
+    codec_revision: Annotated[str | None, typer.Option(help="Revision of the codec.")] = None,
+    num_codebooks: Annotated[
+        int | None, typer.Option(help="Codebooks, the first ones.", show_default="all of the codec")
+    ] = None,
+    splits: Annotated[str, typer.Option(help="Splits, with commas between.")] = "train,validation,test",
+    keep_audio: Annotated[bool, typer.Option("--keep-audio", help="Keep the recordings beside their codes.")] = False,
+    format: options.Format = None,
+    config: options.Config = None,
+    revision: options.Revision = None,
+    audio_column: options.AudioColumn = "audio",
+    text_column: options.TextColumn = "text",
+    speaker_column: options.SpeakerColumn = "speaker",
+    min_seconds: Annotated[float, typer.Option(help="Shorter clips are left out.")] = 0.3,
+    max_seconds: Annotated[float, typer.Option(help="Longer clips are left out.")] = 30.0,
+    batch_seconds: Annotated[float, typer.Option(help="Speech that is coded at once; changes no code.")] = 60.0,
+    workers: Annotated[int, typer.Option(help="Processes, each with a codec of its own.")] = 1,
+) -> None:
+    """Write the codes of SOURCE's recordings into OUT_DIR, for `objective: trm`: a shard for each of its own."""
+    from dtm_hf.training.config.arguments import SourceArguments
+    from dtm_hf.training.corpus.codes import Tokenization, tokenize
+
+    try:
+        columns = {"audio_column": audio_column, "text_column": text_column, "speaker_column": speaker_column or None}
+        arguments = SourceArguments(source, format=format, config=config, revision=revision, **columns)
+        bounds = (min_seconds, max_seconds, batch_seconds)
+        tokenization = Tokenization(arguments, codec, codec_revision, num_codebooks, keep_audio, *bounds)
+        names = [name.strip() for name in splits.split(",") if name.strip()]
+        card = tokenize(tokenization, out_dir, names, workers)
+    except (ValueError, RuntimeError, OSError) as error:
+        typer.echo(f"Error: {error}", err=True)
+        raise typer.Exit(1) from error
+    for split, counts in card["splits"].items():
+        typer.echo(f"{split}: {counts['rows']} rows, {counts['hours']:.2f} h, speakers: {len(counts['speakers'])}")
+        for reason, count in counts["skipped"].items():
+            typer.echo(f"left out of {split}: {count} {reason}", err=True)
+
+
 @app.command("filter")
 def filter_command(
     source: Annotated[Path, typer.Argument(help="Folder that `build` writes; it may still be writing.")],

@@ -115,8 +115,8 @@ def _kept(source: Source, shard: Shard, checks: RowChecks, summary: dict) -> Ite
             try:
                 header, audio = checks(source, row)
             except (BadRow, WrongLength) as reason:
-                if _may_pass(source, reason.__cause__):
-                    raise _unavailable(shard, reason.__cause__) from reason
+                if may_pass(source, reason.__cause__):
+                    raise unavailable(shard, reason.__cause__) from reason
                 summary["skipped"].append((index, str(reason)))
                 continue
             summary["rows"] += 1
@@ -128,12 +128,12 @@ def _kept(source: Source, shard: Shard, checks: RowChecks, summary: dict) -> Ite
             header["path"] = f"{shard.name}/{index}.{header.pop('format')}"
             yield index, header, audio
     except UnreadableShard as error:
-        if _may_pass(source, error.__cause__):
-            raise _unavailable(shard, error.__cause__) from error
+        if may_pass(source, error.__cause__):
+            raise unavailable(shard, error.__cause__) from error
         summary["broken"] = str(error)
 
 
-def _may_pass(source: Source, error: BaseException | None) -> bool:
+def may_pass(source: Source, error: BaseException | None) -> bool:
     """Whether another try might find the data whole. Arrow says by an OSError without number that a file is broken."""
     import httpx
 
@@ -146,7 +146,7 @@ def _may_pass(source: Source, error: BaseException | None) -> bool:
     return isinstance(error, httpx.HTTPError)
 
 
-def _unavailable(shard: Shard, error: BaseException | None) -> SourceUnavailable:
+def unavailable(shard: Shard, error: BaseException | None) -> SourceUnavailable:
     return SourceUnavailable(f"{shard.name} cannot be read now: {type(error).__name__}: {error}")
 
 

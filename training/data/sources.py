@@ -118,6 +118,15 @@ class Source:
             raise BadRow(formats.TOO_LARGE)
         return content
 
+    def value(self, row: Row, role: str):
+        """
+        What a row holds for a role, as its format has it; none if there is nothing.
+
+        Raises:
+            BadRow: if it cannot be read.
+        """
+        return _field(row, self.columns[role])
+
     def text(self, row: Row) -> str | list[str]:
         """
         The text of a row; tokens where it has been tokenized.

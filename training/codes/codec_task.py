@@ -1,0 +1,151 @@
+"""The task of training a codec."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from transformers import MimiConfig
+from transformers.models.mimi.modeling_mimi import MimiModel
+
+from dtm_hf.codec.mimi import SAMPLING_RATE, fill_codebooks, load_codec, refresh_codebooks
+from dtm_hf.training.codes.arguments import CodecArguments
+from dtm_hf.training.codes.rows import WaveformMaker
+from dtm_hf.training.codes.speaker import CodecSpeaker
+from dtm_hf.training.codes.survey import first_recordings
+from dtm_hf.training.codes.task import CodesTask
+from dtm_hf.training.config.arguments import TrainingConfig
+from dtm_hf.training.objectives.codec import CodecObjective, WaveBatch
+from dtm_hf.training.speech.prompts import ValidationRow, validation_rows
+
+
+class CodecTask(CodesTask):
+    """
+    A new codec, whose codebooks are filled from the first recordings, or `init_from`.
+
+    Args:
+        config ([`TrainingConfig`]): the run.
+
+    Raises:
+        ValueError: if there is not a frame for each entry of a codebook, or `init_from` is of another rate.
+        OSError: if there is no such `init_from`.
+    """
+
+    def __init__(self, config: TrainingConfig):
+        super().__init__(config)
+        arguments: CodecArguments = config.objective
+        if config.model.init_from is not None:
+            revision = config.model.init_from_revision
+            hub = {} if revision is None else {"revision": revision}
+            self.module = load_codec(config.model.init_from, dtype=torch.float32, **hub)
+        else:
+            self.module = MimiModel(codec_config(arguments))
+            recordings = first_recordings(config, self.module, arguments.codec_fill_seconds)
+            generator = torch.Generator().manual_seed(config.optimization.seed)
+            fill_codebooks(self.module.eval(), recordings, generator=generator)
+        # A checkpoint that is loaded changes what the class keeps a copy of.
+        self.module.register_load_state_dict_post_hook(lambda codec, _: refresh_codebooks(codec))
+        self.frame_rate = SAMPLING_RATE / self.module.config.frame_size
+        self.objective = CodecObjective(arguments.codec_decay, arguments.codec_commitment, arguments.codec_waveform)
+        self.validation_objective = self.objective
+        self.maker = WaveformMaker(config.data, SAMPLING_RATE, self.module.config.frame_size)
+
+    def place(self, device: torch.device) -> None:
+        self.module.to(device)
+        refresh_codebooks(self.module)
+
+    def batch(self, raw: dict, device: torch.device) -> WaveBatch:
+        size = self.module.config.frame_size
+        frames = -(-raw["num_samples"] // size)
+        mask = torch.arange(raw["waveform"].shape[1] // size)[None] < frames[:, None]
+        return WaveBatch(raw["waveform"].to(device, non_blocking=True), mask.to(device))
+
+    def prepare(self, batch: WaveBatch) -> WaveBatch:
+        """Of each recording a random part of `codec_clip_frames`."""
+        size, clip = self.module.config.frame_size, self.config.objective.codec_clip_frames
+        clip = min(clip, batch.frame_mask.shape[1])
+        lengths = batch.frame_mask.sum(dim=1)
+        room = (lengths - clip).clamp(min=0) + 1
+        first = (torch.rand(len(lengths), device=lengths.device) * room).long()
+        frames = first[:, None] + torch.arange(clip, device=lengths.device)
+        waveforms = batch.waveforms.unflatten(1, (-1, size))
+        cut = waveforms.gather(1, frames[..., None].expand(-1, -1, size)).flatten(1)
+        return WaveBatch(cut, frames < lengths[:, None])
+
+    def size(self, raw: dict, batch: WaveBatch) -> tuple[int, int]:
+        """Of the parts that a step sees."""
+        size, clip = self.module.config.frame_size, self.config.objective.codec_clip_frames
+        frames = (-(-raw["num_samples"] // size)).clamp(max=clip)
+        return int(frames.sum()), len(frames) * min(clip, batch.frame_mask.shape[1])
+
+    def speaker(self) -> CodecSpeaker:
+        return CodecSpeaker(self.module)
+
+    def validation_rows(self) -> Iterator[ValidationRow]:
+        return validation_rows(self.config.data)
+
+    def published(self) -> "PublishedCodec":
+        return PublishedCodec(self.module)
+
+    def record(self, training_data: str, results: dict | None) -> None:
+        self.module.config.training_data, self.module.config.results = training_data, results
+        self.module.config.license = self.config.objective.license
+
+
+class PublishedCodec:
+    """
+    A codec as a repository holds it: plain `MimiModel`, with a card.
+
+    Args:
+        codec (`MimiModel`): with `training_data`, `results` and `license` in its configuration.
+    """
+
+    def __init__(self, codec: MimiModel):
+        from pathlib import Path
+
+        import dtm_hf
+
+        self.codec = codec
+        self.card_template = Path(dtm_hf.__file__).parent / "codec_card.md"
+
+    def card_values(self) -> dict[str, Any]:
+        """See [`~dtm_hf.hub.Publishable`]."""
+        config = self.codec.config
+        return {
+            "model_name": "mimi-tiny",
+            "license": getattr(config, "license", None) or "unknown",
+            "pipeline_tag": "feature-extraction",
+            "tags": ["mimi", "neural-codec", "dtm-hf"],
+            "base_model": None,
+            "num_quantizers": config.num_quantizers,
+            "codebook_size": config.codebook_size,
+            "frame_rate": config.sampling_rate / config.frame_size,
+            "parameters": f"{self.codec.num_parameters():,}",
+            "training_data": getattr(config, "training_data", None),
+            "results": getattr(config, "results", None),
+        }
+
+    def save_pretrained(self, save_directory: str, **kwargs) -> None:
+        """As `MimiModel` does, with the card beside it."""
+        from dtm_hf.hub import fill_card
+
+        self.codec.save_pretrained(save_directory, **kwargs)
+        fill_card(self).save(f"{save_directory}/README.md")
+
+
+def codec_config(arguments: CodecArguments) -> MimiConfig:
+    """The configuration of a new codec: Mimi's but for its sizes."""
+    heads, hidden = arguments.codec_num_heads, arguments.codec_hidden_size
+    return MimiConfig(
+        num_filters=arguments.codec_num_filters,
+        hidden_size=hidden,
+        num_hidden_layers=arguments.codec_num_layers,
+        num_attention_heads=heads,
+        num_key_value_heads=heads,
+        head_dim=hidden // heads,
+        intermediate_size=arguments.codec_intermediate_size,
+        num_quantizers=arguments.codec_num_quantizers,
+        codebook_size=arguments.codec_codebook_size,
+        codebook_dim=arguments.codec_codebook_dim,
+        vector_quantization_hidden_dimension=arguments.codec_codebook_dim,
+        upsample_groups=hidden,
+    )
