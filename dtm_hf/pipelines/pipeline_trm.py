@@ -172,7 +172,7 @@ class TRMPipeline(TRMRepositoryMixin, CallStateMixin, DiffusionPipeline):
         temperature: float = 0.8,
         top_k: int | None = 50,
         top_p: float | None = None,
-        decoding: str = "masked",
+        decoding: str | None = None,
         generator: torch.Generator | list[torch.Generator] | None = None,
         callback_on_step_end: Callable[["TRMPipeline", int, int, dict], dict] | None = None,
         callback_on_step_end_tensor_inputs: list[str] = ["codes"],  # noqa: B006 - the signature of diffusers
@@ -219,7 +219,7 @@ class TRMPipeline(TRMRepositoryMixin, CallStateMixin, DiffusionPipeline):
                     draw=None if temperature == 0 else draw,
                     prompt=known_codes(of_batch, self.model.config, device),
                     state=state,
-                    independent=decoding == "independent",
+                    independent=self._is_independent(decoding),
                     on_cycle_end=on_cycle_end,
                 )
                 codes += [item[:, : row.num_frames] for row, item in zip(of_batch, decided, strict=True)]
@@ -237,9 +237,12 @@ class TRMPipeline(TRMRepositoryMixin, CallStateMixin, DiffusionPipeline):
         audios = sound_of_codes(rows, codes, self.codec)
         return [torch.from_numpy(audio) for audio in audios] if output_type == "pt" else audios
 
+    def _is_independent(self, decoding: str | None) -> bool:
+        return not self.model.config.feedback if decoding is None else decoding == "independent"
+
     def _choose(self, steps, guidance_scale, guidance_end, temperature, top_k, top_p, decoding) -> tuple:
         """Guidance, scheduler and warpers of a call."""
-        if decoding not in DECODINGS:
+        if decoding not in (None, *DECODINGS):
             raise ValueError(f"`decoding` must be one of {DECODINGS}, but got {decoding!r}.")
         guidance = choose_guidance(guidance_scale, guidance_end)
         # Timesteps belong to the call.
@@ -260,7 +263,7 @@ class TRMPipeline(TRMRepositoryMixin, CallStateMixin, DiffusionPipeline):
         temperature: float = 0.8,
         top_k: int | None = 50,
         top_p: float | None = None,
-        decoding: str = "masked",
+        decoding: str | None = None,
         speed: float = 1.0,
         duration_s: float | list[float | None] | None = None,
         generator: torch.Generator | list[torch.Generator] | None = None,
@@ -289,9 +292,10 @@ class TRMPipeline(TRMRepositoryMixin, CallStateMixin, DiffusionPipeline):
                 Share of the cycles, in [0, 1], from which on they go without guidance.
             temperature (`float`, defaults to 0.8), top_k (`int`, defaults to 50), top_p (`float`, *optional*):
                 How codes are drawn; a temperature of 0 takes the likeliest, and no draw is made.
-            decoding (`str`, defaults to `"masked"`):
+            decoding (`str`, *optional*):
                 `"masked"`: after each cycle the surest codes are decided, which the next cycle sees. `"independent"`:
-                cycles see none, and after the last all are drawn at once.
+                cycles see none, and after the last all are drawn at once. By default what the network was trained
+                for.
             speed (`float`, defaults to 1.0):
                 Above 1 is faster.
             duration_s (`float` or a list with one a text, *optional*):

@@ -58,6 +58,8 @@ class TRMConfig(PreTrainedConfig):
             `"recursive"`: one network updates both, z = net(z, y + x) and y = net(y, z), and no gradient flows before
             the last cycle ([Tiny Recursive Models](https://arxiv.org/abs/2510.04871)). `"document"`: blocks that look
             from z at y by attention, an answer updater of its own, and a gradient through all cycles.
+        feedback (`bool`, defaults to `True`):
+            Whether it was trained to see the codes that are decided before a cycle.
         share_output_heads (`bool`, defaults to `False`):
             One projection to codes for all codebooks, told which by a shift and a scale before a nonlinearity.
         speaker_embed_dim (`int`, defaults to 64), codebook_embed_dim (`int`, defaults to 64):
@@ -85,6 +87,7 @@ class TRMConfig(PreTrainedConfig):
     h_cycles: int = 3
     l_cycles: int = 6
     update: str = "recursive"
+    feedback: bool = True
     share_output_heads: bool = False
     speaker_embed_dim: int = 64
     codebook_embed_dim: int = 64

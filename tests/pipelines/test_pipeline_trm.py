@@ -75,6 +75,15 @@ def test_voices_seeds_cycles_and_decodings_are_heard(pipe):
     assert torch.equal(codes(temperature=0), codes(temperature=0, generator=seeded(1)))
 
 
+def test_a_network_without_feedback_is_decoded_as_it_was_trained(vocab_file):
+    pipe = tiny_trm.pipeline(vocab_file, feedback=False)
+    codes = [
+        pipe("yes", generator=seeded(), output_type="codes", decoding=decoding).audios[0]
+        for decoding in (None, "independent", "masked")
+    ]
+    assert torch.equal(codes[0], codes[1]) and not torch.equal(codes[0], codes[2])
+
+
 def test_a_recording_is_gone_on_from(pipe, reference_audio):
     calls = {"reference_audio": reference_audio, "reference_text": SAID, "temperature": 0, "output_type": "codes"}
     rows = pipe.prepare("yes", reference_audio=reference_audio, reference_text=SAID)

@@ -193,6 +193,7 @@ class TRMTask(CodesTask):
                 h_cycles=arguments.trm_h_cycles,
                 l_cycles=arguments.trm_l_cycles,
                 update=arguments.trm_update,
+                feedback=arguments.feedback,
                 share_output_heads=arguments.share_output_heads,
                 speaker_embed_dim=arguments.speaker_embed_dim,
                 codebook_embed_dim=arguments.codebook_embed_dim,

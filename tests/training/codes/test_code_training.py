@@ -1,0 +1,179 @@
+"""Training on codes: resumed to the bit, in two processes, from data that is odd; the document's configuration."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from accelerate.state import AcceleratorState
+from safetensors.torch import load_file
+from speech_corpora import row, write_parquet
+from tiny_codec import tiny_codec
+from training_runs import LOOP, QUIET, log, write_corpus
+
+from dtm_hf import TRMPipeline
+from dtm_hf.codec.mimi import encode_recordings, load_codec
+from dtm_hf.training.config.arguments import SourceArguments
+from dtm_hf.training.corpus.codes import Tokenization, tokenize
+from dtm_hf.training.systems import build_task, parse_config
+from dtm_hf.training.trainer import Trainer
+
+ROOT = Path(__file__).parents[3]
+TRM = (
+    "--objective trm --num_codebooks 3 --max_text_length 40 --max_audio_frames 12 --trm_text_dim 16 "
+    "--trm_audio_dim 16 --trm_ffn_dim 16 --trm_num_heads 2 --trm_text_layers 1 --trm_num_layers 1 --trm_l_cycles 1 "
+    "--trm_h_cycles 2"
+).split()
+CODEC = (
+    "--objective codec --codec_num_filters 8 --codec_hidden_size 32 --codec_num_layers 1 --codec_num_heads 2 "
+    "--codec_intermediate_size 32 --codec_num_quantizers 3 --codec_codebook_size 8 --codec_codebook_dim 8 "
+    "--codec_clip_frames 4"
+).split()
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    folder = write_corpus(tmp_path_factory.mktemp("corpus"), train_rows=12)
+    # A second voice.
+    rows = [row(i, 0.4 + 0.05 * i, speaker="b", text="hello there") for i in range(3)]
+    return write_parquet(folder, rows, split="train-more")
+
+
+@pytest.fixture(scope="module")
+def codec(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("codec")
+    tiny_codec().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def coded(corpus, codec, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("coded")
+    tokenize(Tokenization(SourceArguments(str(corpus)), str(codec)), folder, ["train", "validation"])
+    return folder
+
+
+@pytest.fixture
+def trained(corpus, codec, coded, tmp_path):
+    def train(objective, name, steps, *more):
+        AcceleratorState._reset_state(reset_partial_state=True)
+        own = [*TRM, "--dataset", coded, "--codec", codec] if objective == "trm" else [*CODEC, "--dataset", corpus]
+        argv = [*own, *LOOP, *QUIET, "--vocab_file", corpus / "vocab.txt", "--output_dir", tmp_path / name]
+        Trainer(parse_config([str(word) for word in [*argv, "--max_steps", steps, *more]])).train()
+        AcceleratorState._reset_state(reset_partial_state=True)
+        return tmp_path / name
+
+    return train
+
+
+@pytest.mark.parametrize("objective", ["trm", "codec"])
+def test_a_run_that_was_cut_short_goes_on_to_the_bit(trained, objective):
+    prompts = ["--sample_prompts", "a|"]
+    straight = trained(objective, "straight", 4, *prompts)
+    trained(objective, "stopped", 2, *prompts)
+    stopped = trained(objective, "stopped", 4, *prompts)
+    file = "model/model.safetensors" if objective == "trm" else "model.safetensors"
+    one, other = (load_file(folder / file) for folder in (straight, stopped))
+    assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+    for name in ("loss", "validation_loss", "hours"):
+        assert log(straight, name) == log(stopped, name) and log(straight, name), name
+    assert (straight / "samples/step-00000004/info.json").is_file()
+    assert list((straight / "samples/ground-truth").glob("*.wav"))
+
+
+def test_the_result_speaks_and_says_what_it_is(trained):
+    folder = trained("trm", "run", 2, "--sample_prompts", "Just text.", "a|hello", "--sample_speaker", "1")
+    pipe = TRMPipeline.from_pretrained(folder)
+    assert pipe.speakers == ["a", "b"] and pipe.scheduler.config.num_inference_steps == 2
+    pipe.set_progress_bar_config(disable=True)
+    assert pipe("hello", "b").audios[0].any()
+    assert "2 steps" in (folder / "README.md").read_text()
+    info = json.loads((folder / "samples/step-00000002/info.json").read_text())
+    assert [(s["speaker"], s["text"]) for s in info["samples"]] == [("b", "Just text."), ("a", "hello")]
+    assert info["temperature"] == 0.8 and info["num_inference_steps"] == 2
+
+
+def test_a_trained_codec_is_a_plain_one(trained):
+    folder = trained("codec", "run", 2)
+    codec = load_codec(folder)
+    assert encode_recordings(codec, [torch.rand(4000)])[0].shape == (3, 3)
+    assert "MimiModel.from_pretrained" in (folder / "README.md").read_text()
+
+
+def arguments(corpus, codec, coded, *more):
+    return [*TRM, "--dataset", str(coded), "--codec", str(codec), *LOOP, *QUIET, *more]
+
+
+def test_rows_beyond_a_limit_are_counted(corpus, codec, coded):
+    limits = ["--max_audio_frames", "8", "--vocab_file", str(corpus / "vocab.txt")]
+    task = build_task(parse_config(arguments(corpus, codec, coded, *limits)))
+    batches = list(task.loader("train", seed=0, rank=0, world_size=1, endless=False))
+    dropped = sum((batch["dropped"].get("more than 8 frames", 0) for batch in batches), 0)
+    assert dropped > 0 and max(batch["codes"].shape[2] for batch in batches) <= 8
+    assert sum(len(batch["codes"]) for batch in batches) + dropped == sum(batch["rows"] for batch in batches) == 14
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        (["--num_codebooks", "33"], r"`num_codebooks` must lie in \[1, 32\]"),
+        (["--num_codebooks", "5"], "`num_codebooks` must be at most the 4 of `codec`, but got 5"),
+        (["--speakers", "x", "x"], "`speakers` must be distinct"),
+        (["--sample_speaker", "eve"], "`sample_speaker` must be one of"),
+        (["--codes_column", "tokens"], r"no column 'tokens' \(`codes_column`\)"),
+        (["--trm_audio_dim", "18"], "`trm_audio_dim` must be a multiple of twice `trm_num_heads`, 4, but got 18"),
+        (["--num_supervisions", "2"], "`num_supervisions` must be 1 with `feedback`"),
+        (["--max_audio_frames", "300"], "`frames_per_batch` must hold a recording"),
+        (["--mixed_precision", "fp16"], "'fp16': small updates would be lost"),
+        (["--codec", "{corpus}"], "config.json"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused(corpus, codec, coded, more, told):
+    more = [word.replace("{corpus}", str(corpus)) for word in more]
+    argv = arguments(corpus, codec, coded, "--vocab_file", str(corpus / "vocab.txt"), *more)
+    with pytest.raises((ValueError, OSError), match=told):
+        build_task(parse_config(argv))
+
+
+def test_codes_of_another_codec_and_recordings_without_codes_are_refused(corpus, codec, coded, tmp_path):
+    other = tiny_codec()
+    other.quantizer.semantic_residual_vector_quantizer.layers[0].codebook.embed_sum.mul_(2)
+    other.save_pretrained(tmp_path)
+    vocabulary = ["--vocab_file", str(corpus / "vocab.txt")]
+    with pytest.raises(ValueError, match="must be the one that .* was tokenized with"):
+        build_task(parse_config(arguments(corpus, tmp_path, coded, *vocabulary)))
+    with pytest.raises(ValueError, match=r"no column 'codes' \(`codes_column`\)"):
+        build_task(parse_config(arguments(corpus, codec, corpus, *vocabulary)))
+
+
+# The document's flags, and what docs/trm.md makes of them.
+FLAGS = """--data-dir --token-dir --max-text-length --max-audio-frames --text-embed-dim --audio-embed-dim --hidden-dim
+--text-layers --L-layers --H-cycles --L-cycles --num-heads --share-output-heads --epochs --batch-size --lr
+--weight-decay --grad-clip --fp16 --log-interval --eval-interval --save-interval --output-dir --run-name --wandb
+--sample-interval --num-samples --sample-prompts --sample-prompts-file --sample-speaker --sample-temperature
+--sample-top-k --sample-top-p --num-workers --seed --device""".split()
+
+
+def test_each_flag_of_the_document_has_its_field_and_its_default():
+    page = (ROOT / "docs/trm.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(--[\w-]+)` \| ([^|]*) \| ([^|]*) \|", page, re.MULTILINE)
+    assert sorted(flag for flag, _, _ in rows) == sorted(FLAGS)
+    path = ROOT / "training/configs/trm_document.yaml"
+    config = parse_config(["--config", str(path)])
+    sections = {"trm": config.objective} | {n: getattr(config, n) for n in ("data", "optimization", "logging")}
+    content, compared = yaml.safe_load(path.read_text(encoding="utf-8")), 0
+    for flag, default, field in rows:
+        found = re.match(r"`(\w+)\.(\w+)`", field)
+        if found is None:
+            assert len(field) > 10, f"{flag}: neither a field nor a reason"
+            continue
+        section, name = found.groups()
+        value = getattr(sections[section], name)
+        # In parentheses: the document's value means something else there.
+        if default.startswith("`"):
+            assert name in content[section], f"{flag}: trm_document.yaml leaves {name} out"
+            assert yaml.safe_load(default.strip("` ")) == value or default.strip("` ") == str(value), (flag, value)
+            compared += 1
+    assert compared >= 24
