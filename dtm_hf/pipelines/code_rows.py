@@ -176,7 +176,7 @@ def divide_codes(
     Raises:
         ValueError: for what is longer than that and cannot be cut.
     """
-    measure = measure or _seconds_by_characters
+    measure = measure or seconds_by_characters
     rows = []
     for index, (text, prompt) in enumerate(zip(inputs.texts, prompts, strict=True)):
         known = 0 if prompt is None else prompt.codes.shape[1]
@@ -215,5 +215,6 @@ def divide_codes(
     return rows
 
 
-def _seconds_by_characters(text: str) -> float:
+def seconds_by_characters(text: str) -> float:
+    """What a text takes where nothing was fitted."""
     return len(text) / CHARACTERS_PER_SECOND

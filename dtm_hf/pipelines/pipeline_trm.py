@@ -19,7 +19,8 @@ from dtm_hf.pipelines.arguments import check_callback, check_count, check_genera
 from dtm_hf.pipelines.batching import noise_sources, split_batches
 from dtm_hf.pipelines.call_state import CallStateMixin, LastCall
 from dtm_hf.pipelines.code_batches import collate_rows, draw_uniform, join_codes, known_codes, sound_of_codes
-from dtm_hf.pipelines.code_rows import CodePrompt, CodeRow, Limits, check_code_inputs, divide_codes
+from dtm_hf.pipelines.code_rows import CodeInputs, CodePrompt, CodeRow, Limits, check_code_inputs, divide_codes
+from dtm_hf.pipelines.code_stream import CodeStreamMixin
 from dtm_hf.pipelines.guidance import choose_guidance
 from dtm_hf.pipelines.masked_sampler import generate_codes
 from dtm_hf.pipelines.output import CODE_OUTPUT_TYPES, TRMPipelineOutput, check_code_output_type
@@ -51,7 +52,7 @@ EXAMPLE_DOC_STRING = """
 DECODINGS = ("masked", "independent")
 
 
-class TRMPipeline(TRMRepositoryMixin, CallStateMixin, DiffusionPipeline):
+class TRMPipeline(TRMRepositoryMixin, CallStateMixin, CodeStreamMixin, DiffusionPipeline):
     r"""
     Speaks text in one of the voices that it knows, or goes on from a recording.
 
@@ -139,28 +140,31 @@ class TRMPipeline(TRMRepositoryMixin, CallStateMixin, DiffusionPipeline):
         Raises:
             TypeError, ValueError, FileNotFoundError: for what cannot be spoken.
         """
-        inputs = check_code_inputs(
-            self.tokenizer,
-            self.speakers,
-            text,
-            voice,
-            reference_audio,
-            reference_text,
-            speed,
-            duration_s,
-            self.text_normalizer,
-        )
-        # A recording shared by all texts is read once.
+        inputs = self.check(text, voice, reference_audio, reference_text, speed, duration_s)
+        prompts = self.encode_prompts(inputs)
+        return divide_codes(inputs, prompts, self.tokenizer, self.duration_predictor, speed, self.limits)
+
+    def check(self, text, voice, reference_audio, reference_text, speed, duration_s) -> CodeInputs:
+        """What is asked for, refused if it cannot be spoken; arguments as of a call."""
+        given = (text, voice, reference_audio, reference_text, speed, duration_s)
+        return check_code_inputs(self.tokenizer, self.speakers, *given, self.text_normalizer)
+
+    def encode_prompts(self, inputs: CodeInputs) -> list[CodePrompt | None]:
+        """The recordings to go on from, one a text; what is shared by all texts is read once."""
         encoded: dict[tuple[int, str | None], CodePrompt | None] = {}
-        pairs = list(zip(inputs.recordings, inputs.reference_texts, strict=True))
-        for recording, said in pairs:
-            if (id(recording), said) not in encoded:
-                prompt = None if recording is None else self.encode_reference(recording, said)
-                encoded[id(recording), said] = prompt
-        prompts = [encoded[id(recording), said] for recording, said in pairs]
+        pairs = [
+            (id(recording), said) for recording, said in zip(inputs.recordings, inputs.reference_texts, strict=True)
+        ]
+        for pair, recording in zip(pairs, inputs.recordings, strict=True):
+            if pair not in encoded:
+                encoded[pair] = None if recording is None else self.encode_reference(recording, pair[1])
+        return [encoded[pair] for pair in pairs]
+
+    @property
+    def limits(self) -> Limits:
+        """What a row may have."""
         config, rate = self.model.config, self.sampling_rate / self.codec.config.frame_size
-        limits = Limits(config.max_audio_frames, config.max_text_length, rate)
-        return divide_codes(inputs, prompts, self.tokenizer, self.duration_predictor, speed, limits)
+        return Limits(config.max_audio_frames, config.max_text_length, rate)
 
     @torch.no_grad()
     def sample(

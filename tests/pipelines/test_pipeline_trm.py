@@ -13,6 +13,8 @@ from transformers import AutoModel
 
 from dtm_hf import F5Tokenizer, TRMModel, TRMPipeline
 from dtm_hf.hub import fill_card
+from dtm_hf.pipelines.chunking import cross_fade
+from dtm_hf.pipelines.code_stream import fade_pieces
 
 SAID = "some words."
 
@@ -120,6 +122,31 @@ def test_long_text_is_cut_to_what_the_network_serves(pipe):
     assert len(audios[0]) == sum(row.num_frames for row in rows[:-1]) * 1920 - fades
     wanted = pipe.prepare(text, duration_s=9.0)
     assert sum(row.num_frames for row in wanted) / 12.5 == pytest.approx(9.0, abs=0.15 * len(wanted) + 0.1)
+
+
+@pytest.mark.parametrize("piece_frames", [1, 5])
+def test_a_stream_is_its_sentences_cross_faded(pipe, reference_audio, piece_frames):
+    first, second = "this is said.", "that was all there is."
+    voice = {"voice": "bob", "reference_audio": reference_audio, "reference_text": SAID}
+    for options in ({}, voice):
+        heard = list(pipe.stream(f"{first} {second}", temperature=0, piece_frames=piece_frames, **options))
+        alone = [pipe(text, temperature=0, **options).audios[0] for text in (first, second)]
+        expected = cross_fade(alone, 24000)
+        assert len(heard) > 2 and len(heard[0]) < len(alone[0])
+        np.testing.assert_allclose(np.concatenate(heard), expected, atol=1e-4 * np.abs(expected).max())
+
+
+def test_a_stream_refuses_at_once(pipe):
+    for options in ({"voice": "eve"}, {"piece_frames": 0}, {"speed": 0}):
+        with pytest.raises(ValueError, match=f"`{next(iter(options))}` must"):
+            pipe.stream("yes", **options)
+
+
+def test_pieces_of_any_length_are_faded_as_the_whole():
+    generator = np.random.default_rng(0)
+    waves = [generator.standard_normal(n).astype(np.float32) for n in (9000, 2000, 12000, 100, 5000)]
+    pieces = ([wave[i : i + 1700] for i in range(0, len(wave), 1700)] for wave in waves)
+    np.testing.assert_allclose(np.concatenate(list(fade_pieces(pieces, 24000))), cross_fade(waves, 24000), atol=1e-5)
 
 
 def test_callbacks_see_each_cycle_change_codes_and_end_them(pipe):
