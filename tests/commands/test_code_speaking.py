@@ -3,6 +3,7 @@
 import pytest
 import soundfile
 import tiny_trm
+from speech_corpora import row, write_parquet
 from typer.testing import CliRunner
 
 from dtm_hf.commands.main import app
@@ -63,7 +64,7 @@ def test_what_it_cannot_is_refused_before_anything_is_loaded(folder, arguments, 
     def load(*_args, **_kwargs):
         raise AssertionError("a model was loaded")
 
-    monkeypatch.setattr("dtm_hf.commands.speaking.load_pipeline", load)
+    monkeypatch.setattr("dtm_hf.commands.code_speaking.load_pipeline", load)
     result = run("speak", "yes", "--model", folder, "-o", tmp_path / "a.wav", *arguments)
     assert result.exit_code == 2 and said in result.stderr, result.stderr
     assert not (tmp_path / "a.wav").exists()
@@ -72,3 +73,26 @@ def test_what_it_cannot_is_refused_before_anything_is_loaded(folder, arguments, 
 def test_a_temperature_is_for_models_that_draw_codes():
     result = run("speak", "Meet me on Monday.", "--temperature", "0.5")
     assert result.exit_code == 2 and "`--temperature` is for a model that draws codes" in result.stderr
+
+
+def test_commands_that_are_for_mels_say_so(folder, tmp_path):
+    corpus = write_parquet(tmp_path / "corpus", [row(0, 0.5), row(1, 0.5)], split="validation")
+    for command in (
+        ["export", folder, tmp_path / "port"],
+        ["benchmark", "--model", folder, "--set", corpus, "-o", tmp_path / "figures", "--arms", "euler-4"],
+    ):
+        result = run(*command)
+        assert result.exit_code == 2, result.output
+        assert "is a TRMPipeline, and this command is for a DTMPipeline" in result.stderr
+    assert not (tmp_path / "port").exists() and not (tmp_path / "figures").exists()
+
+
+def test_a_duration_predictor_is_taken_in(folder, tmp_path):
+    import shutil
+
+    from dtm_hf import DurationPredictor, TRMPipeline
+    from dtm_hf.training.speech.durations import install
+
+    shutil.copytree(folder, tmp_path / "pipeline")
+    install(DurationPredictor(1.0, 0.0, {}, 0.0), tmp_path / "pipeline")
+    assert TRMPipeline.from_pretrained(tmp_path / "pipeline").duration_predictor("yes") == 1.0

@@ -8,6 +8,7 @@ import tiny_trm
 import torch
 from diffusers import DiffusionPipeline
 from hub_card_rules import check_card
+from hub_server import hub_of_this_process
 from tiny_codec import tiny_codec
 from transformers import AutoModel
 
@@ -181,6 +182,18 @@ def test_what_is_saved_says_the_same_and_is_found_by_plain_libraries(pipe, tmp_p
     card = (tmp_path / "README.md").read_text(encoding="utf-8")
     assert "3 codebooks of 16 entries" in card and "| Voices | ann, bob |" in card and str(tmp_path) not in card
     assert check_card(str(fill_card(pipe, "org/trm"))) == ([], [])
+
+
+def test_it_goes_to_the_hub_and_back(pipe, tmp_path):
+    from dtm_hf.commands.models import pipeline_kind
+
+    with hub_of_this_process(tmp_path / "hub"):
+        pipe.push_to_hub("org/trm")
+        again = TRMPipeline.from_pretrained("org/trm")
+        assert pipeline_kind("org/trm") == "TRMPipeline" and pipeline_kind("org/absent") == "DTMPipeline"
+    again.set_progress_bar_config(disable=True)
+    one, other = (p("yes", generator=seeded(), output_type="codes").audios[0] for p in (pipe, again))
+    assert torch.equal(one, other)
 
 
 @pytest.mark.parametrize(

@@ -199,12 +199,15 @@ def install(predictor: "DurationPredictor", output: Path) -> Path:
         return place
     from dtm_hf.hub import fill_card
     from dtm_hf.pipelines.pipeline_dtm import DTMPipeline
+    from dtm_hf.pipelines.pipeline_trm import TRMPipeline
 
     components = json.loads(index.read_text(encoding="utf-8"))
     components["duration_predictor"] = ["dtm_hf", type(predictor).__name__]
     with written_aside(index) as aside:
         aside.write_text(json.dumps(components, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    fill_card(DTMPipeline.from_pretrained(output, force_head=True)).save(output / "README.md")
+    codes = components.get("_class_name") == TRMPipeline.__name__
+    pipeline = TRMPipeline.from_pretrained(output) if codes else DTMPipeline.from_pretrained(output, force_head=True)
+    fill_card(pipeline).save(output / "README.md")
     return place
 
 
