@@ -78,7 +78,10 @@ def _facts_of_codes(pipeline: "TRMPipeline") -> Table:
         ("H", f"{sampling.num_inference_steps} cycles, trained with up to {model.h_cycles}"),
         ("L", f"{model.l_cycles} updates of the latent a cycle"),
         ("codes", f"{model.num_codebooks} codebooks of {model.codebook_size}, {codec.frame_rate:g} frames a second"),
-        ("", "cycles see those decided before them" if model.feedback else "cycles see none, all are drawn at the end"),
+        (
+            "",
+            "cycles see what is decided" if model.feedback else "cycles see none, all are drawn at the end",
+        ),
         ("lengths", pipeline.describe_lengths()),
         ("audio", f"{codec.sampling_rate} Hz, {type(pipeline.codec).__name__}"),
         ("", f"chunks of at most {longest:g} s and {model.max_text_length} characters"),
