@@ -28,6 +28,7 @@ _MODULES = {
     "MaskingScheduler": "dtm_hf.scheduling.scheduling_masking",
     "MaskingSchedulerOutput": "dtm_hf.scheduling.scheduling_masking",
     "PortedBackbone": "dtm_hf.ports.ported",
+    "PortedCodec": "dtm_hf.ports.ported_codec",
     "PortedHead": "dtm_hf.ports.ported",
     "PortedHifiGan": "dtm_hf.ports.ported_speecht5",
     "PortedSpeechT5": "dtm_hf.ports.ported_speecht5",

@@ -28,6 +28,7 @@ _COMPONENTS = (
     "TextNormalizer",
     "TokenDurations",
     "PortedBackbone",
+    "PortedCodec",
     "PortedHead",
     "PortedHifiGan",
     "PortedSpeechT5",

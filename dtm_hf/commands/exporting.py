@@ -8,7 +8,7 @@ import typer
 from dtm_hf.frontend.voices import packaged_voices
 
 from .console import ArgumentError, quiet_libraries, stderr
-from .models import EMBEDDED, PORTABLE, choose_model, load_pipeline
+from .models import ANY_KIND, EMBEDDED, choose_model, load_pipeline
 
 
 def export(
@@ -35,7 +35,7 @@ def export(
             str(error).replace("`format`", "`--format`").replace("`weights`", "`--weights`")
         ) from error
     pipeline = load_pipeline(
-        model, kinds=PORTABLE, device="cpu", revision=revision, local_files_only=local_files_only, student=student
+        model, kinds=ANY_KIND, device="cpu", revision=revision, local_files_only=local_files_only, student=student
     )
     with stderr.status(f"Exporting as {export_format}, a graph after the other"):
         export_pipeline(pipeline, output, export_format, weights)

@@ -16,8 +16,7 @@ if TYPE_CHECKING:
     from dtm_hf import DTMPipeline
 
 # Classes of pipelines by the kind that a command names.
-PORTABLE = ("DTMPipeline", "SpeechT5Pipeline")
-ANY_KIND = (*PORTABLE, "TRMPipeline")
+ANY_KIND = ("DTMPipeline", "SpeechT5Pipeline", "TRMPipeline")
 EMBEDDED = Path(str(files("dtm_hf"))) / "assets" / "dtm-f5-tiny"
 _HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 

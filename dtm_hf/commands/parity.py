@@ -18,12 +18,16 @@ def parity(model: str, port: str, report_file: Path | None, revision: str | None
         port = choose_model(port)
     except ArgumentError as error:
         raise ArgumentError(str(error).replace("`--model`", "`PORT`")) from error
-    is_speecht5 = pipeline_kind(model, revision, local_files_only) == "SpeechT5Pipeline"
-    reference = None if is_speecht5 else choose_reference(model, None, None, None)
+    kind = pipeline_kind(model, revision, local_files_only)
+    reference = choose_reference(model, None, None, None) if kind == "DTMPipeline" else None
     source = load_pipeline(model, kinds=ANY_KIND, device="cpu", revision=revision, local_files_only=local_files_only)
     ported = load_pipeline(port, kinds=ANY_KIND, device="cpu", local_files_only=local_files_only)
     with stderr.status("Comparing"):
-        if is_speecht5:
+        if kind == "TRMPipeline":
+            from dtm_hf.ports.parity_trm import check_trm_parity
+
+            report = check_trm_parity(source, ported)
+        elif kind == "SpeechT5Pipeline":
             from dtm_hf.ports.parity_speecht5 import check_speecht5_parity
 
             report = check_speecht5_parity(source, ported)

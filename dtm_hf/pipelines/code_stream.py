@@ -55,6 +55,10 @@ class CodeStreamMixin:
 
         def pieces(row: CodeRow) -> Iterator[np.ndarray]:
             (codes,) = self.sample([row], generator=generator, **sampling)
+            if not hasattr(self.codec, "decoder"):
+                # A port decodes whole rows.
+                yield from self.decode([row], [codes])
+                return
             decoder, gain, known = StreamingDecoder(self.codec), 1.0, 0
             if row.prompt is not None:
                 known, gain = row.prompt.codes.shape[1], min(row.prompt.rms / TARGET_RMS, 1.0)

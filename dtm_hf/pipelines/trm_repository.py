@@ -27,7 +27,7 @@ class TRMRepositoryMixin(PublishedMixin):
     card_template = Path(__file__).parents[1] / "trm_card.md"
     component_classes = {
         "model": ("TRMModel",),
-        "codec": (),
+        "codec": ("PortedCodec",),
         "tokenizer": ("F5Tokenizer",),
         "scheduler": ("MaskingScheduler",),
         "duration_predictor": ("DurationPredictor",),
@@ -44,7 +44,7 @@ class TRMRepositoryMixin(PublishedMixin):
             "model": config.to_dict(),
             "parameters": f"{self.model.num_parameters():,}",
             "codec_rate": self.sampling_rate,
-            "codec_parameters": f"{self.codec.num_parameters():,}",
+            "codec_parameters": f"{self._codec_parameters():,}",
             "speakers": ", ".join(config.speakers[:20]) + (", ..." if len(config.speakers) > 20 else ""),
             "num_inference_steps": self.scheduler.config.num_inference_steps,
             "lengths": self.describe_lengths(),
@@ -53,6 +53,11 @@ class TRMRepositoryMixin(PublishedMixin):
             "training_data": config.training_data,
             "results": config.results,
         }
+
+    def _codec_parameters(self) -> int:
+        # A port has graphs in the place of parameters.
+        ported = hasattr(self.codec, "manifest")
+        return self.codec.manifest.num_parameters if ported else self.codec.num_parameters()
 
     def describe_lengths(self) -> str:
         """Where the length of speech is from, in words."""

@@ -2,19 +2,21 @@
 
 from typing import Any
 
-from transformers import SpeechT5ForTextToSpeech, SpeechT5HifiGan
+from transformers import MimiModel, SpeechT5ForTextToSpeech, SpeechT5HifiGan
 
 from dtm_hf.backbone.backbone_f5 import F5Backbone
 from dtm_hf.frontend.text_aligner import TextAligner
 from dtm_hf.frontend.token_durations import TokenDurations
 from dtm_hf.head.modeling_dtm import DTMHead
 from dtm_hf.ports.graph import Recipe
+from dtm_hf.ports.graphs_codec import codec_graphs
 from dtm_hf.ports.graphs_f5 import backbone_graphs
 from dtm_hf.ports.graphs_head import head_graphs
 from dtm_hf.ports.graphs_speecht5 import hifigan_graphs, speecht5_graphs
 from dtm_hf.ports.graphs_timing import aligner_graphs, durations_graphs
 from dtm_hf.ports.graphs_vocoder import vocos_graphs
 from dtm_hf.ports.ported import PortedBackbone, PortedHead, PortedVocoder
+from dtm_hf.ports.ported_codec import PortedCodec
 from dtm_hf.ports.ported_speecht5 import PortedHifiGan, PortedSpeechT5
 from dtm_hf.ports.ported_timing import PortedTextAligner, PortedTokenDurations
 from dtm_hf.vocoder.vocoder_vocos import VocosVocoder
@@ -27,9 +29,11 @@ RECIPES: dict[type, Recipe] = {
     TokenDurations: Recipe(durations_graphs, PortedTokenDurations),
     SpeechT5ForTextToSpeech: Recipe(speecht5_graphs, PortedSpeechT5),
     SpeechT5HifiGan: Recipe(hifigan_graphs, PortedHifiGan),
+    MimiModel: Recipe(codec_graphs, PortedCodec),
 }
 
-# What no network is in: a port keeps it as it is. Of a `DTMPipeline`, `dtm_hf.runtime` has numpy in its place.
+# What a port keeps as it is: no network is in it, or one that has no graphs yet (TRM). Of a `DTMPipeline`,
+# `dtm_hf.runtime` has numpy in its place.
 AS_THEY_ARE = frozenset(
     {
         "DTMScheduler",
@@ -37,8 +41,10 @@ AS_THEY_ARE = frozenset(
         "F5FeatureExtractor",
         "F5Tokenizer",
         "GriffinLimVocoder",
+        "MaskingScheduler",
         "SpeakerTable",
         "SpeechT5Tokenizer",
+        "TRMModel",
         "TextNormalizer",
     }
 )

@@ -75,16 +75,12 @@ def test_a_temperature_is_for_models_that_draw_codes():
     assert result.exit_code == 2 and "`--temperature` is for a model that draws codes" in result.stderr
 
 
-def test_commands_that_are_for_mels_say_so(folder, tmp_path):
+def test_a_benchmark_of_mels_says_so(folder, tmp_path):
     corpus = write_parquet(tmp_path / "corpus", [row(0, 0.5), row(1, 0.5)], split="validation")
-    for command in (
-        ["export", folder, tmp_path / "port"],
-        ["benchmark", "--model", folder, "--set", corpus, "-o", tmp_path / "figures", "--arms", "euler-4"],
-    ):
-        result = run(*command)
-        assert result.exit_code == 2, result.output
-        assert "is a TRMPipeline, and this command is for a DTMPipeline" in result.stderr
-    assert not (tmp_path / "port").exists() and not (tmp_path / "figures").exists()
+    result = run("benchmark", "--model", folder, "--set", corpus, "-o", tmp_path / "figures", "--arms", "euler-4")
+    assert result.exit_code == 2, result.output
+    assert "is a TRMPipeline, and this command is for a DTMPipeline" in result.stderr
+    assert not (tmp_path / "figures").exists()
 
 
 def test_a_duration_predictor_is_taken_in(folder, tmp_path):

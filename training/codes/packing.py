@@ -40,6 +40,8 @@ def unpack_codes(value: Any, num_codebooks: int, codebook_size: int) -> np.ndarr
     elif isinstance(value, list) and value and all(isinstance(book, list) for book in value):
         if len({len(book) for book in value}) > 1:
             raise BadRow("codes that are no table", f"codebooks of {sorted({len(book) for book in value})[:5]} frames")
+        if not value[0]:
+            raise BadRow("no codes")
         try:
             codes = np.asarray(value)
         except (ValueError, OverflowError) as error:

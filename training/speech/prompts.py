@@ -193,7 +193,8 @@ def find_recordings(
             break
     spoken: dict[tuple[str, str], SpokenPrompt] = {}
     for prompt in prompts:
-        if prompt.speaker not in speakers:
+        # Whether a voice that needs no recording is known, who speaks says.
+        if prompt.speaker not in speakers and (references or not prompt.text):
             raise ValueError(
                 f"{prompt.source}: the speaker must be one of the validation split, {sorted(speakers)}, but got "
                 f"{prompt.speaker!r}."

@@ -127,14 +127,15 @@ def test_rows_beyond_a_limit_are_counted(corpus, codec, coded):
         (["--num_supervisions", "2"], "`num_supervisions` must be 1 with `feedback`"),
         (["--max_audio_frames", "300"], "`frames_per_batch` must hold a recording"),
         (["--mixed_precision", "fp16"], "'fp16': small updates would be lost"),
-        (["--codec", "{corpus}"], "config.json"),
+        (["--codec", "{corpus}"], "no file named model.safetensors"),
+        (["--sample_prompts", "eve|hello"], "`sample_prompts` entry 1: `voice` must be one of"),
     ],
 )
-def test_what_cannot_be_trained_is_refused(corpus, codec, coded, more, told):
+def test_what_cannot_be_trained_is_refused(corpus, codec, coded, more, told, tmp_path):
     more = [word.replace("{corpus}", str(corpus)) for word in more]
     argv = arguments(corpus, codec, coded, "--vocab_file", str(corpus / "vocab.txt"), *more)
     with pytest.raises((ValueError, OSError), match=told):
-        build_task(parse_config(argv))
+        build_task(parse_config(argv)).open_samples(tmp_path)
 
 
 def test_codes_of_another_codec_and_recordings_without_codes_are_refused(corpus, codec, coded, tmp_path):
