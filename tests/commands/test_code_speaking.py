@@ -3,7 +3,6 @@
 import pytest
 import soundfile
 import tiny_trm
-from speech_corpora import row, write_parquet
 from typer.testing import CliRunner
 
 from dtm_hf.commands.main import app
@@ -75,9 +74,10 @@ def test_a_temperature_is_for_models_that_draw_codes():
     assert result.exit_code == 2 and "`--temperature` is for a model that draws codes" in result.stderr
 
 
-def test_a_benchmark_of_mels_says_so(folder, tmp_path):
-    corpus = write_parquet(tmp_path / "corpus", [row(0, 0.5), row(1, 0.5)], split="validation")
-    result = run("benchmark", "--model", folder, "--set", corpus, "-o", tmp_path / "figures", "--arms", "euler-4")
+def test_a_benchmark_of_mels_says_so(folder, reference_audio, tmp_path):
+    lines = tmp_path / "lines.csv"
+    lines.write_text(f"reference_audio,reference_text,text\n{reference_audio},some words.,yes\n")
+    result = run("benchmark", "--model", folder, "--set", lines, "-o", tmp_path / "figures", "--arms", "euler-4")
     assert result.exit_code == 2, result.output
     assert "is a TRMPipeline, and this command is for a DTMPipeline" in result.stderr
     assert not (tmp_path / "figures").exists()
