@@ -1,5 +1,7 @@
 """The command line with a pipeline of codes."""
 
+import shutil
+
 import pytest
 import soundfile
 import tiny_trm
@@ -76,7 +78,8 @@ def test_a_temperature_is_for_models_that_draw_codes():
 
 def test_a_benchmark_of_mels_says_so(folder, reference_audio, tmp_path):
     lines = tmp_path / "lines.csv"
-    lines.write_text(f"reference_audio,reference_text,text\n{reference_audio},some words.,yes\n")
+    shutil.copy(reference_audio, tmp_path / "voice.wav")
+    lines.write_text("reference_audio,reference_text,text\nvoice.wav,some words.,yes\n")
     result = run("benchmark", "--model", folder, "--set", lines, "-o", tmp_path / "figures", "--arms", "euler-4")
     assert result.exit_code == 2, result.output
     assert "is a TRMPipeline, and this command is for a DTMPipeline" in result.stderr
@@ -84,8 +87,6 @@ def test_a_benchmark_of_mels_says_so(folder, reference_audio, tmp_path):
 
 
 def test_a_duration_predictor_is_taken_in(folder, tmp_path):
-    import shutil
-
     from dtm_hf import DurationPredictor, TRMPipeline
     from dtm_hf.training.speech.durations import install
 

@@ -1,13 +1,13 @@
 """The task of training a codec."""
 
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 from transformers import MimiConfig
 from transformers.models.mimi.modeling_mimi import MimiModel
 
 from dtm_hf.codec.mimi import SAMPLING_RATE, fill_codebooks, load_codec, refresh_codebooks
+from dtm_hf.codec.publishing import PublishedCodec
 from dtm_hf.training.codes.arguments import CodecArguments
 from dtm_hf.training.codes.rows import WaveformMaker
 from dtm_hf.training.codes.speaker import CodecSpeaker
@@ -83,53 +83,12 @@ class CodecTask(CodesTask):
     def validation_rows(self) -> Iterator[ValidationRow]:
         return validation_rows(self.config.data)
 
-    def published(self) -> "PublishedCodec":
+    def published(self) -> PublishedCodec:
         return PublishedCodec(self.module)
 
     def record(self, training_data: str, results: dict | None) -> None:
         self.module.config.training_data, self.module.config.results = training_data, results
         self.module.config.license = self.config.objective.license
-
-
-class PublishedCodec:
-    """
-    A codec as a repository holds it: plain `MimiModel`, with a card.
-
-    Args:
-        codec (`MimiModel`): with `training_data`, `results` and `license` in its configuration.
-    """
-
-    def __init__(self, codec: MimiModel):
-        from pathlib import Path
-
-        import dtm_hf
-
-        self.codec = codec
-        self.card_template = Path(dtm_hf.__file__).parent / "codec_card.md"
-
-    def card_values(self) -> dict[str, Any]:
-        """See [`~dtm_hf.hub.Publishable`]."""
-        config = self.codec.config
-        return {
-            "model_name": "mimi-tiny",
-            "license": getattr(config, "license", None) or "unknown",
-            "pipeline_tag": "feature-extraction",
-            "tags": ["mimi", "neural-codec", "dtm-hf"],
-            "base_model": None,
-            "num_quantizers": config.num_quantizers,
-            "codebook_size": config.codebook_size,
-            "frame_rate": config.sampling_rate / config.frame_size,
-            "parameters": f"{self.codec.num_parameters():,}",
-            "training_data": getattr(config, "training_data", None),
-            "results": getattr(config, "results", None),
-        }
-
-    def save_pretrained(self, save_directory: str, **kwargs) -> None:
-        """As `MimiModel` does, with the card beside it."""
-        from dtm_hf.hub import fill_card
-
-        self.codec.save_pretrained(save_directory, **kwargs)
-        fill_card(self).save(f"{save_directory}/README.md")
 
 
 def codec_config(arguments: CodecArguments) -> MimiConfig:
