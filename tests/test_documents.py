@@ -12,6 +12,7 @@ from hub_server import hub_of_this_process
 from typer.testing import CliRunner
 
 from dtm_hf.commands import main as speech
+from dtm_hf.synthesize import __main__ as synthesize
 from dtm_hf.training.corpus import __main__ as corpus
 from dtm_hf.training.speech import durations
 from dtm_hf.training.systems import parse_config
@@ -25,6 +26,7 @@ APPS = {
     ("dtm-hf",): speech.app,
     ("python", "-m", "dtm_hf.training.corpus"): corpus.app,
     ("python", "-m", "dtm_hf.training.durations"): durations.app,
+    ("python", "-m", "dtm_hf.synthesize"): synthesize.app,
 }
 
 
@@ -90,6 +92,8 @@ def app_of(command):
     # Behind the variables of the environment.
     words = list(itertools.dropwhile(lambda word: re.match(r"[A-Z_]+=", word), command))
     words[0] = Path(words[0]).name
+    if words[:2] == ["accelerate", "launch"] and "-m" in words:
+        words = ["python", *words[words.index("-m") :]]
     for name, app in APPS.items():
         if tuple(words[: len(name)]) == name:
             return app, words[len(name) :]

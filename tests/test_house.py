@@ -32,6 +32,8 @@ ARROWS = {
     "serving": BELOW_PIPELINES | {"pipelines", "runtime"},
     "app": BELOW_TRAINING | {"dtm_hf", "ports", "runtime", "serving"},
     "commands": BELOW_TRAINING | {"dtm_hf", "ports", "runtime", "serving", "app"},
+    # A command of its own, under the launcher of Accelerate.
+    "synthesize": BELOW_TRAINING | {"commands", "dtm_hf", "serving"},
     # What `import dtm_hf` exports and registers.
     "dtm_hf": BELOW_PIPELINES | {"pipelines", "ports", "runtime"},
     # Of the training: the ground floor knows no system.

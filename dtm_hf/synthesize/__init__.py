@@ -1,0 +1,1 @@
+"""A data set of texts, spoken: `accelerate launch -m dtm_hf.synthesize`."""
