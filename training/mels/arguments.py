@@ -10,7 +10,7 @@ from dtm_hf.training.config.fields import option
 class SpeechT5Arguments:
     """speecht5: a SpeechT5 from scratch, on the mels of this package."""
 
-    speakers: str | None = option(
+    speaker_table: str | None = option(
         None,
         "Folder or Hub name of a `SpeakerTable` with the speakers of the data; by default each gets a vector that its "
         "name decides.",

@@ -38,15 +38,15 @@ class SpeechT5Task(SpeechTask):
 
     def __init__(self, config: TrainingConfig):
         sizes = config.objective
-        if sizes.speakers is not None:
-            self.speakers = SpeakerTable.from_pretrained(sizes.speakers)
+        if sizes.speaker_table is not None:
+            self.speakers = SpeakerTable.from_pretrained(sizes.speaker_table)
         else:
             names = find_speakers(config.data)
             self.speakers = SpeakerTable({name: vector_of_name(name, sizes.speaker_embedding_dim) for name in names})
         super().__init__(config)
         if self.module.config.speaker_embedding_dim != self.speakers.size:
             # As built, for the default: a table has its own size.
-            raise ValueError(f"`speaker_embedding_dim` must be {self.speakers.size}, that of `speakers`.")
+            raise ValueError(f"`speaker_embedding_dim` must be {self.speakers.size}, that of `speaker_table`.")
 
     @staticmethod
     def build(config: TrainingConfig) -> Components:
@@ -132,8 +132,8 @@ def network_config(config: TrainingConfig, tokenizer: F5Tokenizer, extractor: F5
     """What is built for a run."""
     sizes = config.objective
     size = sizes.speaker_embedding_dim
-    if sizes.speakers is not None:
-        size = SpeakerTable.from_pretrained(sizes.speakers).size
+    if sizes.speaker_table is not None:
+        size = SpeakerTable.from_pretrained(sizes.speaker_table).size
     longest = math.ceil(config.data.max_seconds * extractor.sampling_rate / extractor.hop_length)
     return SpeechT5Config(
         vocab_size=tokenizer.vocab_size + FIRST_ID,

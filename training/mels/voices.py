@@ -73,7 +73,7 @@ def main(
     speaker_column: options.SpeakerColumn = "speaker",
     recordings: Annotated[int, typer.Option(min=1, help="Recordings of each speaker at most.")] = _RECORDINGS,
 ) -> None:
-    """Embed the voices of a data set with Resemblyzer, for `speakers` of the objective speecht5."""
+    """Embed the voices of a data set with Resemblyzer, for `speaker_table` of the objective speecht5."""
     columns = {"audio_column": audio_column, "text_column": text_column, "speaker_column": speaker_column or None}
     arguments = SourceArguments(dataset, format=format, config=config, revision=revision, **columns)
     try:

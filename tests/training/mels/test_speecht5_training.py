@@ -63,7 +63,7 @@ def test_the_result_speaks_in_the_voices_of_the_data(runs):
 def test_speakers_may_come_in_a_table(corpus, tmp_path):
     table = SpeakerTable({"a": torch.arange(1.0, 7.0), "never heard": torch.ones(6)})
     table.save_pretrained(tmp_path / "speakers")
-    main(arguments(corpus, tmp_path / "run", "--max_steps", "1", "--speakers", str(tmp_path / "speakers")))
+    main(arguments(corpus, tmp_path / "run", "--max_steps", "1", "--speaker_table", str(tmp_path / "speakers")))
     pipeline = SpeechT5Pipeline.from_pretrained(tmp_path / "run")
     torch.testing.assert_close(pipeline.speakers.vectors["a"], table.vectors["a"])
     assert pipeline.model.config.speaker_embedding_dim == 6
@@ -75,7 +75,7 @@ def test_speakers_may_come_in_a_table(corpus, tmp_path):
         (["--speecht5_heads", "3"], "`speecht5_hidden_size` must be a multiple of `speecht5_heads`"),
         (["--base_model", "somewhere"], "trained from scratch"),
         (["--reduction_factor", "0"], "`reduction_factor`"),
-        (["--speakers", "no/such/folder"], "no/such/folder"),
+        (["--speaker_table", "no/such/folder"], "no/such/folder"),
     ],
 )
 def test_what_cannot_be_trained_is_refused(corpus, tmp_path, more, message):
