@@ -177,9 +177,12 @@ def _schema(keep_audio: bool):
 # Once a process.
 @functools.cache
 def _codec(name: str, revision: str | None):
+    import torch
+
     from dtm_hf.codec.mimi import load_codec
 
-    return load_codec(name, **({} if revision is None else {"revision": revision}))
+    codec = load_codec(name, **({} if revision is None else {"revision": revision}))
+    return codec.to("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def _describe(tokenization: Tokenization) -> dict[str, Any]:

@@ -49,6 +49,9 @@ class CodecObjective:
         latents = codec.encoder(batch.waveforms[:, None]).latents
         acoustic = config.num_quantizers - config.num_semantic_quantizers
         drawn = torch.rand((), generator=generator, device=latents.device)
+        if torch.distributed.is_initialized():
+            # The books that move are moved by all processes together.
+            torch.distributed.broadcast(drawn, 0)
         number = int(drawn * acoustic) + 1 if codec.training else acoustic
         split, commitment = codec.quantizer, 0.0
         quantized = torch.zeros_like(latents)

@@ -11,7 +11,7 @@ from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 from speech_corpora import row, write_parquet
 from tiny_codec import tiny_codec
-from training_runs import LOOP, QUIET, log, write_corpus
+from training_runs import LOOP, QUIET, Run, log, write_corpus
 
 from dtm_hf import TRMPipeline
 from dtm_hf.codec.mimi import encode_recordings, load_codec
@@ -100,6 +100,25 @@ def test_a_trained_codec_is_a_plain_one(trained):
     codec = load_codec(folder)
     assert encode_recordings(codec, [torch.rand(4000)])[0].shape == (3, 3)
     assert "MimiModel.from_pretrained" in (folder / "README.md").read_text()
+
+
+@pytest.mark.slow
+def test_two_processes_give_what_one_gives_that_accumulates(corpus, codec, coded, trained, tmp_path):
+    more = ["--vocab_file", str(corpus / "vocab.txt"), "--max_steps", "3", "--eval_interval", "3"]
+    argv = arguments(corpus, codec, coded, *more, "--output_dir", str(tmp_path / "two"))
+    run = Run(argv, processes=2)
+    assert run.wait() == 0, run.output.read_text()[-3000:]
+    one = trained("trm", "one", 3, "--gradient_accumulation_steps", "2", "--eval_interval", "3", "--num_workers", "2")
+    for name in ("loss", "grad_norm", "validation_loss"):
+        assert log(tmp_path / "two", name) == pytest.approx(log(one, name), rel=1e-4), name
+
+
+@pytest.mark.slow
+def test_two_processes_move_the_same_books(corpus, tmp_path):
+    more = ["--vocab_file", str(corpus / "vocab.txt"), "--max_steps", "4", "--output_dir", str(tmp_path / "two")]
+    run = Run([*CODEC, "--dataset", str(corpus), *LOOP, *QUIET, *more], processes=2)
+    assert run.wait() == 0, run.output.read_text()[-3000:]
+    assert load_codec(tmp_path / "two").config.num_quantizers == 3
 
 
 def arguments(corpus, codec, coded, *more):
