@@ -68,38 +68,45 @@ def trained(corpus, codec, coded, tmp_path):
     return train
 
 
-@pytest.mark.parametrize("objective", ["trm", "codec"])
-def test_a_run_that_was_cut_short_goes_on_to_the_bit(trained, objective):
-    prompts = ["--sample_prompts", "a|"]
+PROMPTS = {"trm": ["Just text.", "a|hello", "--sample_speaker", "1"], "codec": ["a|"]}
+
+
+@pytest.fixture(params=["trm", "codec"])
+def twice(request, trained):
+    """Objective, and folders of a run of four steps and of one that was cut short after two."""
+    objective = request.param
+    prompts = ["--sample_prompts", *PROMPTS[objective], "--sample_interval", "4"]
     straight = trained(objective, "straight", 4, *prompts)
-    trained(objective, "stopped", 2, *prompts)
-    stopped = trained(objective, "stopped", 4, *prompts)
+    trained(objective, "stopped", 2)
+    return objective, straight, trained(objective, "stopped", 4, *prompts)
+
+
+def test_a_run_goes_on_to_the_bit_and_its_result_is_what_it_says(twice):
+    objective, straight, stopped = twice
     file = "model/model.safetensors" if objective == "trm" else "model.safetensors"
     one, other = (load_file(folder / file) for folder in (straight, stopped))
     assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
     for name in ("loss", "validation_loss", "hours"):
         assert log(straight, name) == log(stopped, name) and log(straight, name), name
-    assert (straight / "samples/step-00000004/info.json").is_file()
-    assert list((straight / "samples/ground-truth").glob("*.wav"))
+    assert "4 steps" in (straight / "README.md").read_text()
+    info = json.loads((straight / "samples/step-00000004/info.json").read_text())
+    _speaks(straight, info) if objective == "trm" else _codes(straight)
 
 
-def test_the_result_speaks_and_says_what_it_is(trained):
-    folder = trained("trm", "run", 2, "--sample_prompts", "Just text.", "a|hello", "--sample_speaker", "1")
+def _speaks(folder, info):
     pipe = TRMPipeline.from_pretrained(folder)
     assert pipe.speakers == ["a", "b"] and pipe.scheduler.config.num_inference_steps == 2
+    assert pipe.duration_predictor is None or pipe.duration_predictor("hello") > 0
     pipe.set_progress_bar_config(disable=True)
     assert pipe("hello", "b").audios[0].any()
-    assert "2 steps" in (folder / "README.md").read_text()
-    info = json.loads((folder / "samples/step-00000002/info.json").read_text())
     assert [(s["speaker"], s["text"]) for s in info["samples"]] == [("b", "Just text."), ("a", "hello")]
     assert info["temperature"] == 0.8 and info["num_inference_steps"] == 2
 
 
-def test_a_trained_codec_is_a_plain_one(trained):
-    folder = trained("codec", "run", 2)
-    codec = load_codec(folder)
-    assert encode_recordings(codec, [torch.rand(4000)])[0].shape == (3, 3)
+def _codes(folder):
+    assert encode_recordings(load_codec(folder), [torch.rand(4000)])[0].shape == (3, 3)
     assert "MimiModel.from_pretrained" in (folder / "README.md").read_text()
+    assert list((folder / "samples/ground-truth").glob("*.wav"))
 
 
 @pytest.mark.slow
