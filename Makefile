@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: demo test env clean
+.PHONY: demo test env docs wheel clean
 # Empty is unset: without the bytecode that the first import leaves behind, every process compiles its libraries anew,
 # which is more than half of its start.
 export PYTHONDONTWRITEBYTECODE :=
@@ -24,6 +24,24 @@ test: $(STAMP)
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 env: $(STAMP)
+
+# The site of docs/ in out/site; a warning is an error.
+docs: $(STAMP)
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict --quiet
+
+# The wheel in dist/, installed alone in a fresh environment, speaks in a folder without the repository.
+wheel: $(STAMP)
+	rm -rf build dist
+	$(VENV)/bin/python -m build --wheel --no-isolation --outdir dist . > /dev/null
+	ls -l dist
+	fresh=$$(mktemp -d); trap 'rm -rf "$$fresh"' EXIT; \
+	$(PYTHON) -m venv "$$fresh/venv"; \
+	uv=$$(command -v uv || echo $(TOOLS)/bin/uv); \
+	if "$$uv" --version > /dev/null 2>&1; then install="$$uv pip install --quiet --python $$fresh/venv/bin/python"; \
+	else install="$$fresh/venv/bin/python -m pip install --quiet"; fi; \
+	$$install --no-deps -r requirements/lock.txt; \
+	$$install --no-deps dist/*.whl; \
+	cd "$$fresh"; PYTHONSAFEPATH=1 venv/bin/dtm-hf demo -o demo.wav; ls -l demo.wav demo.png
 
 # uv from PATH, else uv of its own in $(TOOLS), else plain pip. Never `pip install --user`: Debian marks its Python as
 # externally managed and refuses it, while a virtual environment or a `--target` folder is always allowed.
@@ -53,4 +71,4 @@ $(STAMP): requirements/lock.txt pyproject.toml
 	@touch $@
 
 clean:
-	rm -rf $(VENV) $(TOOLS) build out *.egg-info .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(TOOLS) build dist out *.egg-info .pytest_cache .ruff_cache

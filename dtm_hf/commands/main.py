@@ -34,7 +34,6 @@ app = typer.Typer(
     cls=ReportingGroup,
     help="Text to speech in few steps: a flow head on a frozen F5-TTS backbone.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 
