@@ -22,6 +22,7 @@ BACKBONES = {
     "student": {"step_counts": [2, 4]},
     "student of one": {"step_counts": [4]},
     "aligned": {"text_alignment": "durations"},
+    "aligned student": {"text_alignment": "durations", "step_counts": [2, 4]},
 }
 
 
