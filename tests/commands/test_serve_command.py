@@ -1,4 +1,4 @@
-"""`dtm-hf serve` as a process, and what it refuses before it loads."""
+"""`dtm-hf serve` as a process, and what it and `dtm-hf app` refuse before they load."""
 
 import re
 import signal
@@ -47,13 +47,16 @@ def test_it_serves_until_it_is_told_to_end(folder, reference_audio, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        (["--port", "{taken}"], "`--port` {taken}"),
-        (["--host", "no.such.host.invalid"], "`--host`"),
-        (["--voices", "{tmp}/absent"], "`--voices`"),
-        (["--voices", "{tmp}"], "`--voices`"),
-        (["--token", " "], "`--token`"),
-        (["--model", "{tmp}/absent"], "`--model`"),
-        (["--runtime", "onnx", "--student", "x"], "`--student`"),
+        (["serve", "--port", "{taken}"], "`--port` {taken}"),
+        (["serve", "--host", "no.such.host.invalid"], "`--host`"),
+        (["serve", "--voices", "{tmp}/absent"], "`--voices`"),
+        (["serve", "--voices", "{tmp}"], "`--voices`"),
+        (["serve", "--token", " "], "`--token`"),
+        (["serve", "--model", "{tmp}/absent"], "`--model`"),
+        (["serve", "--runtime", "onnx", "--student", "x"], "`--student`"),
+        (["app", "--port", "{taken}"], "`--port` {taken}"),
+        (["app", "--voices", "{tmp}"], "`--voices`"),
+        (["app", "--port", "0", "--recognizer", "nobody"], "`--recognizer`"),
     ],
 )
 def test_what_cannot_be_served_is_refused_before_loading(arguments, named, tmp_path, monkeypatch):
@@ -68,7 +71,7 @@ def test_what_cannot_be_served_is_refused_before_loading(arguments, named, tmp_p
         for place, value in places.items():
             arguments = [argument.replace(place, value) for argument in arguments]
             named = named.replace(place, value)
-        result = CliRunner().invoke(app, ["serve", *arguments])
+        result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 2, result.output
     lines = [line for line in result.stderr.splitlines() if line.strip()]
     assert len(lines) == 1 and lines[0].startswith("Error: ") and named in lines[0]
