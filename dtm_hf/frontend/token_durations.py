@@ -42,6 +42,10 @@ class TokenDurations(CheckedConfigMixin, TimingCardMixin, ModelMixin, ConfigMixi
         num_layers (`int`, defaults to 6): Convolutions.
         log_mean (`float`, defaults to 1.6), log_std (`float`, defaults to 0.7):
             About mean and standard deviation of the logarithm of a duration in frames.
+        noise_scale (`float`, defaults to 1.0):
+            Standard deviation of the noise that durations are drawn from, as `noise_scale_w` of VITS
+            ([2106.06103](https://huggingface.co/papers/2106.06103)). Below 1 draws stay nearer to the mean, and words
+            get clearer where the network knows little; with 0 all takes have one rhythm.
         training_data (`str`, *optional*): What it was trained on.
     """
 
@@ -55,6 +59,7 @@ class TokenDurations(CheckedConfigMixin, TimingCardMixin, ModelMixin, ConfigMixi
         num_layers: Depth = 6,
         log_mean: float = 1.6,
         log_std: Annotated[float, Field(gt=0)] = 0.7,
+        noise_scale: Annotated[float, Field(ge=0, le=2)] = 1.0,
         training_data: str | None = None,
     ):
         super().__init__()
@@ -132,7 +137,7 @@ class TokenDurations(CheckedConfigMixin, TimingCardMixin, ModelMixin, ConfigMixi
         Returns:
             `torch.Tensor` of shape `(B, L)`: frames, not rounded; the prompt's as they came, 0 at padding.
         """
-        noise = randn_tensor(text_ids.shape, generator, text_ids.device, self.dtype)
+        noise = randn_tensor(text_ids.shape, generator, text_ids.device, self.dtype) * self.config.noise_scale
         return self._walk(noise, text_ids, known_frames, num_inference_steps)
 
     def _walk(self, x_t: torch.Tensor, text_ids, known_frames, num_inference_steps: int) -> torch.Tensor:

@@ -41,7 +41,9 @@ class PortedTokenDurations(Ported):
     ) -> torch.Tensor:
         """As of [`TokenDurations.sample`]."""
         noise = randn_tensor(text_ids.shape, generator, text_ids.device, torch.float32)
-        return self._walk(noise.cpu(), text_ids, known_frames, num_inference_steps)
+        return self._walk(
+            noise.cpu() * self.config.get("noise_scale", 1.0), text_ids, known_frames, num_inference_steps
+        )
 
     def _walk(self, noise: torch.Tensor, text_ids, known_frames, steps: int) -> torch.Tensor:
         known_frames = torch.zeros_like(text_ids) if known_frames is None else known_frames

@@ -54,7 +54,7 @@ class Durations:
 
     def sample(self, text_ids: np.ndarray, known_frames: np.ndarray, generator: NoiseGenerator) -> np.ndarray:
         """Durations `(L,)` of tokens `(L,)` in frames, not rounded; those that are known, above 0, as they came."""
-        noise = generator.normal(1, len(text_ids))[0]
+        noise = generator.normal(1, len(text_ids))[0] * np.float32(self.config.get("noise_scale", 1.0))
         return self.walk(noise, text_ids, known_frames, _STEPS)
 
     def walk(self, x_t: np.ndarray, text_ids: np.ndarray, known_frames: np.ndarray, steps: int) -> np.ndarray:

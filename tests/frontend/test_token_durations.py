@@ -58,6 +58,19 @@ def test_draws_differ_as_takes_do(trained):
     assert (mean - takes.mean(0)).abs().mean() < 0.2
 
 
+def test_less_noise_brings_takes_together(trained):
+    text_ids = torch.arange(14)[None].repeat(50, 1) % TOKENS
+    known = ((text_ids + 2) * 5).masked_fill(torch.arange(14) >= 6, 0)
+    spreads = []
+    for scale in (1.0, 0.5, 0.0):
+        quieter = TokenDurations(TOKENS, 48, 3, log_mean=2.0, log_std=0.6, noise_scale=scale)
+        quieter.load_state_dict(trained.state_dict())
+        takes = quieter.sample(text_ids, known, generator=torch.Generator().manual_seed(3))[:, 6:].log()
+        spreads.append(takes.std(0).mean())
+    assert spreads[0] > 1.5 * spreads[1] > 0.05
+    assert spreads[2] < 1e-5
+
+
 def test_a_batch_equals_its_rows(trained):
     text_ids, frames = spoken_batch(4, torch.Generator().manual_seed(4))
     known = frames.masked_fill(torch.arange(14) >= 4, 0.0).round().long()

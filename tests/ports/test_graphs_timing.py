@@ -28,7 +28,7 @@ def test_a_recording_is_aligned_alike():
 
 def test_durations_are_drawn_alike():
     torch.manual_seed(0)
-    durations = TokenDurations(len(VOCABULARY), hidden_size=16, num_layers=2)
+    durations = TokenDurations(len(VOCABULARY), hidden_size=16, num_layers=2, noise_scale=0.8)
     randomise(durations, 1)
     ported = timing.Durations(durations.config, by_name(durations_graphs(durations)))
     known = torch.zeros_like(IDS)
