@@ -28,6 +28,9 @@ WindowSize = Annotated[int, Field(ge=16, le=65536)]
 Iterations = Annotated[int, Field(ge=1, le=1000)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 Seconds = Annotated[float, Field(ge=0, le=60)]
+# Mean and standard deviation of a logarithm.
+LogMean = Annotated[float, Field(ge=-50, le=50)]
+LogStd = Annotated[float, Field(gt=0, le=50)]
 
 
 def check_values(values: Any, signature: Callable, source: str | None = None) -> None:

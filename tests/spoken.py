@@ -11,14 +11,14 @@ SAMPLING_RATE = 24000
 
 
 def clip(voice: str) -> np.ndarray:
-    """A sentence of about two seconds by `"rms"` (a man) or `"slt"` (a woman): mono float32 at 24 kHz."""
-    waveform, rate = soundfile.read(files("dtm_hf") / f"assets/dtm-f5-tiny/reference-{voice}.wav", dtype="float32")
+    """A sentence of about two seconds by `"michael"` (a man) or `"heart"` (a woman): mono float32 at 24 kHz."""
+    waveform, rate = soundfile.read(files("dtm_hf") / f"assets/dtm-f5-voice/reference-{voice}.wav", dtype="float32")
     assert rate == SAMPLING_RATE
     return waveform
 
 
 def text(voice: str) -> str:
-    return (files("dtm_hf") / f"assets/dtm-f5-tiny/reference-{voice}.txt").read_text().strip()
+    return (files("dtm_hf") / f"assets/dtm-f5-voice/reference-{voice}.txt").read_text().strip()
 
 
 def spoken(waveform: np.ndarray) -> Speech:
@@ -32,7 +32,7 @@ def spoken(waveform: np.ndarray) -> Speech:
     return Speech(waveform, SAMPLING_RATE, mel)
 
 
-def item(voice: str = "slt", recorded: bool = True, **fields) -> BenchmarkItem:
+def item(voice: str = "heart", recorded: bool = True, **fields) -> BenchmarkItem:
     """The sentence of a voice, prompted by the first second of the same clip."""
     waveform = clip(voice)
     given = {"id": voice, "text": text(voice), "reference_audio": waveform[:SAMPLING_RATE], "reference_text": "today"}

@@ -19,7 +19,7 @@ from dtm_hf.training.systems import parse_config
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "training/corpus/README.md"]
-EMBEDDED = ROOT / "dtm_hf/assets/dtm-f5-tiny"
+EMBEDDED = ROOT / "dtm_hf/assets/dtm-f5-voice"
 MARK = re.compile(r"<!-- not run: .+ -->")
 # Command lines that run in this process.
 APPS = {
@@ -78,7 +78,7 @@ def workspace(tmp_path_factory):
     folder = tmp_path_factory.mktemp("workspace")
     for name in ("dtm_hf", "training"):
         (folder / name).symlink_to(ROOT / name)
-    shutil.copy(EMBEDDED / "reference-slt.wav", folder / "voice.wav")
+    shutil.copy(EMBEDDED / "reference-heart.wav", folder / "voice.wav")
     (folder / "runs").mkdir()
     (folder / "runs/tdm_tiny").symlink_to(EMBEDDED)
     (folder / "runs/durations").symlink_to(EMBEDDED / "duration_predictor")

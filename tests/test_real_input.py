@@ -22,7 +22,7 @@ from dtm_hf.commands.console import as_typed
 from dtm_hf.commands.main import app
 
 RATE = 24000
-VOICE = models.EMBEDDED / "reference-slt.wav"
+VOICE = models.EMBEDDED / "reference-heart.wav"
 SAID = VOICE.with_suffix(".txt").read_text(encoding="utf-8").strip()
 PLAIN = "The train leaves at nine."
 
@@ -261,7 +261,7 @@ ROWS += [
     Row("half precision", options=["--dtype", "float16"], as_long_as=PLAIN, level=(0.02, 0.3)),
     Row("a type that is none", options=["--dtype", "float12"], error="'--dtype'"),
     Row("a device that is not there", options=["--device", "cuda:99"], error="`--device` 'cuda:99' cannot be used"),
-    Row("a model that is nearly there", options=["--model", "dtm-f5-tinny"], error="Did you mean 'dtm-f5-tiny'?"),
+    Row("a model that is nearly there", options=["--model", "dtm-f5-vioce"], error="Did you mean 'dtm-f5-voice'?"),
     Row("a student", options=["--student", str(models.EMBEDDED / "student")], as_long_as=PLAIN, level=(0.02, 0.3)),
     Row("a student of other steps", options=["--student", str(models.EMBEDDED / "student"), "--steps", "3"],
         error="`num_inference_steps` must be one of [2, 4]"),

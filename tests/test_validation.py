@@ -13,7 +13,7 @@ from dtm_hf import DTMHead, DTMPipeline, F5Backbone, GriffinLimVocoder, VocosVoc
 from dtm_hf.reading import MAX_CONFIG_BYTES, read_json, read_yaml
 from dtm_hf.validation import check_values
 
-ASSET = Path(dtm_hf.__file__).parent / "assets" / "dtm-f5-tiny"
+ASSET = Path(dtm_hf.__file__).parent / "assets" / "dtm-f5-voice"
 CONFIGS = {str(path.relative_to(ASSET)): json.loads(path.read_text()) for path in sorted(ASSET.rglob("*.json"))}
 # What a reader takes from each, beside notes for cards.
 NOTES = {"results", "training_data", "license", "architectures", "name", "revision", "dtype", "model_type"}

@@ -180,7 +180,7 @@ def speak_text(
 def export(
     model: Annotated[
         str,
-        typer.Argument(metavar="MODEL", help="Folder or Hub name of a pipeline; dtm-f5-tiny is the embedded."),
+        typer.Argument(metavar="MODEL", help="Folder or Hub name of a pipeline; dtm-f5-voice is the embedded."),
     ],
     output: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write; must not exist or be empty.")],
     export_format: Annotated[PortFormat, typer.Option("--format", help="Of the graphs.")] = PortFormat.onnx,
@@ -206,7 +206,7 @@ def export(
 @app.command()
 def parity(
     model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="Folder or Hub name of a pipeline; dtm-f5-tiny is the embedded.")
+        str, typer.Argument(metavar="MODEL", help="Folder or Hub name of a pipeline; dtm-f5-voice is the embedded.")
     ],
     port: Annotated[str, typer.Argument(metavar="PORT", help="Folder or Hub name of a port of it.")],
     report: Annotated[Path | None, typer.Option("--json", help="File for the whole report.")] = None,
@@ -224,7 +224,7 @@ def info(
     model: Annotated[
         str | None,
         typer.Argument(
-            help="Folder of a pipeline or name of a Hub repository.", show_default="the embedded dtm-f5-tiny"
+            help="Folder of a pipeline or name of a Hub repository.", show_default="the embedded dtm-f5-voice"
         ),
     ] = None,
     graphs: Annotated[

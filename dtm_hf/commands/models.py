@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 # Classes of pipelines by the kind that a command names.
 ANY_KIND = ("DTMPipeline", "SpeechT5Pipeline", "TRMPipeline")
-EMBEDDED = Path(str(files("dtm_hf"))) / "assets" / "dtm-f5-tiny"
+EMBEDDED = Path(str(files("dtm_hf"))) / "assets" / "dtm-f5-voice"
 _HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 
 

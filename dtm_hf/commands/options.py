@@ -47,7 +47,7 @@ class Durations(StrEnum):
 
 Model = Annotated[
     str | None,
-    typer.Option(help="Folder of a pipeline or name of a Hub repository.", show_default="the embedded dtm-f5-tiny"),
+    typer.Option(help="Folder of a pipeline or name of a Hub repository.", show_default="the embedded dtm-f5-voice"),
 ]
 StudentAdapters = Annotated[
     str | None, typer.Option(help="Folder or Hub name of a distilled student's adapters.", show_default=False)

@@ -1,18 +1,16 @@
 """`TextAligner`: how many frames of a recording each token of its text takes."""
 
 import math
-from typing import Annotated
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
-from pydantic import Field
 from torch import nn
 from torch.nn import functional as F
 
 from dtm_hf.frontend.monotonic import log_prior, monotonic_durations
 from dtm_hf.frontend.timing_card import TimingCardMixin
-from dtm_hf.validation import CheckedConfigMixin, MelBins, Tokens, Width
+from dtm_hf.validation import CheckedConfigMixin, LogMean, LogStd, MelBins, Tokens, Width
 
 
 class TextAligner(CheckedConfigMixin, TimingCardMixin, ModelMixin, ConfigMixin):
@@ -43,8 +41,8 @@ class TextAligner(CheckedConfigMixin, TimingCardMixin, ModelMixin, ConfigMixin):
         mel_dim: MelBins = 100,
         hidden_size: Width = 192,
         embedding_size: Width = 64,
-        mel_mean: float = -2.0,
-        mel_std: Annotated[float, Field(gt=0)] = 2.0,
+        mel_mean: LogMean = -2.0,
+        mel_std: LogStd = 2.0,
         training_data: str | None = None,
     ):
         super().__init__()

@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from dtm_hf.frontend.timing_card import TimingCardMixin
-from dtm_hf.validation import CheckedConfigMixin, Depth, Tokens, Width
+from dtm_hf.validation import CheckedConfigMixin, Depth, LogMean, LogStd, Tokens, Width
 
 
 class _Block(nn.Module):
@@ -57,8 +57,8 @@ class TokenDurations(CheckedConfigMixin, TimingCardMixin, ModelMixin, ConfigMixi
         num_tokens: Tokens,
         hidden_size: Width = 160,
         num_layers: Depth = 6,
-        log_mean: float = 1.6,
-        log_std: Annotated[float, Field(gt=0)] = 0.7,
+        log_mean: LogMean = 1.6,
+        log_std: LogStd = 0.7,
         noise_scale: Annotated[float, Field(ge=0, le=2)] = 1.0,
         training_data: str | None = None,
     ):

@@ -70,8 +70,10 @@ def check_index(
         raise ValueError(
             f"{os.fspath(path)!r}: `force_head` must be true or false, but got {content['force_head']!r}."
         )
-    if not isinstance(content.get("mean_mel"), list | None):
-        raise ValueError(f"{os.fspath(path)!r}: `mean_mel` must be a list, but got {show(content['mean_mel'])}.")
+    if content.get("mean_mel") is not None and not _are_finite(content["mean_mel"]):
+        raise ValueError(
+            f"{os.fspath(path)!r}: `mean_mel` must be a list of finite numbers, but got {show(content['mean_mel'])}."
+        )
     for name, value in content.items():
         if name not in classes:
             continue
@@ -120,9 +122,13 @@ def check_mean(mean_mel: Any, num_mel_bins: int) -> None:
     Raises:
         ValueError: if a mean log-mel is not one finite number a bin.
     """
-    numbers = isinstance(mean_mel, list | tuple) and all(isinstance(value, int | float) for value in mean_mel)
-    if not numbers or len(mean_mel) != num_mel_bins or not all(map(math.isfinite, mean_mel)):
+    if not _are_finite(mean_mel) or len(mean_mel) != num_mel_bins:
         raise ValueError(f"`mean_mel` must be {num_mel_bins} finite numbers or None, but got {show(mean_mel)}.")
+
+
+def _are_finite(values: Any) -> bool:
+    numbers = isinstance(values, list | tuple) and all(isinstance(value, int | float) for value in values)
+    return numbers and all(map(math.isfinite, values))
 
 
 def check_head(head: DTMHead, backbone: F5Backbone, force: bool) -> None:

@@ -263,7 +263,7 @@ def _settings(request, pipeline, voices, frames: int, ears) -> dict[str, Any]:
         "text_column": request.text_column,
         "voice_column": request.voice_column,
         "voices": digest.hexdigest(),
-        "model": request.model or "dtm-f5-tiny",
+        "model": request.model or "dtm-f5-voice",
         "backbone": pipeline.backbone.fingerprint,
         "head": None if head is None else head.config.backbone_fingerprint,
         "student": request.student,

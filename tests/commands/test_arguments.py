@@ -55,7 +55,7 @@ def nothing_is_loaded(monkeypatch):
         (["你好"], "`TEXT` must hold characters of the vocabulary"),
         (["Hi.", "..."], "`TEXT` must hold words"),
         (["Hi.", " "], "`TEXT` must not be empty"),
-        (["Hi.", "--model", "dtm-f5-tinny"], "Did you mean 'dtm-f5-tiny'?"),
+        (["Hi.", "--model", "dtm-f5-vioce"], "Did you mean 'dtm-f5-voice'?"),
         (["Hi.", "--model", "mine/tinny"], "Did you mean 'mine/tiny'?"),
         ([], "`TEXT` and `--text-file`"),
         (["Hi.", "--text-file", "lines.txt"], "`TEXT` and `--text-file`"),

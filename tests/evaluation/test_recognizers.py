@@ -2,6 +2,7 @@
 
 import re
 import sys
+from difflib import SequenceMatcher
 
 import numpy as np
 import pytest
@@ -106,7 +107,7 @@ def hard_clips(count: int = 20) -> list[np.ndarray]:
     """Clear and noisy, loud and soft: what a recogniser that adapts would be misled by."""
     rng, clips = np.random.default_rng(0), []
     for i in range(count):
-        waveform = np.roll(clip(("rms", "slt")[i % 2]), rng.integers(20000)) * rng.uniform(0.05, 2)
+        waveform = np.roll(clip(("michael", "heart")[i % 2]), rng.integers(20000)) * rng.uniform(0.05, 2)
         noise = np.random.default_rng(i).standard_normal(len(waveform)) * np.sqrt(np.mean(waveform**2))
         clips.append((waveform + rng.uniform(0.1, 1) * noise).astype(np.float32))
     return clips
@@ -121,7 +122,7 @@ def test_what_is_heard_depends_on_the_clip_alone(recognizer):
 
 
 def test_any_rate_and_type_of_samples_are_heard_and_left_alone(recognizer):
-    waveform = clip("slt")
+    waveform = clip("heart")
     kept = waveform.copy()
     heard = recognizer.transcribe(waveform, 24000)
     assert isinstance(heard, str)
@@ -165,17 +166,22 @@ def test_words_have_their_apostrophes_and_no_other_marks():
 
 
 def test_noise_hides_words_from_a_closed_recogniser():
-    recognizer = VocabularyRecognizer(vocabulary_of(text("slt")))
-    assert recognizer.transcribe(clip("slt"), 24000).split() == vocabulary_of(text("slt"))
-    assert recognizer.transcribe(noisy(clip("slt"), 10.0), 24000).split() != vocabulary_of(text("slt"))
+    recognizer = VocabularyRecognizer(vocabulary_of(text("heart")))
+    said = vocabulary_of(text("heart"))
+    assert _share_heard(recognizer.transcribe(clip("heart"), 24000), said) > 0.8
+    assert _share_heard(recognizer.transcribe(noisy(clip("heart"), 10.0), 24000), said) < 0.5
+
+
+def _share_heard(heard: str, said: list[str]) -> float:
+    return SequenceMatcher(None, heard.split(), said, autojunk=False).ratio()
 
 
 def test_whisper_knows_what_it_is(converted_whisper):
     recognizer = WhisperRecognizer(str(converted_whisper), device="cpu", threads=1)
     assert recognizer.name.startswith("whisper tiny (faster-whisper ") and "int8" in recognizer.name
-    heard = recognizer.transcribe(clip("slt"), 24000)
+    heard = recognizer.transcribe(clip("heart"), 24000)
     assert heard
-    long = np.tile(clip("slt"), 20)
+    long = np.tile(clip("heart"), 20)
     assert len(long) > 30 * 24000 and len(recognizer.transcribe(long, 24000)) > len(heard)
 
 
