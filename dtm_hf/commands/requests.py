@@ -17,8 +17,8 @@ from .console import ArgumentError, say_note
 if TYPE_CHECKING:
     import numpy as np
 
-# In the closed domain of the embedded pipeline.
-DEMO_TEXT = "The train leaves at half past nine."
+# Of no list that the embedded pipeline was trained on.
+DEMO_TEXT = "A curious otter slipped past the lighthouse, and nobody noticed."
 
 # A book of a million words has six.
 _MAX_TEXT_BYTES = 16 * 2**20

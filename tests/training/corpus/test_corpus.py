@@ -168,6 +168,23 @@ class TestLists:
         makers = sum(len(kind) for kind in KINDS.values())
         assert makers > 50 and len({text.split()[0] for text in found}) > 100
 
+    def test_examples_of_wordnet_by_command(self, tmp_path):
+        """Made of files in WordNet's format: what cannot be said as it stands is left out, and what is there twice."""
+        lines = {
+            "noun": '  1 a licence\n0001 03 n 01 car 0 000 | a motor vehicle; "he needs a car to get to work"; "no, 3"\n',
+            "verb": '0002 29 v 01 say 0 000 | "He said so, did he?"; "too short"; "wait -- there is more of this"\n',
+            "adj": '0003 00 a 01 calm 0 000 | "He needs a car, to get to work."\n',
+            "adv": "0004 02 r 01 well 0 000 | without an example\n",
+        }
+        for name, text in lines.items():
+            (tmp_path / f"data.{name}").write_text(text, encoding="latin-1")
+        result = CliRunner().invoke(app, ["examples", str(tmp_path), str(tmp_path / "out.txt")])
+        assert result.exit_code == 0, result.output
+        said = {"He needs a car to get to work.", "He said so, did he?"}
+        assert set((tmp_path / "out.txt").read_text().splitlines()) == said
+        result = CliRunner().invoke(app, ["examples", str(tmp_path / "none"), str(tmp_path / "out.txt")])
+        assert result.exit_code == 1 and "has no data.noun" in result.output
+
     def test_phrases_by_command(self, tmp_path):
         result = CliRunner().invoke(app, ["phrases", str(tmp_path / "a" / "p.txt"), "--num", "120", "--seed", "3"])
         assert result.exit_code == 0, result.output

@@ -1,0 +1,52 @@
+"""
+The embedded pipeline of finished runs: weights in bfloat16, one rhythm for all takes, the mean log-mel of the data.
+
+    python benchmarks/embedded_assets.py RUNS OUT
+
+RUNS holds `voice_backbone`, `voice_head` and `voice_student`; OUT gets the pipeline and `student/`. Recordings of
+voices, `reference-NAME.wav` with `reference-NAME.txt`, are put beside by hand.
+"""
+
+import sys
+from pathlib import Path
+
+import torch
+
+from dtm_hf import DTMPipeline, DTMScheduler, Student, TextNormalizer
+from dtm_hf.training.config.arguments import DataArguments, SourceArguments
+from dtm_hf.training.speech.rows import build_loader
+
+# Of the default call: docs/embedded-model.md says what was tried.
+STEPS, GUIDANCE_SCALE, NOISE_SCALE = 4, 3.0, 0.0
+
+
+def mean_log_mel(pipeline: DTMPipeline, corpus: str, batches: int = 40) -> list[float]:
+    """Mean of the valid frames of some training clips, one number a bin."""
+    data = DataArguments(sources=[SourceArguments(corpus)], frames_per_batch=4000, max_seconds=16.0)
+    extractor, total, frames = pipeline.feature_extractor, 0.0, 0
+    loader = build_loader(data, "train", pipeline.tokenizer, extractor, seed=0, rank=0, world_size=1)
+    for _, raw in zip(range(batches), loader, strict=False):
+        mel, lengths = extractor.log_mel(raw["waveform"], raw["num_samples"]), extractor.num_frames(raw["num_samples"])
+        mask = torch.arange(mel.shape[1])[None] < lengths[:, None]
+        total, frames = total + mel[mask].double().sum(dim=0), frames + int(lengths.sum())
+    return [round(value, 4) for value in (total / frames).tolist()]
+
+
+def main(runs: Path, out: Path) -> None:
+    made = DTMPipeline.from_pretrained(runs / "voice_head")
+    made.duration_predictor.register_to_config(noise_scale=NOISE_SCALE)
+    made.head.config.guidance_scale = GUIDANCE_SCALE
+    components = made.components | {
+        "scheduler": DTMScheduler.from_config(made.scheduler.config, num_inference_steps=STEPS),
+        "text_normalizer": TextNormalizer(language="en"),
+    }
+    pipeline = DTMPipeline(**components, mean_mel=mean_log_mel(made, "corpus/voice-kokoro"))
+    # The head stays in float32: transformers would load it as it is stored, and it is small.
+    for part in (pipeline.backbone, pipeline.text_aligner, pipeline.duration_predictor):
+        torch.nn.Module.to(part, torch.bfloat16)
+    pipeline.save_pretrained(out)
+    Student.from_pretrained(runs / "voice_student" / "student").save_pretrained(out / "student")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))

@@ -1,0 +1,33 @@
+#!/usr/bin/env bash
+# The embedded model from nothing: corpus, aligner, durations, backbone, head, student, pipeline, figures. Every line goes
+# on where it was cut off, so the whole is run again until it ends. Hours and figures: docs/embedded-model.md.
+#
+#   SENTENCES=sentences.txt KATHLEEN=folder/of/recordings benchmarks/embedded_model.sh
+#
+# SENTENCES: text, a sentence a line. KATHLEEN: a real voice (rhasspy/dataset-voice-kathleen, CC0). KOKORO: folder or Hub
+# name of Kokoro-82M as ONNX. WORDNET: Debian's wordnet-base. On a CPU, add CPU="--frames_per_batch 4000 --gradient_accumulation_steps 10".
+set -euo pipefail
+cd "$(dirname "$0")/.."
+: "${SENTENCES:?a text file with a sentence a line}" "${KATHLEEN:?a folder of recordings}"
+PYTHON=${PYTHON:-.venv/bin/python} KOKORO=${KOKORO:-onnx-community/Kokoro-82M-v1.0-ONNX} WORDNET=${WORDNET:-/usr/share/wordnet}
+read -ra MORE <<<"${CPU:-}"
+corpus() { "$PYTHON" -m dtm_hf.training.corpus "$@"; }
+train() { "$PYTHON" training/train.py --config "training/configs/$1.yaml" --report_to none "${@:2}"; }
+
+mkdir -p corpus runs
+[ -f corpus/phrases.txt ] || corpus phrases corpus/phrases.txt --num 1500 --seed 0
+[ -f corpus/examples.txt ] || corpus examples "$WORDNET" corpus/examples.txt --num 7000
+corpus build corpus/voice-kokoro --sentences "$SENTENCES" --sentences corpus/phrases.txt --sentences corpus/examples.txt \
+    --engine kokoro --model "$KOKORO" --workers "${WORKERS:-2}" --unseen-voices af_sarah \
+    --voices af_heart,af_bella,af_nicole,am_michael,am_fenrir,am_puck,bf_emma,bf_isabella,bm_george,bm_fable \
+    --num-train 7300 --num-validation 150 --num-test 150 --num-unseen 150 --shard-size 100
+corpus prepare "$KATHLEEN" corpus/kathleen --split-by-text --workers 1
+
+train alignment_voice
+train durations_voice
+train flow_matching_voice "${MORE[@]}"
+train dtm_voice "${MORE[@]}"
+train tdm_voice "${MORE[@]}"
+"$PYTHON" benchmarks/embedded_assets.py runs out/dtm-f5-voice
+.venv/bin/dtm-hf benchmark --model out/dtm-f5-voice --student out/dtm-f5-voice/student --set corpus/voice-kokoro --split test \
+    --recognizer whisper:base --arms euler-32,euler-4,analytic-4+1,dtm-4x1,dtm-2x1,student-4,student-2 -o runs/benchmark
