@@ -69,14 +69,19 @@ def demo(
     seed: Seed = 0,
 ) -> None:
     """Speak one sentence in a packaged voice; write a WAV and a picture of its mel spectrogram."""
+    from .models import EMBEDDED
     from .requests import DEMO_TEXT, SpeakRequest
     from .speaking import speak
+
+    # Of the embedded weights, the student sounds best; whoever chooses model or steps hears the head.
+    plain = model is None and steps is None and head_steps is None and (EMBEDDED / "student").is_dir()
 
     speak(
         SpeakRequest(
             texts=(DEMO_TEXT,),
             output=output,
             model=model,
+            student=str(EMBEDDED / "student") if plain else None,
             voice=voice,
             steps=steps,
             head_steps=head_steps,

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 # Of no list that the embedded pipeline was trained on.
-DEMO_TEXT = "A curious otter slipped past the lighthouse, and nobody noticed."
+DEMO_TEXT = "This voice was made in a few minutes, and it can say whatever you like."
 
 # A book of a million words has six.
 _MAX_TEXT_BYTES = 16 * 2**20

@@ -171,7 +171,7 @@ class TestLists:
     def test_examples_of_wordnet_by_command(self, tmp_path):
         """Made of files in WordNet's format: what cannot be said as it stands is left out, and what is there twice."""
         lines = {
-            "noun": '  1 a licence\n0001 03 n 01 car 0 000 | a motor vehicle; "he needs a car to get to work"; "no, 3"\n',
+            "noun": '  1 a licence\n0001 03 n 01 car 0 000 | a vehicle; "he needs a car to get to work"; "no, 3"\n',
             "verb": '0002 29 v 01 say 0 000 | "He said so, did he?"; "too short"; "wait -- there is more of this"\n',
             "adj": '0003 00 a 01 calm 0 000 | "He needs a car, to get to work."\n',
             "adv": "0004 02 r 01 well 0 000 | without an example\n",
