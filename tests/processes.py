@@ -110,6 +110,9 @@ def _call(
     os.environ.clear()
     os.environ.update(environment)
     torch.set_num_threads(1)
+    # What a process of a fork server starts comes from another such server, which pays the imports again: about ten
+    # seconds for each process that reads data. The command has the platform's way.
+    multiprocessing.set_start_method(None, force=True)
     if file_size_limit is not None:
         import resource
 

@@ -57,6 +57,8 @@ def test_two_processes_give_what_one_gives_that_accumulates(two, corpus, tmp_pat
         torch.testing.assert_close(value, expected[name], rtol=1e-3, atol=1e-5)
 
 
+# Without readers it is less of the same: one process alone is killed so in test_resume.py.
+@pytest.mark.parametrize("two", [2], ids=["two workers"], indirect=True)
 def test_two_processes_killed_go_on_bit_for_bit(two, corpus, tmp_path):
     workers, folder = two
     argv = arguments(corpus, tmp_path / "killed", workers)
