@@ -12,7 +12,7 @@ from dtm_hf.training.corpus.__main__ import app
 from dtm_hf.training.corpus.hearing import filter_corpus
 from dtm_hf.training.corpus.rows import SCHEMA, flac_bytes, write_table
 
-VOICES = ("rms", "slt")
+VOICES = ("michael", "heart")
 
 
 def write_clips(folder, name, texts):
@@ -47,13 +47,13 @@ def test_what_is_misheard_is_dropped_and_counted(corpus, tmp_path):
         (split, voice): (c["kept"], c["dropped"]) for split, of in card["splits"].items() for voice, c in of.items()
     }
     assert counts == {
-        ("train", "rms"): (1, 0),
-        ("train", "slt"): (1, 0),
-        ("test", "rms"): (1, 0),
-        ("test", "slt"): (0, 1),
+        ("train", "michael"): (1, 0),
+        ("train", "heart"): (1, 0),
+        ("test", "michael"): (1, 0),
+        ("test", "heart"): (0, 1),
     }
-    assert card["splits"]["test"]["slt"]["hours"] == 0 < card["splits"]["test"]["rms"]["hours"]
-    assert "test       slt               0 kept, 1 dropped: 0.00 h" in result.output
+    assert card["splits"]["test"]["heart"]["hours"] == 0 < card["splits"]["test"]["michael"]["hours"]
+    assert "test       heart             0 kept, 1 dropped: 0.00 h" in result.output
     before = pq.read_table(corpus / "train-00000-of-00002.parquet").to_pylist()
     after = pq.read_table(out / "train-00000-of-00002.parquet").to_pylist()
     assert [{name: row[name] for name in row if name != "wer"} for row in after] == before
@@ -67,7 +67,7 @@ def test_it_goes_on_with_the_shards_that_are_new(corpus, tmp_path):
         seconds[path.name] = path.stat().st_mtime_ns
     write_clips(corpus, "train-00001-of-00002.parquet", [text(voice) for voice in VOICES])
     card = filter_corpus(corpus, out, "pocketsphinx")
-    assert card["splits"]["train"]["rms"]["kept"] == 2
+    assert card["splits"]["train"]["michael"]["kept"] == 2
     assert all((out / name).stat().st_mtime_ns == time for name, time in seconds.items())
     with pytest.raises(ValueError, match="`out_dir` .* holds shards that .*0.5.* did not filter"):
         filter_corpus(corpus, out, "pocketsphinx", max_wer=0.5)

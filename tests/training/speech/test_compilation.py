@@ -17,11 +17,11 @@ def test_a_compiled_backbone_gives_the_same_gradients_under_the_same_names(make_
     generator = torch.Generator().manual_seed(0)
     results = []
     for compiled in (False, True):
-        backbone = make_backbone().unfreeze()
+        backbone = make_backbone(depth=1).unfreeze()
         names = list(backbone.state_dict())
         if compiled:
-            # Two blocks, one block of the text encoder, what comes before and after them.
-            assert compile_parts(backbone) == 5
+            # A block, one of the text encoder, what comes before and after them.
+            assert compile_parts(backbone) == 4
         gradients = []
         for size, frames in ((2, 24), (3, 17)):
             generator.manual_seed(frames)
