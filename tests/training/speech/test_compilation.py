@@ -1,27 +1,20 @@
 """Compiled blocks say what they said before."""
 
-import shutil
-
-import pytest
 import torch
 
 from dtm_hf.training.speech.compilation import compile_parts
-
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="torch.compile needs a compiler"),
-]
 
 
 def test_a_compiled_backbone_gives_the_same_gradients_under_the_same_names(make_backbone):
     generator = torch.Generator().manual_seed(0)
     results = []
     for compiled in (False, True):
-        backbone = make_backbone(depth=1).unfreeze()
+        backbone = make_backbone().unfreeze()
         names = list(backbone.state_dict())
         if compiled:
-            # A block, one of the text encoder, what comes before and after them.
-            assert compile_parts(backbone) == 4
+            # Two blocks, one block of the text encoder, what comes before and after them. Traced and differentiated as
+            # for the default backend, whose own compiler of kernels takes a minute.
+            assert compile_parts(backbone, backend="aot_eager") == 5
         gradients = []
         for size, frames in ((2, 24), (3, 17)):
             generator.manual_seed(frames)
