@@ -104,4 +104,6 @@ def describe_lengths(predictor: Callable[[str], float] | None) -> str:
         return "in proportion to the prompt, by bytes of text as in F5-TTS"
     # A user's own may be any callable.
     data = getattr(getattr(predictor, "config", None), "training_data", None)
-    return f"in proportion to the prompt, by {type(predictor).__name__}" + (f", fitted on {data}" if data else "")
+    # One that draws a length for each token is no rule of proportion.
+    how = "token by token in the prompt's pace" if hasattr(predictor, "sample") else "in proportion to the prompt"
+    return f"{how}, by {type(predictor).__name__}" + (f", fitted on {data}" if data else "")

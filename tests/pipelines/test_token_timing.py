@@ -82,7 +82,7 @@ def test_is_saved_and_loaded(timed, reference_audio, tmp_path):
         p("Hello.", reference_audio, SAID, generator=seeded(), output_type="mel").audios[0] for p in (timed, loaded)
     ]
     torch.testing.assert_close(*outputs)
-    assert "TokenDurations" in (tmp_path / "README.md").read_text()
+    assert "token by token in the prompt's pace, by TokenDurations" in (tmp_path / "README.md").read_text()
 
 
 @pytest.mark.parametrize("missing", ["duration_predictor", "text_aligner"])
