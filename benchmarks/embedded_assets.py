@@ -45,7 +45,9 @@ def main(runs: Path, out: Path) -> None:
     for part in (pipeline.backbone, pipeline.text_aligner, pipeline.duration_predictor):
         torch.nn.Module.to(part, torch.bfloat16)
     pipeline.save_pretrained(out)
-    Student.from_pretrained(runs / "voice_student" / "student").save_pretrained(out / "student")
+    student = Student.from_pretrained(runs / "voice_student" / "student")
+    halves = {name: tensor.bfloat16() for name, tensor in student.tensors.items()}
+    Student(student.config, halves).save_pretrained(out / "student")
 
 
 if __name__ == "__main__":

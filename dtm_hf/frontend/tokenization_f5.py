@@ -6,6 +6,7 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 from transformers.utils.hub import PushToHubMixin, cached_file
 
+from dtm_hf.files import written_aside
 from dtm_hf.frontend.vocabulary import VOCAB_FILE_NAME, WORDS_FILE_NAME, Vocabulary
 
 
@@ -66,10 +67,9 @@ class F5Tokenizer(Vocabulary, PushToHubMixin):
         if self.words is not None:
             files[WORDS_FILE_NAME] = sorted(self.words)
         for name, lines in files.items():
-            path = os.path.join(save_directory, name)
-            with open(path + ".tmp", "w", encoding="utf-8", newline="\n") as file:
-                file.writelines(line + "\n" for line in lines)
-            os.replace(path + ".tmp", path)
+            with written_aside(os.path.join(save_directory, name)) as aside:
+                with open(aside, "w", encoding="utf-8", newline="\n") as file:
+                    file.writelines(line + "\n" for line in lines)
 
     @classmethod
     def from_pretrained(

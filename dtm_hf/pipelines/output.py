@@ -34,23 +34,11 @@ class DTMPipelineOutput(BaseOutput):
 
 
 @dataclass
-class TRMPipelineOutput(BaseOutput):
+class TRMPipelineOutput(DTMPipelineOutput):
     """
-    Output of [`TRMPipeline`].
-
-    Args:
-        audios (`list` of `np.ndarray` or `torch.Tensor`):
-            One entry a text: float32 samples of shape `(T,)`, or with `output_type="codes"` or `"latent"` codes of
-            shape `(K, F)`.
-        sampling_rate (`int`):
-            Samples a second, in Hz.
-        unspoken (`list[list[str]]`, *optional*):
-            One entry a text: its characters that the vocabulary lacks, which were left out.
+    Output of [`TRMPipeline`]; fields as of [`DTMPipelineOutput`], but with `output_type="codes"` or `"latent"` the
+    `audios` are codes of shape `(K, F)`.
     """
-
-    audios: list[np.ndarray] | list[torch.Tensor]
-    sampling_rate: int
-    unspoken: list[list[str]] | None = None
 
 
 @dataclass

@@ -8,6 +8,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from transformers.utils.hub import PushToHubMixin, cached_file
 
+from dtm_hf.files import written_aside
 from dtm_hf.reading import show
 
 # The name that diffusers looks for where a folder of a pipeline holds safetensors.
@@ -45,10 +46,8 @@ class SpeakerTable(PushToHubMixin):
 
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs) -> None:
         """Write `model.safetensors` into `save_directory`. Other arguments of pipelines are passed over."""
-        os.makedirs(save_directory, exist_ok=True)
-        path = os.path.join(save_directory, FILE_NAME)
-        save_file(self.vectors, path + ".tmp", metadata={"encoder": self.encoder or ""})
-        os.replace(path + ".tmp", path)
+        with written_aside(os.path.join(save_directory, FILE_NAME)) as aside:
+            save_file(self.vectors, aside, metadata={"encoder": self.encoder or ""})
 
     @classmethod
     def from_pretrained(
