@@ -3,6 +3,7 @@
 import json
 import logging
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -19,7 +20,7 @@ from dtm_hf.training.config.arguments import TrainingConfig
 from dtm_hf.training.data.formats import Row
 from dtm_hf.training.data.loader import open_sources
 from dtm_hf.training.data.rows import BadRow, WrongLength
-from dtm_hf.training.data.sources import Source, UnreadableShard
+from dtm_hf.training.data.sources import Source
 from dtm_hf.training.speech.durations import Timed, fit_durations
 from dtm_hf.training.speech.prompts import ValidationRow
 
@@ -44,11 +45,13 @@ def find_speakers(config: TrainingConfig) -> list[str]:
     sources = open_sources(
         config.data, config.data.train_split, lambda s: columns | {"text": s.text_column, "speaker": s.speaker_column}
     )
-    found: set[str] = set()
+    found: set[str | None] = set()
     for source in sources:
         if source.arguments.speaker_column:
-            found |= {source.label(row, "speaker") for row in _all_rows(source) if isinstance(row, dict)} - {None}
-    return sorted(found) or ["default"]
+            for row in source.readable_rows():
+                with suppress(BadRow):
+                    found.add(source.label(row, "speaker"))
+    return sorted(found - {None}) or ["default"]
 
 
 def fit_code_durations(config: TrainingConfig, frame_rate: float) -> DurationPredictor | None:
@@ -58,7 +61,7 @@ def fit_code_durations(config: TrainingConfig, frame_rate: float) -> DurationPre
     sources = open_sources(config.data, config.data.train_split, lambda s: columns | {"text": s.text_column})
     timed, share = [], -(-_MOST_TIMED // len(sources))
     for source in sources:
-        for row in islice(_all_rows(source), share):
+        for row in islice(source.readable_rows(), share):
             try:
                 text = "".join(source.text(row)).strip()
                 codes = unpack_codes(source.value(row, "codes"), 1, 2**15)
@@ -88,7 +91,7 @@ def coded_validation_rows(config: TrainingConfig, codec: "MimiModel") -> Iterato
         data, data.validation_split, lambda s: columns | {"text": s.text_column, "speaker": s.speaker_column}
     )
     for source in sources:
-        for row in _all_rows(source):
+        for row in source.readable_rows():
             try:
                 speaker, text = source.label(row, "speaker"), "".join(source.text(row)).strip()
             except BadRow:
@@ -113,7 +116,7 @@ def first_recordings(config: TrainingConfig, codec: "MimiModel", seconds: float)
     maker = WaveformMaker(config.data, rate, codec.config.frame_size)
     found, total = [], 0
     for source in open_sources(config.data, config.data.train_split, maker.columns):
-        for row in _all_rows(source):
+        for row in source.readable_rows():
             if total >= seconds * rate:
                 return found
             try:
@@ -143,12 +146,3 @@ def check_codec(config: TrainingConfig, codec: "MimiModel") -> None:
                 f"`codec` {config.objective.codec!r} must be the one that {source.dataset!r} was tokenized with, "
                 f"{json.dumps(made)}, but is {json.dumps(own)}."
             )
-
-
-def _all_rows(source: Source) -> Iterator[Row]:
-    for shard in source.shards:
-        try:
-            yield from (row for _, row in source.rows(shard))
-        except UnreadableShard:
-            # The loader of the training says so.
-            continue

@@ -20,6 +20,7 @@ import hashlib
 import posixpath
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -89,6 +90,12 @@ class Source:
             yield from islice(read(shard, names, *self._files), start, None)
         except Exception as error:
             raise UnreadableShard(f"{type(error).__name__}: {error}") from error
+
+    def readable_rows(self) -> Iterator[Row]:
+        """Rows of all shards; a shard that cannot be read is passed over: the loader of the training says so."""
+        for shard in self.shards:
+            with suppress(UnreadableShard):
+                yield from (row for _, row in self.rows(shard))
 
     def content(self, row: Row, role: str) -> bytes:
         """

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,7 @@ from dtm_hf.training.config.arguments import DataArguments, SourceArguments
 from dtm_hf.training.data.formats import Row
 from dtm_hf.training.data.loader import open_sources
 from dtm_hf.training.data.rows import BadRow
-from dtm_hf.training.data.sources import Source, UnreadableShard
+from dtm_hf.training.data.sources import Source
 from dtm_hf.training.speech.rows import Utterance, UtteranceMaker
 
 # Who speaks where a source does not say.
@@ -76,12 +77,9 @@ def find_speakers(arguments: DataArguments) -> list[str]:
         if not source.arguments.speaker_column:
             found.add(NOBODY)
             continue
-        for shard in source.shards:
-            try:
-                found |= {source.label(row, "speaker") or NOBODY for _, row in source.rows(shard)}
-            except UnreadableShard:
-                # The loader of the training says so.
-                continue
+        for row in source.readable_rows():
+            with suppress(BadRow):
+                found.add(source.label(row, "speaker") or NOBODY)
     if len(found) > _MOST_SPEAKERS:
         raise ValueError(f"`speaker_column` must name speakers, but holds {len(found):,} values.")
     return sorted(found)

@@ -41,10 +41,10 @@ def embed_speakers(source: Source, most: int) -> tuple[SpeakerTable, Counter]:
     for shard in source.shards:
         try:
             for _, row in source.rows(shard):
-                name = source.label(row, "speaker") or NOBODY
-                if len(heard.get(name, ())) >= most:
-                    continue
                 try:
+                    name = source.label(row, "speaker") or NOBODY
+                    if len(heard.get(name, ())) >= most:
+                        continue
                     vector = encoder(decode_audio(source.content(row, "audio"), VOICE_RATE))
                     if vector is None:
                         raise BadRow("no voice")

@@ -12,7 +12,7 @@ from dtm_hf.training.config.arguments import DataArguments
 from dtm_hf.training.data.formats import Row
 from dtm_hf.training.data.loader import open_sources
 from dtm_hf.training.data.rows import BadRow, WrongLength
-from dtm_hf.training.data.sources import Source, UnreadableShard
+from dtm_hf.training.data.sources import Source
 from dtm_hf.training.speech.rows import LONGEST_SECONDS, decode_audio
 
 
@@ -126,18 +126,13 @@ def validation_rows(arguments: DataArguments) -> Iterator[ValidationRow]:
 
 
 def _rows(source: Source) -> Iterator[ValidationRow]:
-    for shard in source.shards:
+    for row in source.readable_rows():
         try:
-            for _, row in source.rows(shard):
-                try:
-                    speaker, text = source.label(row, "speaker"), source.text(row)
-                except BadRow:
-                    continue
-                # A list where F5-TTS has tokenized it.
-                yield ValidationRow(speaker or "", "".join(text).strip(), partial(_samples, source, row))
-        except UnreadableShard:
-            # The loader of the training says so.
+            speaker, text = source.label(row, "speaker"), source.text(row)
+        except BadRow:
             continue
+        # A list where F5-TTS has tokenized it.
+        yield ValidationRow(speaker or "", "".join(text).strip(), partial(_samples, source, row))
 
 
 def _samples(source: Source, row: Row, rate: int, longest: float) -> np.ndarray:
