@@ -33,16 +33,15 @@ class Arms:
     Ways to sample with one backbone.
 
     Args:
-        pipeline ([`DTMPipeline`]): with a head or without. Its networks are shared with who speaks otherwise, and the
-            pipeline itself is not: an arm mounts its own scheduler in it.
+        pipeline ([`DTMPipeline`]): with a head or without.
         student ([`DTMPipeline`], *optional*): with a student.
+
+    The networks are shared with who speaks otherwise, and the pipelines themselves are not: an arm mounts its own
+    scheduler in one.
     """
 
     def __init__(self, pipeline: DTMPipeline, student: DTMPipeline | None = None):
-        config = pipeline.config
-        self.pipeline = DTMPipeline(**pipeline.components, force_head=config.force_head, mean_mel=config.mean_mel)
-        self.student = student
-        self.pipeline.set_progress_bar_config(disable=True)
+        self.pipeline, self.student = _own(pipeline), None if student is None else _own(student)
         self._lock = threading.Lock()
 
     @property
@@ -78,3 +77,11 @@ class Arms:
                 output = run_arm(self.pipeline, arm, [item], rate, [seed], student=self.student)
                 seconds = time.perf_counter() - started
             yield ArmSpeech(arm, output.audios[0], seconds, arm.backbone_passes(baked))
+
+
+def _own(pipeline: DTMPipeline) -> DTMPipeline:
+    """The same networks in a pipeline of its own."""
+    config = pipeline.config
+    own = DTMPipeline(**pipeline.components, force_head=config.force_head, mean_mel=config.mean_mel)
+    own.set_progress_bar_config(disable=True)
+    return own

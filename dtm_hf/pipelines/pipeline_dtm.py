@@ -228,11 +228,9 @@ class DTMPipeline(RepositoryMixin, CallStateMixin, StreamMixin, DiffusionPipelin
         """
         # Rows may be a part of a call's, and their texts not its last.
         check_generators(generator, torch.Generator, 1 + max(row.text_index for row in rows), exactly=False)
-        self._check_sampling(
-            num_inference_steps, latents, callback_on_step_end, callback_on_step_end_tensor_inputs, max_batch_frames
-        )
+        self._check_sampling(latents, callback_on_step_end, callback_on_step_end_tensor_inputs, max_batch_frames)
         device, num_mel_bins = self._execution_device, self.feature_extractor.feature_size
-        scheduler, guidance = self._choose(num_inference_steps, num_head_steps, guidance_scale, guidance_end)
+        scheduler, guidance = self.choose(num_inference_steps, num_head_steps, guidance_scale, guidance_end)
         if latents is not None:
             latents = self.prepare_latents(rows, latents=latents)
         if max_batch_frames is None:
@@ -279,24 +277,27 @@ class DTMPipeline(RepositoryMixin, CallStateMixin, StreamMixin, DiffusionPipelin
         audios = speech.vocode(rows, mels, self.vocoder)
         return [torch.from_numpy(audio) for audio in audios] if output_type == "pt" else audios
 
-    def _choose(self, steps, head_steps, guidance_scale, guidance_end) -> tuple[DTMScheduler, Guidance]:
-        """The scheduler of a call, with its timesteps, and its guidance."""
+    def choose(
+        self, num_inference_steps=None, num_head_steps=None, guidance_scale=None, guidance_end=1.0
+    ) -> tuple[DTMScheduler, Guidance]:
+        """The scheduler of a call, with its timesteps, and its guidance; refuses what [`~DTMPipeline.sample`] does."""
+        served, steps = self.backbone.config.step_counts, num_inference_steps
+        steps = self.scheduler.config.num_inference_steps if steps is None else steps
+        if served is not None and steps not in served:
+            raise ValueError(f"`num_inference_steps` must be one of {served} for this student, but got {steps}.")
         # The walk's state belongs to the call. `set_timesteps` replaces all of it, so that a shallow copy will do.
         scheduler = copy.copy(self.scheduler)
-        scheduler.set_timesteps(steps, 0 if self.head is None else head_steps, device=self._execution_device)
-        head, served = self.head.config if scheduler.num_head_steps > 0 else None, self.backbone.config.step_counts
+        head_steps = 0 if self.head is None else num_head_steps
+        scheduler.set_timesteps(num_inference_steps, head_steps, device=self._execution_device)
+        head = self.head.config if scheduler.num_head_steps > 0 else None
         return scheduler, choose_guidance(guidance_scale, guidance_end, head, bool(served), self.config.mean_mel)
 
-    def _check_sampling(self, num_inference_steps, latents, callback, tensor_inputs, max_batch_frames) -> None:
+    def _check_sampling(self, latents, callback, tensor_inputs, max_batch_frames) -> None:
         if max_batch_frames is not None:
             check_count("max_batch_frames", max_batch_frames, 1)
         check_callback(callback, tensor_inputs, self._callback_tensor_inputs)
         if latents is not None and not isinstance(latents, torch.Tensor):
             raise TypeError(f"`latents` must be a tensor or None, but got {show(latents)}.")
-        served = self.backbone.config.step_counts
-        steps = self.scheduler.config.num_inference_steps if num_inference_steps is None else num_inference_steps
-        if served is not None and steps not in served:
-            raise ValueError(f"`num_inference_steps` must be one of {served} for this student, but got {steps}.")
 
     @torch.no_grad()
     def __call__(
@@ -369,10 +370,8 @@ class DTMPipeline(RepositoryMixin, CallStateMixin, StreamMixin, DiffusionPipelin
         """
         check_output_type(output_type)
         check_generators(generator, torch.Generator, len(text) if isinstance(text, list) else 1)
-        self._check_sampling(
-            num_inference_steps, latents, callback_on_step_end, callback_on_step_end_tensor_inputs, max_batch_frames
-        )
-        self._choose(num_inference_steps, num_head_steps, guidance_scale, guidance_end)
+        self._check_sampling(latents, callback_on_step_end, callback_on_step_end_tensor_inputs, max_batch_frames)
+        self.choose(num_inference_steps, num_head_steps, guidance_scale, guidance_end)
         rows = self.prepare(text, reference_audio, reference_text, speed, duration_s, generator)
         mels = self.sample(
             rows,

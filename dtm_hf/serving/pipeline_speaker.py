@@ -1,6 +1,5 @@
 """A pipeline as that which a [`Batcher`] asks to speak."""
 
-import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -9,7 +8,6 @@ import numpy as np
 import torch
 
 from dtm_hf.pipelines import batching
-from dtm_hf.pipelines.guidance import choose_guidance
 from dtm_hf.pipelines.pipeline_dtm import DTMPipeline
 from dtm_hf.pipelines.rows import SpeechRow
 
@@ -82,12 +80,7 @@ class PipelineSpeaker:
         guidance_end: float = 1.0,
     ) -> int:
         """Backbone passes of one row, both branches of guidance counted."""
-        pipeline = self.pipeline
-        scheduler = copy.copy(pipeline.scheduler)
-        scheduler.set_timesteps(num_inference_steps, 0 if pipeline.head is None else num_head_steps)
-        head = pipeline.head.config if scheduler.num_head_steps > 0 else None
-        is_student = bool(pipeline.backbone.config.step_counts)
-        guidance = choose_guidance(guidance_scale, guidance_end, head, is_student, pipeline.config.mean_mel)
+        scheduler, guidance = self.pipeline.choose(num_inference_steps, num_head_steps, guidance_scale, guidance_end)
         return sum(2 if guidance.branch(t) == "both" else 1 for t in scheduler.timesteps.tolist())
 
     def log_mel(self, audio: np.ndarray) -> np.ndarray:

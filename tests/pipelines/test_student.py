@@ -7,7 +7,9 @@ import torch
 from tiny import randomise
 
 from dtm_hf import DTMPipeline, DTMScheduler
+from dtm_hf.app.arms import Arms
 from dtm_hf.backbone.student import Student, StudentConfig
+from dtm_hf.serving.pipeline_speaker import PipelineSpeaker
 from dtm_hf.training.objectives.adapters import F5_LAYERS, AdapterNetworks
 from dtm_hf.training.objectives.prediction import prediction_for
 from dtm_hf.training.objectives.tdm import TDM
@@ -166,3 +168,19 @@ def test_adapters_without_a_base_say_how_to_load_them(student, tiny_pipeline, tm
     (tmp_path / "adapters/config.json").write_text(json.dumps(config))
     loaded = DTMPipeline.from_pretrained(tmp_path / "adapters")
     assert loaded.head is None and loaded.scheduler.config.num_inference_steps == 4
+
+
+def test_passes_are_counted_of_what_is_served_alone(pipeline):
+    speaker = PipelineSpeaker(pipeline)
+    assert [speaker.passes(num_inference_steps=count) for count in COUNTS] == list(COUNTS)
+    with pytest.raises(
+        ValueError, match=r"`num_inference_steps` must be one of \[1, 2, 4\] for this student, but got 3"
+    ):
+        speaker.passes(num_inference_steps=3)
+
+
+def test_arms_leave_the_pipelines_of_others_alone(tiny_pipeline, student):
+    distilled = DTMPipeline(**tiny_pipeline.components | {"head": None}).load_student(student)
+    arms = Arms(tiny_pipeline, distilled)
+    for own, shared in ((arms.pipeline, tiny_pipeline), (arms.student, distilled)):
+        assert own is not shared and own.backbone is shared.backbone
