@@ -227,10 +227,9 @@ def write_wav(path: Path, audio: "np.ndarray", sampling_rate: int) -> "np.ndarra
     import numpy as np
     import soundfile
 
-    if not np.isfinite(audio).all():
-        raise ValueError(
-            "The model's output holds NaN or infinite samples; its weights may be damaged, or try float32."
-        )
+    from dtm_hf.serving.encoding import check_finite
+
+    check_finite(audio)
     # 16 bits hold [-1, 1]; what is louder would be cut off.
     peak = float(np.abs(audio).max())
     if peak > 1:

@@ -8,7 +8,6 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers.models.mimi.modeling_mimi import MimiModel
 
 from dtm_hf.codec.mimi import decode_codes
-from dtm_hf.frontend.audio import TARGET_RMS
 from dtm_hf.pipelines.chunking import cross_fade
 from dtm_hf.pipelines.code_rows import CodeRow
 from dtm_hf.trm.configuration_trm import TRMConfig
@@ -29,7 +28,7 @@ def known_codes(rows: Sequence[CodeRow], config: TRMConfig, device: torch.device
     known = torch.full((len(rows), config.num_codebooks, max(row.num_frames for row in rows)), config.mask_code)
     for i, row in enumerate(rows):
         if row.prompt is not None:
-            known[i, :, : row.prompt.codes.shape[1]] = row.prompt.codes.cpu()
+            known[i, :, : row.known_frames] = row.prompt.codes.cpu()
     return known.to(device)
 
 
@@ -50,7 +49,7 @@ def draw_uniform(
 
 def join_codes(rows: Sequence[CodeRow], codes: Sequence[torch.Tensor]) -> list[torch.Tensor]:
     """Codes `(K, F_i)` of whole texts, without those of recordings, from the rows' with them."""
-    parts = [item[:, _known(row) :] for row, item in zip(rows, codes, strict=True)]
+    parts = [item[:, row.known_frames :] for row, item in zip(rows, codes, strict=True)]
     return [
         torch.cat([part for row, part in zip(rows, parts, strict=True) if row.text_index == index], dim=1)
         for index in sorted({row.text_index for row in rows})
@@ -62,12 +61,6 @@ def sound_of_codes(rows: Sequence[CodeRow], codes: Sequence[torch.Tensor], codec
     chunks: dict[int, list[np.ndarray]] = {}
     for row, item in zip(rows, codes, strict=True):
         # With the recording before it, which the codec looks back on.
-        wave = decode_codes(codec, [item])[0][_known(row) * codec.config.frame_size :].cpu().numpy()
-        gain = 1.0 if row.prompt is None else min(row.prompt.rms / TARGET_RMS, 1.0)
-        chunks.setdefault(row.text_index, []).append(wave * np.float32(gain))
+        wave = decode_codes(codec, [item])[0][row.known_frames * codec.config.frame_size :].cpu().numpy()
+        chunks.setdefault(row.text_index, []).append(wave * np.float32(row.gain))
     return [cross_fade(waves, codec.config.sampling_rate) for _, waves in sorted(chunks.items())]
-
-
-def _known(row: CodeRow) -> int:
-    """Frames of the recording before a row."""
-    return 0 if row.prompt is None else row.prompt.codes.shape[1]

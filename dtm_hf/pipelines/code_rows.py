@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from dtm_hf.frontend.audio import TARGET_RMS
 from dtm_hf.frontend.vocabulary import Vocabulary
 from dtm_hf.pipelines.arguments import SPEEDS, check_durations, check_number
 from dtm_hf.pipelines.chunking import chunk_text, share_seconds
@@ -63,6 +64,16 @@ class CodeRow:
     prompt: CodePrompt | None = None
     unspoken: list[str] = field(default_factory=list)
     chunk_index: int = 0
+
+    @property
+    def known_frames(self) -> int:
+        """Frames of the recording before it."""
+        return 0 if self.prompt is None else self.prompt.codes.shape[1]
+
+    @property
+    def gain(self) -> float:
+        """What makes it as loud as its recording."""
+        return 1.0 if self.prompt is None else min(self.prompt.rms / TARGET_RMS, 1.0)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ import numpy as np
 import torch
 
 from dtm_hf.codec.streaming import StreamingDecoder
-from dtm_hf.frontend.audio import TARGET_RMS
 from dtm_hf.pipelines.arguments import check_count
 from dtm_hf.pipelines.chunking import CROSS_FADE_SECONDS, cross_fade
 from dtm_hf.pipelines.code_rows import CodeRow, divide_codes, seconds_by_characters
@@ -59,12 +58,11 @@ class CodeStreamMixin:
                 # A port decodes whole rows.
                 yield from self.decode([row], [codes])
                 return
-            decoder, gain, known = StreamingDecoder(self.codec), 1.0, 0
+            decoder = StreamingDecoder(self.codec)
             if row.prompt is not None:
-                known, gain = row.prompt.codes.shape[1], min(row.prompt.rms / TARGET_RMS, 1.0)
-                decoder.decode(codes[:, :known])
-            for piece in codes[:, known:].split(piece_frames, dim=1):
-                yield (gain * decoder.decode(piece)).cpu().numpy()
+                decoder.decode(codes[:, : row.known_frames])
+            for piece in codes[:, row.known_frames :].split(piece_frames, dim=1):
+                yield (row.gain * decoder.decode(piece)).cpu().numpy()
 
         return fade_pieces(map(pieces, rows()), self.sampling_rate)
 

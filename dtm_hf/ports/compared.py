@@ -20,6 +20,9 @@ from dtm_hf.ports.recipes import recipe_of
 from dtm_hf.ports.tolerance import Bar
 from dtm_hf.runtime.manifest import RunGraph
 
+# Three lengths, alone and as a batch of two of them.
+TEXTS = ("Yes.", "The train leaves at nine.", "The train leaves at half past nine, and the next one at ten past ten.")
+BATCHES = ((0,), (1,), (2,), (0, 2))
 # Of two or three values a correlation tells nothing: such outputs are compared over many calls together.
 _FEWEST_VALUES = 64
 

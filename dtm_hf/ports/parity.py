@@ -8,13 +8,18 @@ import numpy as np
 import torch
 
 from dtm_hf.pipelines.pipeline_dtm import DTMPipeline
-from dtm_hf.ports.compared import compare_graphs, cost_of, ported_parts, seconds_in_turns, source_graphs
+from dtm_hf.ports.compared import (
+    BATCHES,
+    TEXTS,
+    compare_graphs,
+    cost_of,
+    ported_parts,
+    seconds_in_turns,
+    source_graphs,
+)
 from dtm_hf.ports.tolerance import BARS, Bar
 
-# Three lengths, alone and as a batch of two of them.
-TEXTS = ("Yes.", "The train leaves at nine.", "The train leaves at half past nine, and the next one at ten past ten.")
 _ALL_FRAMES = 1 << 20
-BATCHES = ((0,), (1,), (2,), (0, 2))
 # Several steps, both branches and, with a head, two calls a step: every graph runs in every way that it can.
 SETTINGS = ({"num_inference_steps": 4, "num_head_steps": 2}, {"num_inference_steps": 3, "num_head_steps": 0})
 

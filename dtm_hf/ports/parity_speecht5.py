@@ -8,13 +8,18 @@ import numpy as np
 import torch
 
 from dtm_hf.pipelines.pipeline_speecht5 import SpeechT5Pipeline
-from dtm_hf.ports.compared import compare_graphs, cost_of, ported_parts, seconds_in_turns, source_graphs
+from dtm_hf.ports.compared import (
+    BATCHES,
+    TEXTS,
+    compare_graphs,
+    cost_of,
+    ported_parts,
+    seconds_in_turns,
+    source_graphs,
+)
 from dtm_hf.ports.tolerance import BARS, Bar
 from dtm_hf.vocoder.hifigan import as_vocoder
 
-# Three lengths, alone and as a batch of two of them.
-TEXTS = ("Yes.", "The train leaves at nine.", "The train leaves at half past nine, and the next one at ten past ten.")
-BATCHES = ((0,), (1,), (2,), (0, 2))
 # Frames a token; past what is reached here a cache has grown once.
 _MAX_RATIO = 4.0
 # Steps that a cost is measured at.

@@ -9,12 +9,17 @@ import torch
 
 from dtm_hf.frontend.feature_extraction_f5 import F5FeatureExtractor
 from dtm_hf.pipelines.pipeline_trm import TRMPipeline
-from dtm_hf.ports.compared import compare_graphs, cost_of, ported_parts, seconds_in_turns, source_graphs
+from dtm_hf.ports.compared import (
+    BATCHES,
+    TEXTS,
+    compare_graphs,
+    cost_of,
+    ported_parts,
+    seconds_in_turns,
+    source_graphs,
+)
 from dtm_hf.ports.tolerance import BARS
 
-# Three lengths, alone and as a batch of two of them.
-TEXTS = ("Yes.", "The train leaves at nine.", "The train leaves at half past nine, and the next one at ten past ten.")
-BATCHES = ((0,), (1,), (2,), (0, 2))
 # Frames that a cost is measured at: ten seconds.
 _FRAMES = 125
 
