@@ -47,9 +47,12 @@ ARROWS = {
     "training.images": ROOMS | {"backbone", "files", "hub"},
     # Codes are of speech: its recordings, prompts and samples.
     "training.codes": ROOMS | BELOW_TRAINING | {"training.speech"},
+    # Recordings alone, read as a codec's are.
+    "training.vocoder": ROOMS | BELOW_TRAINING | {"training.speech", "training.codes"},
     "training.corpus": {"training.config", "training.data", "training.speech", "training.codes"}
     | {"codec", "evaluation", "files", "frontend", "reading"},
-    "training": ROOMS | {"training.codes", "training.images", "training.mels", "training.speech", "files"},
+    "training": ROOMS
+    | {"training.codes", "training.images", "training.mels", "training.speech", "training.vocoder", "files"},
 }
 
 

@@ -22,6 +22,7 @@ from dtm_hf.training.speech.arguments import (
     check_head,
     check_student,
 )
+from dtm_hf.training.vocoder.arguments import VocoderArguments, check_vocoder
 
 if TYPE_CHECKING:
     from dtm_hf.training.loop.task import Task
@@ -55,6 +56,7 @@ SYSTEMS = {
     "tdm": System("dtm_hf.training.speech.distillation:SpeechDistillation", StudentArguments, check_student),
     "codec": System("dtm_hf.training.codes.codec_task:CodecTask", CodecArguments, check_codec),
     "trm": System("dtm_hf.training.codes.task:TRMTask", TRMArguments, check_trm),
+    "vocoder": System("dtm_hf.training.vocoder.task:VocoderTask", VocoderArguments, check_vocoder),
     "tdm_image": System("dtm_hf.training.images.task:ImageDistillation", ImageArguments, check_images),
 }
 

@@ -118,13 +118,17 @@ class F5FeatureExtractor(CheckedConfigMixin, SequenceFeatureExtractor):
             self.sampling_rate, self.n_fft, self.win_length, self.hop_length, self.feature_size, waveform.device
         )
         waveform = waveform.float()
-        # Each item is reflected at its own end, which is why padding cannot reach its last frames.
-        reflected = [F.pad(x[None, :n], (pad, pad), mode="reflect")[0] for x, n in zip(waveform, lengths, strict=True)]
-        width = waveform.shape[1] + 2 * pad
-        mel = transform(torch.stack([F.pad(x, (0, width - len(x))) for x in reflected]))
-        mel = mel.clamp(min=1e-5).log().transpose(1, 2)
+        width = waveform.shape[1]
+        if min(lengths) == width:
+            reflected = F.pad(waveform, (pad, pad), mode="reflect")
+        else:
+            # Each item is reflected at its own end, which is why padding cannot reach its last frames.
+            items = [F.pad(x[None, :n], (pad, pad), mode="reflect")[0] for x, n in zip(waveform, lengths, strict=True)]
+            reflected = torch.stack([F.pad(x, (0, width + 2 * pad - len(x))) for x in items])
+        mel = transform(reflected).clamp(min=1e-5).log().transpose(1, 2)
         for row, length in zip(mel, lengths, strict=True):
-            row[self.num_frames(length) :] = self.padding_value
+            if length < width:
+                row[self.num_frames(length) :] = self.padding_value
         return mel
 
     def __call__(

@@ -44,6 +44,9 @@ def vocode_by_length(
         raise ValueError(
             f"`lengths` must be between {min_frames} and the {mel.shape[1]} frames of `mel`, but got {lengths}."
         )
+    if min(lengths) == max(lengths):
+        # Nothing to cut: an index of rows would make a device wait for its copy.
+        return vocode(mel[:, : lengths[0]]).float()
     waveform = None
     for length in sorted(set(lengths), reverse=True):
         rows = [row for row, other in enumerate(lengths) if other == length]

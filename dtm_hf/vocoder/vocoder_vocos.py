@@ -2,7 +2,8 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
@@ -66,7 +67,11 @@ class VocosVocoder(CheckedConfigMixin, ModelMixin, ConfigMixin):
         hop_length (`int`, defaults to 256): Samples between frames.
         padding (`str`, defaults to `"center"`): `"center"`: N frames make `(N - 1) * hop_length` samples, as F5-TTS
             has it; `"same"`: `N * hop_length`.
+        training_data (`str`, *optional*): What it was trained on.
+        license (`str`, *optional*): Licence of the weights.
     """
+
+    card_template = Path(__file__).parents[1] / "vocoder_card.md"
 
     @register_to_config
     def __init__(
@@ -79,6 +84,8 @@ class VocosVocoder(CheckedConfigMixin, ModelMixin, ConfigMixin):
         n_fft: WindowSize = 1024,
         hop_length: WindowSize = 256,
         padding: Literal["center", "same"] = "center",
+        training_data: str | None = None,
+        license: str | None = None,
     ):
         super().__init__()
         from vocos.heads import ISTFTHead
@@ -116,6 +123,10 @@ class VocosVocoder(CheckedConfigMixin, ModelMixin, ConfigMixin):
 
     def _decode(self, mel: torch.Tensor) -> torch.Tensor:
         hidden = self.backbone(mel.to(self.dtype).transpose(1, 2))
+        if self.dtype == torch.float32:
+            # As it is, for gradients to reach it.
+            with torch.autocast(mel.device.type, enabled=False):
+                return self.head(hidden.float())
         # There is no half-precision complex arithmetic for the head to run in. Parameters stay of their class, which
         # the hooks of a sequential offload look at.
         weights = {name: value.float() for name, value in self.head.named_buffers()}
@@ -123,6 +134,18 @@ class VocosVocoder(CheckedConfigMixin, ModelMixin, ConfigMixin):
             weights[name] = nn.Parameter(value.float(), requires_grad=False)
         with torch.autocast(mel.device.type, enabled=False):
             return torch.func.functional_call(self.head, weights, (hidden.float(),))
+
+    def card_values(self) -> dict[str, Any]:
+        """See [`~dtm_hf.hub.Publishable`]."""
+        shown = "input_channels sampling_rate num_layers dim hop_length training_data".split()
+        return {name: self.config[name] for name in shown} | {
+            "model_name": "vocos",
+            "license": self.config.license or "unknown",
+            "pipeline_tag": "audio-to-audio",
+            "tags": ["vocoder", "vocos", "dtm-hf"],
+            "base_model": None,
+            "parameters": f"{self.num_parameters():,}",
+        }
 
     @classmethod
     def from_vocos_checkpoint(

@@ -27,6 +27,10 @@ CODEC = (
     "--codec_intermediate_size 32 --codec_num_quantizers 3 --codec_codebook_size 8 --codec_codebook_dim 8 "
     "--codec_clip_frames 4"
 ).split()
+VOCODER = (
+    "--vocoder_dim 8 --vocoder_intermediate_dim 8 --vocoder_num_layers 1 --segment_frames 16 --adversarial_start 0 "
+    "--discriminator_windows 128 --discriminator_channels 2 --discriminator_periods 7"
+).split()
 TRM = (
     "--num_codebooks 3 --max_text_length 40 --max_audio_frames 40 --trm_text_dim 16 --trm_audio_dim 16 "
     "--trm_ffn_dim 16 --trm_num_heads 2 --trm_text_layers 1 --trm_num_layers 1 --trm_l_cycles 1 --trm_h_cycles 2"
@@ -84,6 +88,7 @@ def task(objective, corpus, base, aligner, coded, pipeline_folder, image_corpus)
         "speecht5": [*untold, *SPEECHT5, "--sample_prompts", "a|hello"],
         "tdm": [*on_base, *STUDENT],
         "codec": [*untold, *CODEC, "--sample_prompts", "a|"],
+        "vocoder": [*untold, *VOCODER, "--sample_prompts", "a|"],
         "trm": [
             "--dataset",
             str(coded[1]),

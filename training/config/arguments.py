@@ -22,8 +22,8 @@ class ModelArguments:
     vocab_file: str | None = option(None, "Vocabulary, one token a line; f5_tts's own by default.")
     init_from: str | None = option(
         None,
-        "What training starts from: a head (dtm), a pipeline (flow_matching; tdm with `full_parameters`) or a "
-        "student's adapters (tdm).",
+        "What training starts from: a head (dtm), a pipeline (flow_matching; tdm with `full_parameters`), a "
+        "student's adapters (tdm) or a vocoder (vocoder).",
     )
     init_from_revision: str | None = option(None, "Revision of `init_from`.")
     backbone_dtype: str = option(
@@ -127,6 +127,7 @@ class OptimizationArguments:
         "`adamw`, `adamw_8bit` (bitsandbytes), or `muon` for the matrices of the blocks and AdamW for the rest.",
         choices=("adamw", "adamw_8bit", "muon"),
     )
+    adam_beta1: float = option(0.9, "First beta of AdamW.", at_least=0, at_most=1)
     adam_beta2: float = option(0.999, "Second beta of AdamW.", at_least=0, at_most=1)
     weight_decay: float = option(0.01, "Weight decay.", at_least=0)
     max_grad_norm: float = option(1.0, "Gradient norm clip.", above=0)

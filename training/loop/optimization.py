@@ -34,7 +34,7 @@ def build_optimizers(
     rest = [p for n, p in trainable.items() if n not in matrices]
     settings = {
         "lr": learning_rate,
-        "betas": (0.9, options.adam_beta2),
+        "betas": (options.adam_beta1, options.adam_beta2),
         "weight_decay": options.weight_decay,
     }
     optimizers: list[torch.optim.Optimizer]

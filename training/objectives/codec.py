@@ -6,9 +6,8 @@ import torch
 from transformers.models.mimi.modeling_mimi import MimiModel
 
 from dtm_hf.training.objectives.losses import LossOutput
+from dtm_hf.training.objectives.spectra import FFT_SIZES, spectral_distance
 
-# Sizes of the Fourier transforms of the spectral loss, a quarter of each between frames.
-_FFT_SIZES = (256, 512, 1024, 2048)
 # Below this share of an even use an entry of a codebook is moved to where data is.
 _DEAD = 0.02
 
@@ -67,8 +66,8 @@ class CodecObjective:
         frames = batch.frame_mask.sum(dim=1)
         # What is beyond a recording is silence in both, and no part of its mean.
         share = frames / batch.frame_mask.shape[1]
-        spectral = sum(_spectral_distance(sound, batch.waveforms, size, share) for size in _FFT_SIZES)
-        spectral = spectral / len(_FFT_SIZES)
+        spectral = sum(spectral_distance(sound, batch.waveforms, size, share) for size in FFT_SIZES)
+        spectral = spectral / len(FFT_SIZES)
         samples = (sound - batch.waveforms).abs().mean(dim=1) / share
         rows = spectral + self.waveform * samples + self.commitment * commitment
         weights = frames / frames.sum()
@@ -116,17 +115,3 @@ class CodecObjective:
     def probe(self, codec: MimiModel, batch: WaveBatch, generator: torch.Generator | None = None) -> dict:
         """Nothing beyond the loss."""
         return {}
-
-
-def _spectral_distance(
-    sound: torch.Tensor, wanted: torch.Tensor, size: int, share: torch.Tensor | float = 1.0
-) -> torch.Tensor:
-    """Distance of log magnitudes and of magnitudes, `(B,)`, of recordings that fill a share `(B,)` of the samples."""
-    window = torch.hann_window(size, device=sound.device)
-    spectra = [
-        torch.stft(waveform.float(), size, size // 4, window=window, return_complex=True).abs().clamp(min=1e-5)
-        for waveform in (sound, wanted)
-    ]
-    logs = (spectra[0].log() - spectra[1].log()).abs().mean(dim=(1, 2))
-    relative = (spectra[0] - spectra[1]).flatten(1).norm(dim=1) / spectra[1].flatten(1).norm(dim=1).clamp(min=1e-3)
-    return logs / share + relative

@@ -1,0 +1,1 @@
+"""Training of the vocoder: a small Vocos from recordings, against spectra and then against discriminators."""
