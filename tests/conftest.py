@@ -5,7 +5,7 @@ import tempfile
 
 import pytest
 from loopback import environment, free_port
-from tiny import SAMPLING_RATE, VOCABULARY, randomise, voice
+from tiny import MEAN_MEL, SAMPLING_RATE, VOCABULARY, randomise, voice
 
 # Before anything imports `huggingface_hub`, which reads them once: no test reaches a Hub other than its own.
 _home = tempfile.TemporaryDirectory(prefix="hf-home-")
@@ -69,6 +69,32 @@ def make_head():
             head = DTMHead(DTMHeadConfig(**config | overrides)).eval()
         if random_weights:
             randomise(head, seed)
+        return head
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_guidance_head(make_head, backbone):
+    """Builds a head that says what guidance adds: copies of the last block of the tiny backbone, or convolutions."""
+
+    def make(architecture: str = "transformer", random_weights: bool = False, **overrides):
+        config = {
+            "prediction": "guidance",
+            "architecture": architecture,
+            "residual_layers": 1,
+            "guidance_scale": 3.0,
+            "guidance_scale_range": [1.0, 4.0],
+            "guidance_end": 0.3,
+            "mean_mel": MEAN_MEL,
+        }
+        if architecture == "transformer":
+            config |= {"hidden_size": 64, "num_hidden_layers": 1, "ffn_mult": 2, "num_attention_heads": 1}
+        head = make_head(random_weights=False, **config | overrides)
+        if head.body is not None:
+            head.body.copy_from(backbone.dit.state_dict())
+        if random_weights:
+            randomise(head, 0)
         return head
 
     return make

@@ -4,6 +4,7 @@ import numpy as np
 
 VOCABULARY = " abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ.,!?'-"
 SAMPLING_RATE = 24000
+MEAN_MEL = [0.1] * 100
 
 
 def randomise(module, seed: int) -> None:

@@ -264,6 +264,7 @@ class F5Backbone(CheckedConfigMixin, ModelMixin, ConfigMixin):
         drop_text: torch.Tensor | None = None,
         num_steps: torch.Tensor | int | None = None,
         durations: torch.Tensor | None = None,
+        residual_layers: int = 0,
         return_dict: bool = True,
     ) -> F5BackboneOutput | tuple[torch.Tensor, torch.Tensor]:
         """
@@ -282,6 +283,8 @@ class F5Backbone(CheckedConfigMixin, ModelMixin, ConfigMixin):
                 Steps from noise to speech in all: what a student of several `step_counts` has to know.
             durations (`torch.LongTensor` of shape `(B, N_text)`, *optional*):
                 Frames that each token of `text_ids` lasts, as in [`~F5Backbone.encode_text`].
+            residual_layers (`int`, defaults to 0):
+                Give the residual stream before the last so many blocks as well.
 
         Raises:
             ValueError: for an unknown `branch`, for neither or both of `text_ids` and `text_embeds`, for a shape that
@@ -307,12 +310,16 @@ class F5Backbone(CheckedConfigMixin, ModelMixin, ConfigMixin):
                 cond_embeds = text_embeds.cond.index_put((drop_text,), null.to(text_embeds.cond.dtype))
                 text_embeds = F5TextEmbeds(cond=cond_embeds, null=text_embeds.null)
 
-        features, thread = [], threading.get_ident()
+        features, residual, thread = [], [], threading.get_ident()
 
         # Other threads may be in the same modules; each hook is for the call that it was made for.
         def capture(_module, inputs):
             if threading.get_ident() == thread:
                 features.append(inputs[0])
+
+        def capture_residual(_module, inputs):
+            if threading.get_ident() == thread:
+                residual.append(inputs[0])
 
         def tell_num_steps(_module, _inputs, embedded):
             if threading.get_ident() != thread:
@@ -323,6 +330,9 @@ class F5Backbone(CheckedConfigMixin, ModelMixin, ConfigMixin):
         handles = [self.dit.proj_out.register_forward_pre_hook(capture)]
         if self.num_steps_embed is not None:
             handles.append(self.dit.time_embed.register_forward_hook(tell_num_steps))
+        if residual_layers:
+            block = self.dit.transformer_blocks[-residual_layers]
+            handles.append(block.register_forward_pre_hook(capture_residual))
         try:
             # With both slots filled the DiT reads them instead of encoding `text`. They are the thread's own, but
             # their place is made at the first use, when two threads could each make one.
@@ -343,7 +353,9 @@ class F5Backbone(CheckedConfigMixin, ModelMixin, ConfigMixin):
             for handle in handles:
                 handle.remove()
             self.dit.clear_cache()
-        return F5BackboneOutput(features[0], velocity) if return_dict else (features[0], velocity)
+        if not return_dict:
+            return features[0], velocity
+        return F5BackboneOutput(features[0], velocity, residual[0] if residual else None)
 
     @classmethod
     def from_f5_checkpoint(

@@ -21,10 +21,18 @@ class F5BackboneOutput(BaseOutput):
             conditional rows first.
         velocity (`torch.Tensor` of shape `(B, N, M)`):
             Predicted flow velocity E[X_1 - X_0 | X_t], in log-mel units per unit of t.
+        residual (`torch.Tensor` of shape `(B, N, D)`, *optional*):
+            The residual stream before the last blocks, where it was asked for.
     """
 
     features: torch.Tensor | None = None
     velocity: torch.Tensor | None = None
+    residual: torch.Tensor | None = None
+
+    def joined(self, sample: torch.Tensor) -> torch.Tensor:
+        """All that a pass tells of X_t, for the conditional rows: features, residual stream, velocity and X_t."""
+        rows, parts = len(sample), [self.features, self.residual, self.velocity]
+        return torch.cat([*(part[:rows].float() for part in parts if part is not None), sample.float()], dim=-1)
 
 
 @dataclass
@@ -87,5 +95,8 @@ class Backbone(Protocol):
         *,
         num_steps: int | None = None,
     ) -> F5BackboneOutput:
-        """Features and velocity of X_t at t, of one branch or with `"both"` of 2B rows. See [`F5Backbone`]."""
+        """
+        Features and velocity of X_t at t, of one branch or with `"both"` of 2B rows; for a head that reads it also
+        the residual stream before the last `residual_layers` blocks. See [`F5Backbone`].
+        """
         ...

@@ -11,8 +11,8 @@ from dtm_hf.provenance import Provenance
 from dtm_hf.reading import read_json
 from dtm_hf.validation import naming
 
-PREDICTIONS = ("residual", "direct")
-ARCHITECTURES = ("mlp", "conv")
+PREDICTIONS = ("residual", "direct", "guidance")
+ARCHITECTURES = ("mlp", "conv", "transformer")
 # Far beyond what makes sense, and far below what fills a machine by being asked for.
 _MOST = {
     "backbone_hidden_size": 8192,
@@ -22,6 +22,8 @@ _MOST = {
     "ffn_mult": 16,
     "time_embed_dim": 8192,
     "conv_kernel_size": 1023,
+    "num_attention_heads": 256,
+    "attention_head_dim": 1024,
 }
 
 
@@ -47,10 +49,19 @@ class DTMHeadConfig(PreTrainedConfig, Provenance):
             `"residual"`: y_hat = v + D(h, Y_s, s, t) with D zero at the start, so that an untrained head is plain
             Euler.
             `"direct"`: the network is the flow velocity itself, as in the documents.
+            `"guidance"`: y_hat = v + w d, with d the head's estimate of v_c - v_u. It reads X_t and v beside the
+            features, and draws nothing: neither Y_s nor s. For a `guidance_scale_range`.
         architecture (`str`, defaults to `"mlp"`):
-            `"mlp"` treats each frame alone; `"conv"` puts a depthwise temporal convolution before each FFN.
+            `"mlp"` treats each frame alone; `"conv"` puts a depthwise temporal convolution before each FFN;
+            `"transformer"`, for `"guidance"`, is made of copies of the backbone's last `num_hidden_layers` blocks,
+            which begin where the residual stream is read.
         conv_kernel_size (`int`, defaults to 7):
             Frames that a convolution sees; odd.
+        residual_layers (`int`, defaults to 0):
+            With `"guidance"`: the residual stream before so many last blocks of the backbone is read as well.
+        num_attention_heads (`int`, defaults to 16), attention_head_dim (`int`, defaults to 64),
+        qk_norm (`str`, *optional*), pe_attn_head (`int`, *optional*):
+            Of the blocks of `"transformer"`: as the backbone's, see [`F5Backbone`].
         min_flow_remainder (`float`, defaults to 0.01):
             Lower bound of 1 - s where the residual form divides by it.
         guidance_scale (`float`, *optional*):
@@ -60,7 +71,10 @@ class DTMHeadConfig(PreTrainedConfig, Provenance):
             Lowest and highest guidance scale that training baked in: the head is told which one to follow, and
             `guidance_scale` is the one it follows by default. `None`: there is only that one.
         guidance_end (`float`, defaults to 1.0):
-            Time t from which on training baked no guidance in.
+            Time t from which on training baked no guidance in. A head of `"guidance"` does not run there.
+        mean_mel (`list` of `float`, *optional*):
+            Mean log-mel `(M,)`. With it a head of `"guidance"` does not run at t = 0 either, where
+            v_c - v_u = v_c + X_0 - mean.
         sampler (`dict`, *optional*):
             Configuration of the [`DTMScheduler`] this head was trained for.
         backbone_name, backbone_revision, backbone_fingerprint, backbone_sketch, base_model, base_model_revision,
@@ -88,10 +102,16 @@ class DTMHeadConfig(PreTrainedConfig, Provenance):
     prediction: str = "residual"
     architecture: str = "mlp"
     conv_kernel_size: int = 7
+    residual_layers: int = 0
+    num_attention_heads: int = 16
+    attention_head_dim: int = 64
+    qk_norm: str | None = None
+    pe_attn_head: int | None = None
     min_flow_remainder: float = 0.01
     guidance_scale: float | int | None = None
     guidance_scale_range: list | None = None
     guidance_end: float | int = 1.0
+    mean_mel: list | None = None
     sampler: dict | None = None
 
     def __post_init__(self, **kwargs):
@@ -114,6 +134,7 @@ class DTMHeadConfig(PreTrainedConfig, Provenance):
             raise ValueError(f"`min_flow_remainder` must lie in (0, 1), but got {self.min_flow_remainder}.")
         if self.guidance_scale_range is not None:
             self._check_guidance_range()
+        self._check_guidance_head()
         super().__post_init__(**kwargs)
 
     @classmethod
@@ -135,6 +156,38 @@ class DTMHeadConfig(PreTrainedConfig, Provenance):
                 f"`guidance_scale` must be the default within `guidance_scale_range` {given}, but got "
                 f"{self.guidance_scale}."
             )
+
+    @property
+    def num_features(self) -> int:
+        """Width of what the head reads of a frame: see [`~dtm_hf.backbone.contract.F5BackboneOutput.joined`]."""
+        if self.prediction != "guidance":
+            return self.backbone_hidden_size
+        return self.backbone_hidden_size * (2 if self.residual_layers else 1) + 2 * self.num_mel_bins
+
+    def _check_guidance_head(self) -> None:
+        guidance = self.prediction == "guidance"
+        if not 0 <= self.residual_layers <= 256 or (self.residual_layers and not guidance):
+            raise ValueError(
+                "`residual_layers` must be from 0 to 256, and 0 for another `prediction` than 'guidance', but got "
+                f"{self.residual_layers} with {self.prediction!r}."
+            )
+        if guidance and self.guidance_scale_range is None:
+            raise ValueError("`guidance_scale_range` must be given for a `prediction` of 'guidance', but got None.")
+        if self.mean_mel is not None and (
+            len(self.mean_mel) != self.num_mel_bins or not all(_is_finite(value) for value in self.mean_mel)
+        ):
+            raise ValueError(f"`mean_mel` must be {self.num_mel_bins} finite numbers or None.")
+        if self.architecture == "transformer":
+            fits = self.hidden_size == self.backbone_hidden_size and self.residual_layers == self.num_hidden_layers
+            if not guidance or not fits:
+                raise ValueError(
+                    "`architecture` may be 'transformer' for a `prediction` of 'guidance', with the `hidden_size` of "
+                    f"the backbone, {self.backbone_hidden_size}, and as many `residual_layers` as "
+                    f"`num_hidden_layers`, but got {self.prediction!r}, {self.hidden_size}, {self.residual_layers} "
+                    f"and {self.num_hidden_layers}."
+                )
+        if self.qk_norm not in (None, "rms_norm"):
+            raise ValueError(f"`qk_norm` must be 'rms_norm' or None, but got {self.qk_norm!r}.")
 
 
 def _is_finite(value: Any) -> bool:

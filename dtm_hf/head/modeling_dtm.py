@@ -16,6 +16,7 @@ from dtm_hf.validation import CheckedConfigMixin
 
 from .configuration_dtm import DTMHeadConfig
 from .contract import DTMHeadOutput
+from .transformer_body import TransformerBody
 
 
 class DTMTimeEmbedding(nn.Module):
@@ -81,10 +82,9 @@ class DTMHeadPreTrainedModel(CheckedConfigMixin, PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module):
-        # Blocks start as the identity; the residual head starts as D = 0. Told here and not when `module` is the head:
-        # transformers 5 skips modules without parameters of their own in classes that are not its own.
-        residual = self.config.prediction == "residual"
-        if module is self.modulation_proj or (module is self.output_proj and residual):
+        # Blocks start as the identity, and all but the direct head as D = 0. Told here and not when `module` is the
+        # head: transformers 5 skips modules without parameters of their own in classes that are not its own.
+        if any(module is zero for zero in self._zero_at_first()):
             init.zeros_(module.weight)
             init.zeros_(module.bias)
         elif isinstance(module, nn.Linear):
@@ -94,6 +94,13 @@ class DTMHeadPreTrainedModel(CheckedConfigMixin, PreTrainedModel):
         elif isinstance(module, nn.Conv1d):
             init.trunc_normal_(module.weight, std=0.02)
             init.zeros_(module.bias)
+
+    def _zero_at_first(self) -> list[nn.Module]:
+        if self.body is not None:
+            # The stream of the backbone, and what its blocks are told of t, are changed by nothing yet.
+            gates = [block.attn_norm.linear for block in self.body.blocks]
+            return [*gates, self.body.norm_out.linear, self.feature_proj, self.guidance_embed.linear_2]
+        return [self.modulation_proj, *([] if self.config.prediction == "direct" else [self.output_proj])]
 
 
 class DTMHead(DTMHeadPreTrainedModel):
@@ -107,6 +114,10 @@ class DTMHead(DTMHeadPreTrainedModel):
     (they depend on s and t alone), [`~DTMHead.prepare`] projects the features of one global step (they do not depend
     on s).
 
+    A head of `prediction="guidance"` draws no Y: it says what guidance adds to v, so that each step runs one branch
+    of the backbone. It reads what [`~dtm_hf.backbone.contract.F5BackboneOutput.joined`] gives in the place of h, and
+    `forward` answers with its one displacement v + w d whatever Y_s and s are.
+
     The default configuration has 19,267,172 parameters.
     """
 
@@ -115,17 +126,23 @@ class DTMHead(DTMHeadPreTrainedModel):
     def __init__(self, config: DTMHeadConfig):
         super().__init__(config)
         hidden_size = config.hidden_size
+        self.draws = config.prediction != "guidance"
         # One projection of [h, Y_s], in two parts because h stays while Y_s moves.
-        self.feature_proj = nn.Linear(config.backbone_hidden_size, hidden_size)
-        self.state_proj = nn.Linear(config.num_mel_bins, hidden_size, bias=False)
-        self.flow_time_embed = DTMTimeEmbedding(config)
-        self.timestep_embed = DTMTimeEmbedding(config)
+        self.feature_proj = nn.Linear(config.num_features, hidden_size)
+        if self.draws:
+            self.state_proj = nn.Linear(config.num_mel_bins, hidden_size, bias=False)
+            self.flow_time_embed = DTMTimeEmbedding(config)
         self.guidance_embed = None if config.guidance_scale_range is None else DTMTimeEmbedding(config)
-        # Shift, scale and gate of each block, then shift and scale of the last norm.
-        self.modulation_proj = nn.Linear(hidden_size, (3 * config.num_hidden_layers + 2) * hidden_size)
-        self.blocks = nn.ModuleList([DTMHeadBlock(config) for _ in range(config.num_hidden_layers)])
-        self.norm_out = nn.LayerNorm(hidden_size, elementwise_affine=False, eps=1e-6)
-        self.output_proj = nn.Linear(hidden_size, config.num_mel_bins)
+        self.body = None
+        if config.architecture == "transformer":
+            self.body = TransformerBody(config)
+        else:
+            self.timestep_embed = DTMTimeEmbedding(config)
+            # Shift, scale and gate of each block, then shift and scale of the last norm.
+            self.modulation_proj = nn.Linear(hidden_size, (3 * config.num_hidden_layers + 2) * hidden_size)
+            self.blocks = nn.ModuleList([DTMHeadBlock(config) for _ in range(config.num_hidden_layers)])
+            self.norm_out = nn.LayerNorm(hidden_size, elementwise_affine=False, eps=1e-6)
+            self.output_proj = nn.Linear(hidden_size, config.num_mel_bins)
         self.gradient_checkpointing = False
         self.post_init()
 
@@ -160,12 +177,19 @@ class DTMHead(DTMHeadPreTrainedModel):
 
     def prepare(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """Project backbone features `(B, N, D)` to `(B, N, H)`: the `prepared_states` of [`~DTMHead.forward`]."""
-        return self.feature_proj(hidden_states.to(self.feature_proj.weight.dtype))
+        hidden_states = hidden_states.to(self.feature_proj.weight.dtype)
+        projected = self.feature_proj(hidden_states)
+        if self.body is None:
+            return projected
+        width = self.config.backbone_hidden_size
+        return hidden_states[..., width : 2 * width] + projected
 
     def _modulation(
         self, timestep: torch.Tensor, flow_time: torch.Tensor, guidance_scale: torch.Tensor | float | None
     ) -> torch.Tensor:
-        embedding = self.flow_time_embed(flow_time) + self.timestep_embed(timestep)
+        embedding = self.timestep_embed(timestep) if self.body is None else self.body.embed_time(timestep)
+        if self.draws:
+            embedding = self.flow_time_embed(flow_time) + embedding
         if self.guidance_embed is not None:
             if guidance_scale is None:
                 guidance_scale = self.config.guidance_scale
@@ -173,7 +197,13 @@ class DTMHead(DTMHeadPreTrainedModel):
             scale = torch.as_tensor(guidance_scale, device=timestep.device, dtype=torch.float32)
             scale = scale.reshape(*scale.shape, *(1,) * (timestep.ndim - scale.ndim))
             embedding = embedding + self.guidance_embed((scale - low) / (high - low))
-        return self.modulation_proj(nn.functional.silu(embedding))
+        if self.body is None:
+            embedding = self.modulation_proj(nn.functional.silu(embedding))
+        if self.draws:
+            return embedding
+        # d has its answer to X_t and t alone; the scale comes to it as a factor, last of all.
+        w = (scale - 1).unsqueeze(-1).expand(*embedding.shape[:-1], 1)
+        return torch.cat([embedding, w.to(embedding.dtype)], dim=-1)
 
     def forward(
         self,
@@ -205,28 +235,31 @@ class DTMHead(DTMHeadPreTrainedModel):
             guidance_scale (`float` or `torch.Tensor` of shape `(B,)`, *optional*):
                 Of a head with `guidance_scale_range`, in it; the configuration's by default.
         """
-        config, dtype = self.config, self.state_proj.weight.dtype
+        config = self.config
         flow_time = _broadcast_time(flow_time, flow_state)
         if prepared_states is None:
             prepared_states = self.prepare(hidden_states)
         if modulation is None:
             modulation = self._modulation(_broadcast_time(timestep, flow_state), flow_time, guidance_scale)
-        parts = modulation.chunk(3 * config.num_hidden_layers + 2, dim=-1)
-
         # Not `len`, which would tie an exported graph to the batch that it was traced with.
         draws = flow_state.shape[0] // prepared_states.shape[0]
         if draws > 1:
             prepared_states = prepared_states.repeat(draws, 1, 1)
-        hidden = prepared_states + self.state_proj(flow_state.to(dtype))
-        for i, block in enumerate(self.blocks):
-            hidden = block(hidden, *parts[3 * i : 3 * i + 3], attention_mask)
-        shift, scale = parts[-2:]
-        output = self.output_proj(self.norm_out(hidden) * (1 + scale) + shift)
+        if self.draws:
+            prepared_states = prepared_states + self.state_proj(flow_state.to(self.state_proj.weight.dtype))
+            output = self._run(prepared_states, modulation, attention_mask)
+        else:
+            modulation, w = modulation[..., :-1], modulation[..., -1:]
+            output = self._run(prepared_states, modulation, attention_mask)
+            if self.body is not None:
+                # The blocks start as those that made v, so that their answer, that of the null branch, starts as v.
+                output = velocity.to(output.dtype) - output
+            output = w * output
 
         # The division by 1 - s wants the precision of the state, not that of the network.
         output = output.to(flow_state.dtype)
         remainder = (1 - flow_time).unsqueeze(-1)
-        if config.prediction == "residual":
+        if config.prediction != "direct":
             displacement = velocity.to(flow_state.dtype) + output
             flow_velocity = (displacement - flow_state) / remainder.clamp(min=config.min_flow_remainder)
         else:
@@ -235,6 +268,18 @@ class DTMHead(DTMHeadPreTrainedModel):
         if not return_dict:
             return flow_velocity, displacement
         return DTMHeadOutput(velocity=flow_velocity, displacement=displacement)
+
+    def _run(
+        self, hidden: torch.Tensor, modulation: torch.Tensor, attention_mask: torch.Tensor | None
+    ) -> torch.Tensor:
+        """The blocks and the last projection: `(B, N, H)` -> `(B, N, M)`."""
+        if self.body is not None:
+            return self.body(hidden, modulation[..., 0, :], attention_mask)
+        parts = modulation.chunk(3 * self.config.num_hidden_layers + 2, dim=-1)
+        for i, block in enumerate(self.blocks):
+            hidden = block(hidden, *parts[3 * i : 3 * i + 3], attention_mask)
+        shift, scale = parts[-2:]
+        return self.output_proj(self.norm_out(hidden) * (1 + scale) + shift)
 
 
 def _broadcast_time(time: torch.Tensor | float, state: torch.Tensor) -> torch.Tensor:

@@ -3,6 +3,7 @@
 import math
 import os
 from collections.abc import Mapping, Sequence
+from inspect import signature
 from typing import Any
 
 from dtm_hf.backbone.backbone_f5 import F5Backbone
@@ -141,6 +142,13 @@ def check_head(head: DTMHead, backbone: F5Backbone, force: bool) -> None:
         raise ValueError(
             f"`head` reads features of size {config.backbone_hidden_size} and writes {config.num_mel_bins} mel bins, "
             f"but `backbone` {backbone.config.name!r} has {backbone.config.dim} and {backbone.config.mel_dim}."
+        )
+    if config.residual_layers > getattr(backbone.config, "depth", 0) or (
+        config.prediction == "guidance" and "residual_layers" not in signature(backbone.forward).parameters
+    ):
+        raise ValueError(
+            f"`head` reads the residual stream before the last {config.residual_layers} blocks of its backbone, which "
+            f"`backbone` {backbone.config.name!r}, a {type(backbone).__name__}, does not give."
         )
     if not force and (other := other_backbone(config, backbone)):
         raise ValueError(

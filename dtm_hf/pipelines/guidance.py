@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from dtm_hf.backbone.closed_form import guided_at_zero
 from dtm_hf.pipelines.arguments import GUIDANCE_SCALES, check_number
 
 if TYPE_CHECKING:
@@ -37,6 +38,10 @@ class Guidance:
     def branch(self, t: float) -> "Branch":
         """What the backbone runs at t."""
         return "cond"
+
+    def runs_head(self, t: float) -> bool:
+        """Whether a head that there is has a say at t; else [`~Guidance.velocity`] has."""
+        return True
 
     def velocity(self, answer: "torch.Tensor", x_t: "torch.Tensor", t: float) -> "torch.Tensor":
         """Where to walk from X_t `(B, N, M)`, by the backbone's float32 answer, `(2B, N, M)` for `"both"` branches."""
@@ -74,15 +79,7 @@ class ClassifierFreeGuidance(Guidance):
             return self.combine(answer)
         if not self._guides(t):
             return answer
-        # Without torch, X_t is numpy's.
-        if hasattr(x_t, "new_tensor"):
-            mean = x_t.new_tensor(self.mean)
-        else:
-            # Of a runtime without torch. Names of arms are checked where not even numpy is loaded.
-            import numpy as np
-
-            mean = np.float32(self.mean)
-        return answer + (self.scale - 1.0) * (answer - (mean - x_t))
+        return guided_at_zero(answer, x_t, self.scale, self.mean)
 
     def _guides(self, t: float) -> bool:
         return self.scale > 1 and self.start <= t < self.stop
@@ -104,11 +101,26 @@ class ClassifierFreeGuidance(Guidance):
 
 @dataclass(frozen=True)
 class BakedGuidance(Guidance):
-    """Guidance that training baked into the head, which is told its scale: the conditional branch alone."""
+    """
+    Guidance that training baked into the head, which is told its scale: the conditional branch alone.
+
+    Args:
+        stop (`float`, defaults to 1.0): time t from which on steps go without guidance and without the head.
+        mean (sequence of `float`, *optional*): mean log-mel `(M,)`, with which t = 0 needs no head either.
+    """
+
+    stop: float = 1.0
+    mean: tuple[float, ...] | None = field(default=None, repr=False)
 
     @property
     def head_scale(self) -> float | None:
         return self.scale
+
+    def runs_head(self, t: float) -> bool:
+        return t < self.stop and not (t == 0 and self.mean is not None)
+
+    def velocity(self, answer: "torch.Tensor", x_t: "torch.Tensor", t: float) -> "torch.Tensor":
+        return answer if t >= self.stop else guided_at_zero(answer, x_t, self.scale, self.mean)
 
 
 def choose_guidance(
@@ -156,8 +168,12 @@ def choose_guidance(
         mean = None if mean is None or head_config is not None else tuple(mean)
         scale = DEFAULT_GUIDANCE_SCALE if guidance_scale is None else guidance_scale
         return ClassifierFreeGuidance(scale, stop=stop, mean=mean)
+    known = {}
+    if getattr(head_config, "prediction", None) == "guidance":
+        mean = head_config.mean_mel
+        known = {"stop": head_config.guidance_end, "mean": None if mean is None else tuple(mean)}
     if guidance_scale is None or guidance_scale == baked:
-        return BakedGuidance(baked)
+        return BakedGuidance(baked, **known)
     if head_config.guidance_scale_range is None:
         logger.warning(f"`guidance_scale` {guidance_scale} is ignored: this head has {baked} baked in.")
         return BakedGuidance(baked)
@@ -166,4 +182,4 @@ def choose_guidance(
         raise ValueError(
             f"`guidance_scale` must lie in [{low}, {high}], which is baked into this head, but got {guidance_scale}."
         )
-    return BakedGuidance(guidance_scale)
+    return BakedGuidance(guidance_scale, **known)

@@ -80,18 +80,22 @@ def sample(
     with_null = any(state.guidance.branch(time) == "both" for time in times)
     text_embeds = backbone.encode_text(conditions.text_ids, mask, cond.shape[1], with_null, conditions.durations)
     x_t = draw() if latents is None else latents
+    reads = {}
     if with_head:
+        if getattr(head.config, "prediction", None) == "guidance":
+            reads = {"residual_layers": head.config.residual_layers}
         modulations = head.prepare_schedule(timesteps, scheduler.head_timesteps, state.guidance.head_scale)
     for i, t in enumerate(timesteps):
         if state.interrupt:
             break
         guidance, branch = state.guidance, state.guidance.branch(times[i])
         # A student of several numbers of steps has to know which it is; any other backbone takes no notice.
-        output = backbone(x_t, t, cond, None, mask, branch, text_embeds=text_embeds, num_steps=len(times))
+        output = backbone(x_t, t, cond, None, mask, branch, text_embeds=text_embeds, num_steps=len(times), **reads)
         y = output.velocity.float()
-        if with_head:
+        if with_head and guidance.runs_head(times[i]):
             guide = guidance if branch == "both" else None
-            y = sample_displacement(head, scheduler, output.features, y, t, modulations[i], guide, mask, draw())
+            features = output.joined(x_t) if reads else output.features
+            y = sample_displacement(head, scheduler, features, y, t, modulations[i], guide, mask, draw())
         else:
             y = guidance.velocity(y, x_t, times[i])
         x_t = scheduler.step(y, t, x_t).prev_sample

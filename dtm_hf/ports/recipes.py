@@ -64,4 +64,9 @@ def recipe_of(name: str, component: Any) -> Recipe | None:
         raise ValueError(
             f"`{name}` cannot be exported: there are no graphs of {type(component).__name__}, but of {able}."
         )
+    if isinstance(component, DTMHead) and component.config.prediction == "guidance":
+        raise ValueError(
+            f"`{name}` cannot be exported: there are no graphs yet of a head of `prediction` 'guidance'. A pipeline "
+            "without its head can be."
+        )
     return RECIPES[type(component)]

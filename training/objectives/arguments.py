@@ -52,6 +52,12 @@ class DTMArguments(ConditioningArguments):
         None, "Lowest and highest scale, for a head that follows any between; `baked_guidance_scale` by default."
     )
     baked_guidance_end: float = option(1.0, "Time t from which on no guidance is built in.", at_least=0, at_most=1)
+    policy_step_counts: list[int] = option(
+        [4], "Of a head that predicts guidance: numbers of steps of the walks that it is trained on, each as often."
+    )
+    policy_guided_share: float = option(
+        0.25, "Share of these walks that follow guidance in the place of the head.", at_least=0, at_most=1
+    )
 
 
 @dataclass

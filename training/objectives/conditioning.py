@@ -78,6 +78,16 @@ def draw_conditions(
     return Conditions(span, mask if arguments.prompt_loss else span, cond, drop_text)
 
 
+def draw_guided_conditions(
+    batch: MelBatch, arguments: ConditioningArguments, generator: torch.Generator | None = None
+) -> Conditions:
+    """[`draw_conditions`] of a head with guidance baked in, which never runs on the null branch: none is dropped."""
+    conditions = draw_conditions(batch, arguments, generator)
+    conditions.drop_text[:] = False
+    conditions.cond = batch.mel.masked_fill(conditions.span[..., None], 0.0)
+    return conditions
+
+
 def draw_times(
     sampling: str,
     size: int,

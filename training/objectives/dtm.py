@@ -3,9 +3,10 @@
 import torch
 
 from dtm_hf.training.objectives.arguments import DTMArguments
-from dtm_hf.training.objectives.conditioning import MelBatch, draw_conditions, draw_times
+from dtm_hf.training.objectives.conditioning import MelBatch, draw_conditions, draw_guided_conditions, draw_times
 from dtm_hf.training.objectives.losses import LossOutput, masked_mean
 from dtm_hf.training.objectives.precision import computing
+from dtm_hf.training.objectives.walk import probe_guidance
 
 
 class DTMObjective:
@@ -67,10 +68,7 @@ class DTMObjective:
         """Loss and figures of a batch. The variable names are those of Algorithm 3."""
         arguments, x_1 = self.arguments, batch.mel
         k, device = arguments.head_batch_multiplier, x_1.device
-        conditions = draw_conditions(batch, arguments, generator)
-        if self.guided:
-            conditions.drop_text[:] = False
-            conditions.cond = x_1.masked_fill(conditions.span[..., None], 0.0)
+        conditions = (draw_guided_conditions if self.guided else draw_conditions)(batch, arguments, generator)
         t = draw_times(
             arguments.t_sampling,
             len(x_1),
@@ -123,5 +121,15 @@ class DTMObjective:
         return masked_mean((displacement - y) ** 2, frames) / masked_mean((mean - y) ** 2, frames)
 
     def probe(self, head, batch, generator=None) -> dict[str, torch.Tensor]:
-        """Nothing beyond the loss."""
-        return {}
+        """R^2 of guidance on the own states of a head that has it baked in; one head call a step."""
+        if not self.guided:
+            return {}
+
+        def answer(output, v, x, t, scale, mask) -> torch.Tensor:
+            y_0 = torch.randn(x.shape, generator=generator, device=x.device)
+            features, told = output.features[: len(x)], scale if self.arguments.baked_guidance_range else None
+            return head(
+                features, y_0, 0.0, timestep=t, velocity=v, attention_mask=mask, guidance_scale=told
+            ).displacement
+
+        return probe_guidance(self.backbone, answer, batch, self.arguments.baked_guidance_scale, generator)

@@ -71,8 +71,20 @@ class HeadArguments(_GridArguments, DTMArguments):
 
     head_hidden_size: int = option(512, "Width of the head.", above=0)
     head_num_layers: int = option(6, "Blocks of the head.", above=0)
-    head_architecture: str = option("mlp", "`mlp` or `conv`.", choices=("mlp", "conv"))
-    head_prediction: str = option("residual", "`residual` or `direct`.", choices=("residual", "direct"))
+    head_architecture: str = option(
+        "mlp", "`mlp`, `conv` or, for `guidance`, `transformer`.", choices=("mlp", "conv", "transformer")
+    )
+    head_prediction: str = option(
+        "residual",
+        "`residual`, `direct`, or `guidance`: what guidance adds, learnt on the head's own states.",
+        choices=("residual", "direct", "guidance"),
+    )
+    head_residual_layers: int = option(
+        0,
+        "Of `guidance`: the residual stream before so many last blocks is read too; as many blocks are copied for "
+        "`transformer`, in the place of `head_hidden_size` and `head_num_layers`.",
+        at_least=0,
+    )
     head_conv_kernel_size: int = option(7, "Frames a temporal convolution sees.")
     num_inference_steps: int = option(8, "Global steps T of the saved scheduler, and of `t_sampling: grid`.", above=0)
     num_head_steps: int = option(2, "Head calls of the saved scheduler.", at_least=0)
@@ -121,6 +133,41 @@ def check_head(config: TrainingConfig) -> None:
         )
     effective_solver(arguments.head_solver, arguments.num_head_steps)
     _check_base(config)
+    if arguments.head_prediction == "guidance":
+        _check_guidance_head(config)
+    elif arguments.head_architecture == "transformer" or arguments.head_residual_layers:
+        raise ValueError(
+            "`head_architecture` 'transformer' and `head_residual_layers` are for a `head_prediction` of 'guidance', "
+            f"but got {arguments.head_prediction!r}."
+        )
+
+
+def _check_guidance_head(config: TrainingConfig) -> None:
+    from dtm_hf.scheduling.time_grids import time_grid
+
+    arguments: HeadArguments = config.objective
+    if arguments.baked_guidance_range is None:
+        raise ValueError("`baked_guidance_range` must be given for a `head_prediction` of 'guidance', but got none.")
+    if arguments.num_head_steps != 1:
+        raise ValueError(
+            "`num_head_steps` must be 1 for a `head_prediction` of 'guidance', which draws nothing, but got "
+            f"{arguments.num_head_steps}."
+        )
+    for count in arguments.policy_step_counts or [0]:
+        # The first step is walked in closed form.
+        learnt = [] if count < 1 else time_grid(arguments.time_grid, count)[1:-1].tolist()
+        if not any(t < arguments.baked_guidance_end for t in learnt):
+            raise ValueError(
+                "`policy_step_counts` must be numbers of steps of which one starts after t = 0 and before "
+                f"`baked_guidance_end`, {arguments.baked_guidance_end}, but got {arguments.policy_step_counts}."
+            )
+    if arguments.head_architecture == "transformer" and not arguments.head_residual_layers:
+        raise ValueError("`head_residual_layers` must be above 0 for `head_architecture` 'transformer', but got 0.")
+    if config.optimization.torch_compile:
+        raise ValueError(
+            "`torch_compile` must be off for a `head_prediction` of 'guidance', but got True: the residual stream is "
+            "read between the blocks of the backbone."
+        )
 
 
 def check_student(config: TrainingConfig) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 from dtm_hf.backbone.backbone_f5 import F5Backbone
+from dtm_hf.backbone.null_mean import null_mean
 from dtm_hf.frontend.duration_prediction import DurationPredictor
 from dtm_hf.frontend.feature_extraction_f5 import F5FeatureExtractor
 from dtm_hf.frontend.token_durations import TokenDurations
@@ -35,7 +36,8 @@ class BackboneTask(SpeechTask):
         return super().batch(raw, device)
 
     def save(self, folder: Path, step: int, units: int) -> None:
-        self.components.backbone.freeze()
+        backbone = self.components.backbone.freeze()
+        self.components.mean_mel = [round(value, 4) for value in null_mean(backbone)]
         super().save(folder, step, units)
 
     def record(self, training_data: str, results: dict | None) -> None:

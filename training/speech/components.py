@@ -26,6 +26,7 @@ class Components:
     Args:
         trained (`torch.nn.Module`): what the optimizers see: a backbone, a head, or student and estimator.
         objective: turns a batch into a loss on `trained`.
+        mean_mel (`list[float]`, *optional*): mean log-mel `(M,)` of what the backbone was trained on.
     """
 
     backbone: F5Backbone
@@ -39,6 +40,7 @@ class Components:
     duration_predictor: DurationPredictor | TokenDurations | None = None
     text_aligner: TextAligner | None = None
     text_normalizer: TextNormalizer | None = None
+    mean_mel: list[float] | None = None
 
     def pipeline(self) -> "DTMPipeline":
         """The pipeline around the current weights."""
@@ -54,6 +56,7 @@ class Components:
             duration_predictor=self.duration_predictor,
             text_aligner=self.text_aligner,
             text_normalizer=self.text_normalizer,
+            mean_mel=self.mean_mel,
         )
 
     def speaking_backbone(self) -> F5Backbone:
@@ -88,7 +91,7 @@ def frozen_parts(config: TrainingConfig) -> dict[str, Any]:
         # In float32 also where another dtype follows: the backbone's own conversion keeps its positions exact.
         base = DTMPipeline.from_pretrained(model.base_model, revision=model.base_model_revision, dtype=torch.float32)
         names = "backbone tokenizer feature_extractor vocoder duration_predictor text_aligner text_normalizer"
-        parts = {name: getattr(base, name) for name in names.split()}
+        parts = {name: getattr(base, name) for name in names.split()} | {"mean_mel": base.config.mean_mel}
     else:
         tokenizer = F5Tokenizer(vocab_file(config))
         parts = {

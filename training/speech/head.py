@@ -1,13 +1,19 @@
 """The task of training a flow head on a frozen backbone."""
 
+from typing import Any
+
 import torch
 
+from dtm_hf.backbone.backbone_f5 import F5Backbone
+from dtm_hf.backbone.null_mean import null_mean
 from dtm_hf.head.configuration_dtm import DTMHeadConfig
 from dtm_hf.head.modeling_dtm import DTMHead
 from dtm_hf.pipelines.loading import head_only_config
 from dtm_hf.scheduling.scheduling_dtm import DTMScheduler
 from dtm_hf.training.config.arguments import TrainingConfig
 from dtm_hf.training.objectives.dtm import DTMObjective
+from dtm_hf.training.objectives.policy import PolicyObjective
+from dtm_hf.training.speech.arguments import HeadArguments
 from dtm_hf.training.speech.components import Components, frozen_parts
 from dtm_hf.training.speech.provenance import provenance
 from dtm_hf.training.speech.task import SpeechTask
@@ -19,6 +25,11 @@ class HeadTask(SpeechTask):
     @staticmethod
     def build(config: TrainingConfig) -> Components:
         return head_components(config)
+
+    def phases(self, step: int):
+        if isinstance(self.objective, PolicyObjective):
+            self.objective.begin(step / self.config.optimization.max_steps)
+        return super().phases(step)
 
     def published(self):
         """The head alone where its base model is on the Hub, else the whole pipeline."""
@@ -42,11 +53,15 @@ def head_components(config: TrainingConfig) -> Components:
         head_solver=draws.head_solver,
         time_grid=draws.time_grid,
     )
+    guides = draws.head_prediction == "guidance"
+    if guides and parts["mean_mel"] is None:
+        parts["mean_mel"] = [round(value, 4) for value in null_mean(backbone)]
     sizes = {"backbone_hidden_size": backbone.config.dim, "num_mel_bins": backbone.config.mel_dim}
     run = provenance(config, backbone) | {
         "guidance_scale": draws.baked_guidance_scale,
         "guidance_scale_range": draws.baked_guidance_range,
         "guidance_end": draws.baked_guidance_end,
+        "mean_mel": parts["mean_mel"] if guides else None,
         "sampler": {
             "num_inference_steps": draws.num_inference_steps,
             "num_head_steps": draws.num_head_steps,
@@ -61,6 +76,11 @@ def head_components(config: TrainingConfig) -> Components:
                 raise ValueError(
                     f"`init_from` has `{name}` {getattr(head.config, name)}, but the backbone has {size}."
                 )
+        if head.config.prediction != draws.head_prediction:
+            raise ValueError(
+                f"`head_prediction` must be that of `init_from`, {head.config.prediction!r}, but got "
+                f"{draws.head_prediction!r}."
+            )
         if (head.guidance_embed is None) != (draws.baked_guidance_range is None):
             raise ValueError(
                 "`init_from` must have been trained with a `baked_guidance_range` if this run has one, and without if "
@@ -70,24 +90,47 @@ def head_components(config: TrainingConfig) -> Components:
         for name, value in run.items():
             setattr(head.config, name, value)
     else:
-        head = DTMHead(
-            DTMHeadConfig(
-                **sizes,
-                **run,
-                hidden_size=draws.head_hidden_size,
-                num_hidden_layers=draws.head_num_layers,
-                architecture=draws.head_architecture,
-                prediction=draws.head_prediction,
-                conv_kernel_size=draws.head_conv_kernel_size,
-            )
-        )
+        shape = {
+            "hidden_size": draws.head_hidden_size,
+            "num_hidden_layers": draws.head_num_layers,
+            "architecture": draws.head_architecture,
+            "prediction": draws.head_prediction,
+            "conv_kernel_size": draws.head_conv_kernel_size,
+            "residual_layers": draws.head_residual_layers,
+        }
+        if draws.head_architecture == "transformer":
+            shape |= _copied_shape(backbone, draws)
+        head = DTMHead(DTMHeadConfig(**sizes, **run, **shape))
+        if head.body is not None:
+            head.body.copy_from(backbone.dit.state_dict())
     return Components(
         **parts,
         head=head,
         scheduler=scheduler,
         trained=head,
-        objective=DTMObjective(draws, backbone, scheduler.timesteps),
+        objective=PolicyObjective(draws, backbone, head.config, draws.time_grid)
+        if guides
+        else DTMObjective(draws, backbone, scheduler.timesteps),
     )
+
+
+def _copied_shape(backbone: F5Backbone, draws: HeadArguments) -> dict[str, Any]:
+    """Of a head that is made of the last blocks of a backbone."""
+    sizes = backbone.config
+    if draws.head_residual_layers > sizes.depth:
+        raise ValueError(
+            f"`head_residual_layers` must be at most the {sizes.depth} blocks of the backbone, but got "
+            f"{draws.head_residual_layers}."
+        )
+    return {
+        "hidden_size": sizes.dim,
+        "num_hidden_layers": draws.head_residual_layers,
+        "ffn_mult": sizes.ff_mult,
+        "num_attention_heads": sizes.heads,
+        "attention_head_dim": sizes.dim_head,
+        "qk_norm": sizes.qk_norm,
+        "pe_attn_head": sizes.pe_attn_head,
+    }
 
 
 def _pretrained_head(name: str, revision: str | None) -> DTMHead:

@@ -1,0 +1,104 @@
+"""The body of a head that is made of copies of its backbone's last blocks."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import nn
+
+from dtm_hf.f5_import import import_f5
+
+from .configuration_dtm import DTMHeadConfig
+
+# x_transformers' base of rotary frequencies, which F5-TTS leaves as it is.
+_ROTARY_BASE = 10000.0
+
+
+class TransformerBody(nn.Module):
+    """
+    What is left of F5's DiT from a late block on: its embedding of t, L blocks, the last norm and projection. Started
+    from a backbone's own weights, it makes of that backbone's residual stream the backbone's velocity.
+
+    Args:
+        config ([`DTMHeadConfig`]): `hidden_size` D, `num_hidden_layers` L, and the shape of the attention.
+    """
+
+    def __init__(self, config: DTMHeadConfig):
+        super().__init__()
+        modules = import_f5("f5_tts.model.modules", chinese=False)
+        width = config.hidden_size
+        self.head_dim = config.attention_head_dim
+        self.time_embed = modules.TimestepEmbedding(width)
+        self.blocks = nn.ModuleList(
+            modules.DiTBlock(
+                dim=width,
+                heads=config.num_attention_heads,
+                dim_head=config.attention_head_dim,
+                ff_mult=config.ffn_mult,
+                dropout=0.0,
+                qk_norm=config.qk_norm,
+                pe_attn_head=config.pe_attn_head,
+                attn_mask_enabled=False,
+            )
+            for _ in range(config.num_hidden_layers)
+        )
+        for block in self.blocks:
+            # Given here, where it does not warn of its memory: a mask is passed only where lengths differ.
+            block.attn.processor.attn_mask_enabled = True
+        self.norm_out = modules.AdaLayerNorm_Final(width)
+        self.output_proj = nn.Linear(width, config.num_mel_bins)
+
+    def embed_time(self, timestep: torch.Tensor) -> torch.Tensor:
+        """Times of any shape `(...)` -> `(..., D)`, as the backbone embeds them."""
+        network, weight = self.time_embed, self.output_proj.weight
+        sinusoids = network.time_embed(timestep.float().flatten()).to(weight.dtype)
+        return network.time_mlp(sinusoids).reshape(*timestep.shape, -1)
+
+    def forward(
+        self, hidden_states: torch.Tensor, embedding: torch.Tensor, attention_mask: torch.Tensor | None
+    ) -> torch.Tensor:
+        """
+        Args:
+            hidden_states (`torch.Tensor` of shape `(B, N, D)`): residual stream before the first of the blocks.
+            embedding (`torch.Tensor` of shape `(1, D)` or `(B, D)`): of the time and of what else is to be known.
+            attention_mask (`torch.BoolTensor` of shape `(B, N)`, *optional*): `True` at valid frames.
+
+        Returns:
+            `torch.Tensor` of shape `(B, N, M)`: a velocity.
+        """
+        if attention_mask is not None and attention_mask.all():
+            attention_mask = None
+        embedding = embedding.expand(len(hidden_states), -1)
+        rope = _rotary_angles(hidden_states.shape[1], self.head_dim, hidden_states.device), 1.0
+        for block in self.blocks:
+            hidden_states = block(hidden_states, embedding, mask=attention_mask, rope=rope)
+        return self.output_proj(self.norm_out(hidden_states, embedding))
+
+    @torch.no_grad()
+    def copy_from(self, dit_weights: Mapping[str, torch.Tensor]) -> None:
+        """
+        Start from a backbone.
+
+        Args:
+            dit_weights (`dict[str, torch.Tensor]`): state dict of its DiT.
+
+        Raises:
+            RuntimeError: if its shapes are others.
+        """
+        prefix = "transformer_blocks."
+        depth = 1 + max(int(name.split(".")[1]) for name in dit_weights if name.startswith(prefix))
+        first, own = depth - len(self.blocks), {}
+        for name in self.state_dict():
+            source = name.replace("output_proj.", "proj_out.")
+            if name.startswith("blocks."):
+                _, index, rest = name.split(".", 2)
+                source = f"{prefix}{first + int(index)}.{rest}"
+            own[name] = dit_weights[source]
+        self.load_state_dict(own)
+
+
+def _rotary_angles(num_frames: int, head_dim: int, device: torch.device) -> torch.Tensor:
+    """Angles of rotary positions `(1, N, head_dim)`, each for a pair of neighbours."""
+    # Not x_transformers' module: its frequencies are a buffer, and transformers builds models on the meta device.
+    exponent = torch.arange(0, head_dim, 2, device=device).float() / head_dim
+    positions = torch.arange(num_frames, device=device).float()
+    return (positions[:, None] * _ROTARY_BASE**-exponent).repeat_interleave(2, dim=-1)[None]
