@@ -9,7 +9,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 : "${SENTENCES:?a text file with a sentence a line}" "${KATHLEEN:?a folder of recordings}"
-PYTHON=${PYTHON:-.venv/bin/python} KOKORO=${KOKORO:-onnx-community/Kokoro-82M-v1.0-ONNX} WORDNET=${WORDNET:-/usr/share/wordnet}
+PYTHON=${PYTHON:-.venv/bin/python} WORDNET=${WORDNET:-/usr/share/wordnet}
 read -ra MORE <<<"${CPU:-}"
 corpus() { "$PYTHON" -m dtm_hf.training.corpus "$@"; }
 train() { "$PYTHON" training/train.py --config "training/configs/$1.yaml" --report_to none "${@:2}"; }
@@ -17,10 +17,12 @@ train() { "$PYTHON" training/train.py --config "training/configs/$1.yaml" --repo
 mkdir -p corpus runs
 [ -f corpus/phrases.txt ] || corpus phrases corpus/phrases.txt --num 1500 --seed 0
 [ -f corpus/examples.txt ] || corpus examples "$WORDNET" corpus/examples.txt --num 7000
+[ -f corpus/words.txt ] || corpus examples "$WORDNET" corpus/words.txt --words --num 2400
+KOKORO=(--engine kokoro --model "${KOKORO:-onnx-community/Kokoro-82M-v1.0-ONNX}" --workers "${WORKERS:-2}" --shard-size 100
+    --voices af_heart,af_bella,af_nicole,am_michael,am_fenrir,am_puck,bf_emma,bf_isabella,bm_george,bm_fable)
 corpus build corpus/voice-kokoro --sentences "$SENTENCES" --sentences corpus/phrases.txt --sentences corpus/examples.txt \
-    --engine kokoro --model "$KOKORO" --workers "${WORKERS:-2}" --unseen-voices af_sarah \
-    --voices af_heart,af_bella,af_nicole,am_michael,am_fenrir,am_puck,bf_emma,bf_isabella,bm_george,bm_fable \
-    --num-train 7300 --num-validation 150 --num-test 150 --num-unseen 150 --shard-size 100
+    "${KOKORO[@]}" --unseen-voices af_sarah --num-train 12700 --num-validation 150 --num-test 150 --num-unseen 150
+corpus build corpus/voice-words --sentences corpus/words.txt "${KOKORO[@]}" --num-train 2000 --num-validation 60 --num-test 60
 corpus prepare "$KATHLEEN" corpus/kathleen --split-by-text --workers 1
 
 train alignment_voice

@@ -155,20 +155,21 @@ def phrases_command(
 def examples_command(
     wordnet: Annotated[Path, typer.Argument(help="Folder of WordNet's database, with data.noun and so on.")],
     out: Annotated[Path, typer.Argument(help="Text file, for `build --sentences`.")],
-    num: Annotated[int, typer.Option(min=1, help="Sentences at most.")] = 7000,
+    num: Annotated[int, typer.Option(min=1, help="Lines at most.")] = 7000,
+    words: Annotated[bool, typer.Option("--words", help="Single words and names in the place of sentences.")] = False,
 ) -> None:
     """Write the example sentences of WordNet into OUT: short, and with words that no other text here has."""
     from dtm_hf.files import written_aside
-    from dtm_hf.training.corpus.examples import example_sentences
+    from dtm_hf.training.corpus.examples import example_sentences, words_and_names
 
     try:
-        sentences = example_sentences(wordnet, num)
+        lines = (words_and_names if words else example_sentences)(wordnet, num)
         with written_aside(out) as aside:
-            aside.write_text("".join(f"{text}\n" for text in sentences), encoding="utf-8")
+            aside.write_text("".join(f"{text}\n" for text in lines), encoding="utf-8")
     except (ValueError, OSError) as error:
         typer.echo(f"Error: {error}", err=True)
         raise typer.Exit(1) from error
-    typer.echo(f"{len(sentences)} sentences in {out}")
+    typer.echo(f"{len(lines)} lines in {out}")
 
 
 # Worker processes import this file again under another name: the guard keeps them from starting a second build.

@@ -185,6 +185,22 @@ class TestLists:
         result = CliRunner().invoke(app, ["examples", str(tmp_path / "none"), str(tmp_path / "out.txt")])
         assert result.exit_code == 1 and "has no data.noun" in result.output
 
+    def test_words_and_names_of_wordnet_by_command(self, tmp_path):
+        """A word, a place and a person in turns; neither a kind of people nor a name with digits is one of them."""
+        nouns = (
+            "  1 a licence\n0001 03 n 01 car 0 000 | a vehicle\n"
+            "0002 15 n 02 Lake_Como 0 Como 0 001 @i 0003 n 0000 | a lake\n"
+            "0004 18 n 01 Ada_Lovelace 0 001 @i 0005 n 0000 | who wrote\n"
+            "0006 18 n 01 Scot 0 001 @ 0007 n 0000 | people\n"
+            "0008 15 n 01 A1 0 001 @i 0003 n 0000 | a road\n0009 03 n 01 x-ray 0 000 | a picture\n"
+        )
+        for name, text in {"noun": nouns, "verb": "", "adj": "", "adv": ""}.items():
+            (tmp_path / f"data.{name}").write_text(text, encoding="latin-1")
+        result = CliRunner().invoke(app, ["examples", str(tmp_path), str(tmp_path / "out.txt"), "--words"])
+        assert result.exit_code == 0, result.output
+        word, place, person = (tmp_path / "out.txt").read_text().splitlines()
+        assert word == "Car." and "Lake Como" in place and "Ada Lovelace" in person
+
     def test_phrases_by_command(self, tmp_path):
         result = CliRunner().invoke(app, ["phrases", str(tmp_path / "a" / "p.txt"), "--num", "120", "--seed", "3"])
         assert result.exit_code == 0, result.output
