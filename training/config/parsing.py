@@ -5,7 +5,9 @@ import typing
 from argparse import ArgumentError
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, field, fields, is_dataclass, make_dataclass
+from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import yaml
@@ -101,8 +103,11 @@ def _options(objectives: dict[str, type]) -> list[type]:
     ]
 
 
-def _types(section: type) -> dict[str, Any]:
-    return {entry.name: typing.get_type_hints(section)[entry.name] for entry in fields(section)}
+@cache
+def _types(section: type) -> Mapping[str, Any]:
+    # Hints are evaluated from strings, which takes seconds for all fields of all sections again and again.
+    hints = typing.get_type_hints(section)
+    return MappingProxyType({entry.name: hints[entry.name] for entry in fields(section)})
 
 
 def _keys(objectives: Mapping[str, type]) -> dict[str, dict[str, Any]]:

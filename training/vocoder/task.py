@@ -69,6 +69,9 @@ class VocoderTask(Task):
         return self.config.objective.discriminator_learning_rate if group == "discriminator" else None
 
     def place(self, device: torch.device) -> None:
+        for buffer in self.module.buffers():
+            # A Hann window is a part of a longer one, which safetensors refuses to load.
+            buffer.data = buffer.clone()
         self.module.to(device)
 
     def phases(self, step: int) -> Sequence[Phase]:
