@@ -3,8 +3,8 @@ The embedded pipeline of finished runs: weights in bfloat16, one rhythm for all 
 
     python benchmarks/embedded_assets.py RUNS OUT
 
-RUNS holds `voice_backbone`, `voice_head` and `voice_student`; OUT gets the pipeline and `student/`. Recordings of
-voices, `reference-NAME.wav` with `reference-NAME.txt`, are put beside by hand.
+RUNS holds `voice_head`, `voice_student` and, in the place of Griffin-Lim, `voice_vocoder`; OUT gets the pipeline and
+`student/`. Recordings of voices, `reference-NAME.wav` with `reference-NAME.txt`, are put beside by hand.
 """
 
 import sys
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from dtm_hf import DTMPipeline, DTMScheduler, Student, TextNormalizer
+from dtm_hf import DTMPipeline, DTMScheduler, Student, TextNormalizer, VocosVocoder
 from dtm_hf.training.config.arguments import DataArguments, SourceArguments
 from dtm_hf.training.speech.rows import build_loader
 
@@ -40,6 +40,11 @@ def main(runs: Path, out: Path) -> None:
         "scheduler": DTMScheduler.from_config(made.scheduler.config, num_inference_steps=STEPS),
         "text_normalizer": TextNormalizer(language="en"),
     }
+    if (vocoder := runs / "voice_vocoder").is_dir():
+        components["vocoder"] = VocosVocoder.from_pretrained(vocoder)
+        # Not its window, which is no weight: rounded, it would be another.
+        for parameter in components["vocoder"].parameters():
+            parameter.data = parameter.data.bfloat16()
     pipeline = DTMPipeline(**components, mean_mel=mean_log_mel(made, "corpus/voice-kokoro"))
     # The head stays in float32: transformers would load it as it is stored, and it is small.
     for part in (pipeline.backbone, pipeline.text_aligner, pipeline.duration_predictor):

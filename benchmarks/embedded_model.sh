@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The embedded model from nothing: corpus, aligner, durations, backbone, head, student, pipeline, figures. Every line goes
+# The embedded model from nothing: corpus, vocoder, aligner, durations, backbone, head, student, pipeline, figures. Every line goes
 # on where it was cut off, so the whole is run again until it ends. Hours and figures: docs/embedded-model.md.
 #
 #   SENTENCES=sentences.txt KATHLEEN=folder/of/recordings benchmarks/embedded_model.sh
@@ -25,6 +25,7 @@ corpus build corpus/voice-kokoro --sentences "$SENTENCES" --sentences corpus/phr
 corpus build corpus/voice-words --sentences corpus/words.txt "${KOKORO[@]}" --num-train 2000 --num-validation 60 --num-test 60
 corpus prepare "$KATHLEEN" corpus/kathleen --split-by-text --workers 1
 
+train vocoder_voice
 train alignment_voice
 train durations_voice
 train flow_matching_voice "${MORE[@]}"
