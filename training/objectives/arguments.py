@@ -27,6 +27,13 @@ class ConditioningArguments:
     pair_target_prob: float = option(
         0.5, "Share of the prompt+target pairs in which the target is predicted.", at_least=0, at_most=1
     )
+    duration_jitter: float = option(
+        0.0,
+        "Of a backbone that is told when each token is spoken: the ends of tokens are moved by a normal deviate, "
+        "whose standard deviation each row draws from 0 to so many frames.",
+        at_least=0,
+        at_most=100,
+    )
 
 
 @dataclass

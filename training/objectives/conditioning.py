@@ -110,3 +110,26 @@ def draw_times(
     for _ in range({"uniform": 0, "sway": 1, "sway_twice": 2}[sampling]):
         u = sway(u, -1.0)
     return u
+
+
+def jitter_durations(
+    durations: torch.Tensor, largest: float, generator: torch.Generator | None = None
+) -> torch.Tensor:
+    """
+    Durations as somebody would guess them who has not heard the recording: the end of each token but the last is moved
+    by a normal deviate, whose standard deviation each row draws from [0, `largest`] frames. A backbone that was never
+    told wrong says each token just when it is told to, and at inference a guess is all there is.
+
+    Args:
+        durations (`torch.LongTensor` of shape `(B, N_text)`): frames of each token, 0 at padding.
+        largest (`float`): in frames.
+
+    Returns:
+        `torch.LongTensor` of shape `(B, N_text)`: of the same sum; a token may get no frame.
+    """
+    ends = durations.cumsum(dim=1)
+    total, device = ends[:, -1:], durations.device
+    scale = largest * torch.rand(len(ends), 1, generator=generator, device=device)
+    shift = scale * torch.randn(ends.shape, generator=generator, device=device)
+    moved = torch.where(ends < total, ends + shift.round().long(), ends)
+    return moved.clamp(min=0).minimum(total).sort(dim=1).values.diff(dim=1, prepend=torch.zeros_like(total))

@@ -87,7 +87,7 @@ class SpeechDistillation(SpeechTask):
         return self.objective.phases(step)
 
     def prepare(self, batch: MelBatch) -> WalkedBatch:
-        return self.objective.prepare(batch)
+        return self.objective.prepare(super().prepare(batch))
 
     def validate(self, batch: MelBatch, generator: torch.Generator) -> Mapping[str, float]:
         figures, seed = {}, generator.initial_seed()

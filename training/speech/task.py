@@ -1,5 +1,6 @@
 """What the tasks that train on speech share."""
 
+import dataclasses
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -11,7 +12,7 @@ from torch import nn
 from dtm_hf.hub import save_with_card
 from dtm_hf.training.config.arguments import TrainingConfig
 from dtm_hf.training.loop.task import Task
-from dtm_hf.training.objectives.conditioning import MelBatch
+from dtm_hf.training.objectives.conditioning import MelBatch, jitter_durations
 from dtm_hf.training.objectives.phases import Phase
 from dtm_hf.training.objectives.precision import FasterFloat32
 from dtm_hf.training.speech.compilation import compile_parts
@@ -99,6 +100,12 @@ class SpeechTask(Task):
         # From the lengths, which are on the host: to sum the mask would wait for the device.
         frames = int(self.components.feature_extractor.num_frames(raw["num_samples"]).sum())
         return frames, batch.attention_mask.numel()
+
+    def prepare(self, batch: MelBatch) -> MelBatch:
+        jitter = getattr(self.config.objective, "duration_jitter", 0.0)
+        if jitter == 0 or batch.durations is None:
+            return batch
+        return dataclasses.replace(batch, durations=jitter_durations(batch.durations, jitter))
 
     def amount(self, units: int) -> dict[str, float]:
         """Hours of speech, repeats counted."""
