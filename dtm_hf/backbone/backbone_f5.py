@@ -1,7 +1,6 @@
 """`F5Backbone`: f5_tts's own DiT, unmodified and frozen, as a diffusers model."""
 
 import threading
-import warnings
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +16,7 @@ from dtm_hf.validation import Blocks, CheckedConfigMixin, Depth, Factor, MelBins
 from .aligned_text import TextAlignment, check_alignment, check_durations, embed_tokens, repeat_tokens
 from .checks import check_inputs, check_num_steps
 from .contract import Branch, F5BackboneOutput, F5TextEmbeds
+from .dit import DIT_SIZES, make_dit
 from .f5_checkpoint import read_f5_checkpoint
 from .fingerprint import weights_fingerprint
 from .low_rank import MAX_STEPS
@@ -65,6 +65,8 @@ class F5Backbone(CheckedConfigMixin, ModelMixin, ConfigMixin):
             told `durations` with every text.
         max_seconds (`float`, *optional*): What prompt and target may last together: about the longest clips that it
             was trained on. A pipeline cuts longer text; by default as F5-TTS does.
+        adapted_until (`float`, *optional*): Of a student that is one near the noise alone: the time t from which on
+            its teacher runs, unchanged.
     """
 
     _supports_gradient_checkpointing = True
@@ -94,32 +96,16 @@ class F5Backbone(CheckedConfigMixin, ModelMixin, ConfigMixin):
         step_counts: list[int] | None = None,
         text_alignment: TextAlignment = "uniform",
         max_seconds: Seconds | None = None,
+        adapted_until: Share | None = None,
     ):
         super().__init__()
         check_alignment(text_alignment, text_embedding_average_upsampling, text_mask_padding)
         if step_counts is not None and not (step_counts and all(1 <= count <= MAX_STEPS for count in step_counts)):
             raise ValueError(f"`step_counts` must be numbers of steps from 1 to {MAX_STEPS}, but got {step_counts}.")
-        dit = import_f5("f5_tts.model.backbones.dit", chinese=False)
-        with warnings.catch_warnings():
-            # Says that a mask costs memory: one is passed only where lengths differ.
-            warnings.filterwarnings("ignore", message="attn_mask_enabled=True")
-            self.dit = dit.DiT(
-                dim=dim,
-                depth=depth,
-                heads=heads,
-                dim_head=dim_head,
-                dropout=dropout,
-                ff_mult=ff_mult,
-                mel_dim=mel_dim,
-                text_num_embeds=text_num_embeds,
-                text_dim=text_dim,
-                text_mask_padding=text_mask_padding,
-                text_embedding_average_upsampling=text_embedding_average_upsampling,
-                qk_norm=qk_norm,
-                conv_layers=conv_layers,
-                pe_attn_head=pe_attn_head,
-                attn_mask_enabled=True,
-            )
+        sizes = {name: value for name, value in locals().items() if name in DIT_SIZES}
+        self.dit = make_dit(**sizes)
+        # What runs near the noise, in the place of the one that is named first.
+        self.early = None if adapted_until is None else make_dit(**sizes)
         self.num_steps_embed = None
         if step_counts is not None and len(step_counts) > 1:
             self.num_steps_embed = nn.Embedding(MAX_STEPS, dim)
@@ -150,11 +136,15 @@ class F5Backbone(CheckedConfigMixin, ModelMixin, ConfigMixin):
         does not convert them; coming from another `dtype` they are computed anew, since bfloat16 would leave them
         rounded.
         """
-        rotary, text = self.dit.rotary_embed, self.dit.text_embed
+        for dit in filter(None, (self.dit, self.early)):
+            self._restore_buffers_of(dit, dtype)
+
+    def _restore_buffers_of(self, dit: nn.Module, dtype: torch.dtype) -> None:
+        rotary, text = dit.rotary_embed, dit.text_embed
         if rotary.inv_freq.dtype != torch.float32:
             exponent = torch.arange(0, 2 * len(rotary.inv_freq), 2, device=rotary.inv_freq.device).float()
             rotary.inv_freq = 10000.0 ** -(exponent / (2 * len(rotary.inv_freq)))
-        weight = self.dit.proj_out.weight
+        weight = dit.proj_out.weight
         if text.extra_modeling and weight.dtype != dtype:
             precompute = import_f5("f5_tts.model.modules", chinese=False).precompute_freqs_cis
             text.freqs_cis = precompute(self.config.text_dim, text.precompute_max_pos).to(weight)
@@ -310,6 +300,8 @@ class F5Backbone(CheckedConfigMixin, ModelMixin, ConfigMixin):
                 cond_embeds = text_embeds.cond.index_put((drop_text,), null.to(text_embeds.cond.dtype))
                 text_embeds = F5TextEmbeds(cond=cond_embeds, null=text_embeds.null)
 
+        early = self.early is not None and timestep.max() < self.config.adapted_until
+        dit = self.early if early else self.dit
         features, residual, thread = [], [], threading.get_ident()
 
         # Other threads may be in the same modules; each hook is for the call that it was made for.
@@ -327,18 +319,18 @@ class F5Backbone(CheckedConfigMixin, ModelMixin, ConfigMixin):
             counts = torch.as_tensor(num_steps, device=embedded.device).expand(len(embedded))
             return embedded + self.num_steps_embed(counts - 1)
 
-        handles = [self.dit.proj_out.register_forward_pre_hook(capture)]
+        handles = [dit.proj_out.register_forward_pre_hook(capture)]
         if self.num_steps_embed is not None:
-            handles.append(self.dit.time_embed.register_forward_hook(tell_num_steps))
+            handles.append(dit.time_embed.register_forward_hook(tell_num_steps))
         if residual_layers:
-            block = self.dit.transformer_blocks[-residual_layers]
+            block = dit.transformer_blocks[-residual_layers]
             handles.append(block.register_forward_pre_hook(capture_residual))
         try:
             # With both slots filled the DiT reads them instead of encoding `text`. They are the thread's own, but
             # their place is made at the first use, when two threads could each make one.
             with _MAKING_SLOTS:
-                self.dit.text_cond, self.dit.text_uncond = text_embeds.cond, text_embeds.null
-            velocity = self.dit(
+                dit.text_cond, dit.text_uncond = text_embeds.cond, text_embeds.null
+            velocity = dit(
                 x=sample,
                 cond=cond,
                 text=text_ids,
@@ -352,7 +344,7 @@ class F5Backbone(CheckedConfigMixin, ModelMixin, ConfigMixin):
         finally:
             for handle in handles:
                 handle.remove()
-            self.dit.clear_cache()
+            dit.clear_cache()
         if not return_dict:
             return features[0], velocity
         return F5BackboneOutput(features[0], velocity, residual[0] if residual else None)

@@ -21,7 +21,7 @@ from dtm_hf.files import written_aside
 from dtm_hf.hub import push_with_card
 from dtm_hf.provenance import CARD_TEMPLATE, Provenance
 from dtm_hf.reading import read_json
-from dtm_hf.validation import Width, check_values
+from dtm_hf.validation import Share, Width, check_values
 from dtm_hf.weights import read_weights
 
 from .backbone_f5 import F5Backbone
@@ -43,6 +43,7 @@ class StudentConfig(Provenance):
         alpha (`float`): the change is alpha / rank times the product of its factors.
         step_counts (`list[int]`): numbers of steps it serves.
         sampler (`dict`): `num_inference_steps`, `time_grid` and `sway_coefficient` of its [`DTMScheduler`].
+        adapted_until (`float`, *optional*): time t from which on it is its teacher to the bit; by default nowhere.
         backbone_name, backbone_revision, backbone_fingerprint, backbone_sketch, base_model, base_model_revision,
         license, training_data, results: as in [`~dtm_hf.provenance.Provenance`].
     """
@@ -51,6 +52,7 @@ class StudentConfig(Provenance):
     alpha: Annotated[float, Field(gt=0, le=1e6)]
     step_counts: Annotated[list[Annotated[int, Field(ge=1, le=MAX_STEPS)]], Field(min_length=1)]
     sampler: dict
+    adapted_until: Share | None = None
 
     @classmethod
     def from_file(cls, path: str | os.PathLike) -> "StudentConfig":
@@ -149,22 +151,26 @@ class Student:
             )
         weights = dict(backbone.state_dict())
         add_low_rank(weights, self.tensors, config.alpha / config.rank)
-        student = empty_student(backbone, config.step_counts)
-        load_student_weights(student, weights, steps)
+        student = empty_student(backbone, config.step_counts, config.adapted_until)
+        load_student_weights(student, weights, steps, backbone.state_dict())
         student.register_to_config(training_data=config.training_data)
         return student
 
 
-def empty_student(backbone: F5Backbone, step_counts: Sequence[int]) -> F5Backbone:
+def empty_student(backbone: F5Backbone, step_counts: Sequence[int], adapted_until: float | None = None) -> F5Backbone:
     """A backbone of the size, dtype and device of another, with new weights, that is a student of `step_counts`."""
     config = dict(backbone.config) | {"name": f"{backbone.config.name}-student", "revision": None}
-    student = F5Backbone.from_config(config, step_counts=list(step_counts)).to(backbone.device)
+    own = {"step_counts": list(step_counts), "adapted_until": adapted_until}
+    student = F5Backbone.from_config(config, **own).to(backbone.device)
     # Not diffusers' own `to`, which warns of any type that is named.
     return nn.Module.to(student, backbone.dtype)
 
 
 def load_student_weights(
-    student: F5Backbone, weights: Mapping[str, torch.Tensor], num_steps_embed: torch.Tensor | None
+    student: F5Backbone,
+    weights: Mapping[str, torch.Tensor],
+    num_steps_embed: torch.Tensor | None,
+    teacher: Mapping[str, torch.Tensor],
 ) -> None:
     """
     Args:
@@ -172,6 +178,10 @@ def load_student_weights(
         weights (`dict[str, torch.Tensor]`): of a backbone without `step_counts`.
         num_steps_embed (`torch.Tensor` of shape `(4, D)`, *optional*): what tells a student of several numbers of
             steps which it is to take.
+        teacher (`dict[str, torch.Tensor]`): of the backbone that it is a student of, by the same names; what a
+            student near the noise alone is from its `adapted_until` on.
     """
+    if student.early is not None:
+        weights = dict(teacher) | {name.replace("dit.", "early.", 1): tensor for name, tensor in weights.items()}
     embed = {} if num_steps_embed is None else {f"{NUM_STEPS_EMBED}.weight": num_steps_embed.detach()}
     student.load_state_dict(dict(weights) | embed)

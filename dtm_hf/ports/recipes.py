@@ -69,4 +69,9 @@ def recipe_of(name: str, component: Any) -> Recipe | None:
             f"`{name}` cannot be exported: there are no graphs yet of a head of `prediction` 'guidance'. A pipeline "
             "without its head can be."
         )
+    if isinstance(component, F5Backbone) and component.early is not None:
+        raise ValueError(
+            f"`{name}` cannot be exported: there are no graphs yet of a student that is one until t = "
+            f"{component.config.adapted_until:g} alone."
+        )
     return RECIPES[type(component)]

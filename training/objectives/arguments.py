@@ -94,6 +94,14 @@ class TDMArguments:
         3.0, "Guidance scale of the teacher, F5-TTS's cfg_strength + 1; 1 is no guidance.", at_least=1
     )
     teacher_guidance_end: float = option(1.0, "Time from which on the teacher is unguided.", at_least=0, at_most=1)
+    imitates: bool = option(
+        False,
+        "In the place of matching distributions: the student's velocity is to be the guided teacher's on the "
+        "student's own walk, in the steps before `imitation_end`; from there on it is its teacher, unguided.",
+    )
+    imitation_end: float = option(
+        0.25, "Time from which on a student that imitates is its teacher.", above=0, at_most=1
+    )
 
 
 @dataclass

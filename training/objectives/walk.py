@@ -78,7 +78,7 @@ def probe_guidance(
 ) -> dict[str, torch.Tensor]:
     """
     [`explained_guidance`] of four steps on the sway grid from the first rows of a batch, as figures of a validation.
-    Prompts are those of pairs; other rows have none.
+    Prompts are those of pairs, and not counted; other rows have none.
 
     Args:
         answer (`Callable`): y_hat of the head, `answer(output, v, x_t, t, scale, attention_mask)`.
@@ -89,7 +89,8 @@ def probe_guidance(
     mel, mask, text_ids = batch.mel[:_PROBED], batch.attention_mask[:_PROBED], batch.text_ids[:_PROBED]
     durations = None if batch.durations is None else batch.durations[:_PROBED]
     position = torch.arange(mel.shape[1], device=mel.device)[None]
-    cond = mel.masked_fill((position >= batch.prompt_frames[:_PROBED, None])[..., None], 0.0)
+    target = (position >= batch.prompt_frames[:_PROBED, None]) & mask
+    cond = mel.masked_fill(target[..., None], 0.0)
     with torch.no_grad(), computing(backbone):
         text_embeds = backbone.encode_text(text_ids, mask, mel.shape[1], True, durations)
     x_0 = torch.randn(mel.shape, generator=generator, device=mel.device)
@@ -100,7 +101,7 @@ def probe_guidance(
         cond,
         text_embeds,
         mask,
-        mask,
+        target,
         time_grid("sway", _PROBED_STEPS).tolist(),
         scale,
         residual_layers,

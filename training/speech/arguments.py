@@ -180,6 +180,15 @@ def check_student(config: TrainingConfig) -> None:
     if config.objective.time_grid == "epss":
         raise ValueError("`time_grid` must be 'sway' or 'uniform' for a student: 'epss' has no grids of 1 to 4 steps.")
     check_tdm(config)
+    arguments: StudentArguments = config.objective
+    if not arguments.imitates:
+        return
+    if len(arguments.step_counts) > 1 or arguments.full_parameters or arguments.teacher_guidance_scale <= 1:
+        raise ValueError(
+            "`imitates` is for adapters, one number of `step_counts` and a `teacher_guidance_scale` above 1, but got "
+            f"`full_parameters` {arguments.full_parameters}, {arguments.step_counts} and "
+            f"{arguments.teacher_guidance_scale}."
+        )
 
 
 def _check_base(config: TrainingConfig) -> None:

@@ -46,8 +46,9 @@ class StudentComponents(Components):
         networks, config = self.networks, self.student_config
         embed = networks.parameters("student").get(f"{NUM_STEPS_EMBED}.weight")
         if self._speaking is None:
-            self._speaking = empty_student(self.backbone, config.step_counts)
-        load_student_weights(self._speaking, networks.merged_state_dict(), embed)
+            self._speaking = empty_student(self.backbone, config.step_counts, config.adapted_until)
+        weights, teacher = networks.merged_state_dict(), networks.merged_state_dict("teacher")
+        load_student_weights(self._speaking, weights, embed, teacher)
         self._speaking.register_to_config(training_data=config.training_data)
         return self._speaking
 
@@ -148,6 +149,7 @@ def student_components(config: TrainingConfig) -> StudentComponents:
         rank=networks.rank,
         alpha=networks.alpha,
         step_counts=list(networks.step_counts),
+        adapted_until=draws.imitation_end if draws.imitates else None,
         sampler={name: scheduler.config[name] for name in ("num_inference_steps", "time_grid", "sway_coefficient")},
         **about,
     )
