@@ -99,9 +99,7 @@ class TDMArguments:
         "In the place of matching distributions: the student's velocity is to be the guided teacher's on the "
         "student's own walk, in the steps before `imitation_end`; from there on it is its teacher, unguided.",
     )
-    imitation_end: float = option(
-        0.25, "Time from which on a student that imitates is its teacher.", above=0, at_most=1
-    )
+    imitation_end: float = option(0.25, "Time from which on a student that imitates is its teacher.", above=0)
 
 
 @dataclass

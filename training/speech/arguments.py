@@ -183,6 +183,8 @@ def check_student(config: TrainingConfig) -> None:
     arguments: StudentArguments = config.objective
     if not arguments.imitates:
         return
+    if arguments.imitation_end >= 1:
+        raise ValueError(f"`imitation_end` must be below 1, but got {arguments.imitation_end}.")
     if len(arguments.step_counts) > 1 or arguments.full_parameters or arguments.teacher_guidance_scale <= 1:
         raise ValueError(
             "`imitates` is for adapters, one number of `step_counts` and a `teacher_guidance_scale` above 1, but got "
