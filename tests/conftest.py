@@ -76,7 +76,7 @@ def make_head():
 
 @pytest.fixture(scope="session")
 def make_guidance_head(make_head, backbone):
-    """Builds a head that says what guidance adds: copies of the last block of the tiny backbone, or convolutions."""
+    """Builds a head that says what guidance adds: a copy of the first block of the tiny backbone, or convolutions."""
 
     def make(architecture: str = "transformer", random_weights: bool = False, **overrides):
         config = {

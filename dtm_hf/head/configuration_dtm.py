@@ -53,8 +53,8 @@ class DTMHeadConfig(PreTrainedConfig, Provenance):
             features, and draws nothing: neither Y_s nor s. For a `guidance_scale_range`.
         architecture (`str`, defaults to `"mlp"`):
             `"mlp"` treats each frame alone; `"conv"` puts a depthwise temporal convolution before each FFN;
-            `"transformer"`, for `"guidance"`, is made of copies of the backbone's last `num_hidden_layers` blocks,
-            which begin where the residual stream is read.
+            `"transformer"`, for `"guidance"`, is a copy of the backbone's null branch with the first
+            `num_hidden_layers` of its blocks.
         conv_kernel_size (`int`, defaults to 7):
             Frames that a convolution sees; odd.
         residual_layers (`int`, defaults to 0):

@@ -97,7 +97,7 @@ class DTMHeadPreTrainedModel(CheckedConfigMixin, PreTrainedModel):
 
     def _zero_at_first(self) -> list[nn.Module]:
         if self.body is not None:
-            # The stream of the backbone, and what its blocks are told of t, are changed by nothing yet.
+            # The stream of the blocks, and what they are told of t, are changed by nothing yet.
             gates = [block.attn_norm.linear for block in self.body.blocks]
             return [*gates, self.body.norm_out.linear, self.feature_proj, self.guidance_embed.linear_2]
         return [self.modulation_proj, *([] if self.config.prediction == "direct" else [self.output_proj])]
@@ -181,8 +181,7 @@ class DTMHead(DTMHeadPreTrainedModel):
         projected = self.feature_proj(hidden_states)
         if self.body is None:
             return projected
-        width = self.config.backbone_hidden_size
-        return hidden_states[..., width : 2 * width] + projected
+        return torch.cat([projected, hidden_states[..., -self.config.num_mel_bins :]], dim=-1)
 
     def _modulation(
         self, timestep: torch.Tensor, flow_time: torch.Tensor, guidance_scale: torch.Tensor | float | None
@@ -252,7 +251,7 @@ class DTMHead(DTMHeadPreTrainedModel):
             modulation, w = modulation[..., :-1], modulation[..., -1:]
             output = self._run(prepared_states, modulation, attention_mask)
             if self.body is not None:
-                # The blocks start as those that made v, so that their answer, that of the null branch, starts as v.
+                # The blocks say v_u.
                 output = velocity.to(output.dtype) - output
             output = w * output
 
@@ -274,7 +273,8 @@ class DTMHead(DTMHeadPreTrainedModel):
     ) -> torch.Tensor:
         """The blocks and the last projection: `(B, N, H)` -> `(B, N, M)`."""
         if self.body is not None:
-            return self.body(hidden, modulation[..., 0, :], attention_mask)
+            known, sample = hidden.split([self.config.hidden_size, self.config.num_mel_bins], dim=-1)
+            return self.body(known, sample, modulation[..., 0, :], attention_mask)
         parts = modulation.chunk(3 * self.config.num_hidden_layers + 2, dim=-1)
         for i, block in enumerate(self.blocks):
             hidden = block(hidden, *parts[3 * i : 3 * i + 3], attention_mask)

@@ -1,4 +1,4 @@
-"""The body of a head that is made of copies of its backbone's last blocks."""
+"""The body of a head that is a short copy of its backbone's null branch."""
 
 from collections.abc import Mapping
 
@@ -15,8 +15,9 @@ _ROTARY_BASE = 10000.0
 
 class TransformerBody(nn.Module):
     """
-    What is left of F5's DiT from a late block on: its embedding of t, L blocks, the last norm and projection. Started
-    from a backbone's own weights, it makes of that backbone's residual stream the backbone's velocity.
+    The first L blocks of F5's DiT, with its embedding of t and of X_t before them and its last norm and projection
+    behind, without conditions. Started from a backbone's own weights, with all of its blocks it is the null branch;
+    with fewer, training shortens it, helped by what the other branch has found out.
 
     Args:
         config ([`DTMHeadConfig`]): `hidden_size` D, `num_hidden_layers` L, and the shape of the attention.
@@ -28,6 +29,9 @@ class TransformerBody(nn.Module):
         width = config.hidden_size
         self.head_dim = config.attention_head_dim
         self.time_embed = modules.TimestepEmbedding(width)
+        # Of the embedding of X_t, prompt and text: what reads X_t.
+        self.state_proj = nn.Linear(config.num_mel_bins, width)
+        self.conv_pos_embed = modules.ConvPositionEmbedding(dim=width)
         self.blocks = nn.ModuleList(
             modules.DiTBlock(
                 dim=width,
@@ -54,11 +58,16 @@ class TransformerBody(nn.Module):
         return network.time_mlp(sinusoids).reshape(*timestep.shape, -1)
 
     def forward(
-        self, hidden_states: torch.Tensor, embedding: torch.Tensor, attention_mask: torch.Tensor | None
+        self,
+        known: torch.Tensor,
+        sample: torch.Tensor,
+        embedding: torch.Tensor,
+        attention_mask: torch.Tensor | None,
     ) -> torch.Tensor:
         """
         Args:
-            hidden_states (`torch.Tensor` of shape `(B, N, D)`): residual stream before the first of the blocks.
+            known (`torch.Tensor` of shape `(B, N, D)`): what is known beside X_t; added before the first block.
+            sample (`torch.Tensor` of shape `(B, N, M)`): X_t.
             embedding (`torch.Tensor` of shape `(1, D)` or `(B, D)`): of the time and of what else is to be known.
             attention_mask (`torch.BoolTensor` of shape `(B, N)`, *optional*): `True` at valid frames.
 
@@ -67,6 +76,8 @@ class TransformerBody(nn.Module):
         """
         if attention_mask is not None and attention_mask.all():
             attention_mask = None
+        hidden_states = self.state_proj(sample)
+        hidden_states = self.conv_pos_embed(hidden_states, mask=attention_mask) + hidden_states + known
         embedding = embedding.expand(len(hidden_states), -1)
         rope = _rotary_angles(hidden_states.shape[1], self.head_dim, hidden_states.device), 1.0
         for block in self.blocks:
@@ -84,15 +95,19 @@ class TransformerBody(nn.Module):
         Raises:
             RuntimeError: if its shapes are others.
         """
-        prefix = "transformer_blocks."
-        depth = 1 + max(int(name.split(".")[1]) for name in dit_weights if name.startswith(prefix))
-        first, own = depth - len(self.blocks), {}
-        for name in self.state_dict():
-            source = name.replace("output_proj.", "proj_out.")
-            if name.startswith("blocks."):
-                _, index, rest = name.split(".", 2)
-                source = f"{prefix}{first + int(index)}.{rest}"
-            own[name] = dit_weights[source]
+        sources = {
+            "blocks": "transformer_blocks",
+            "output_proj": "proj_out",
+            "state_proj": "input_embed.proj",
+            "conv_pos_embed": "input_embed.conv_pos_embed",
+        }
+        own = {}
+        for name, parameter in self.state_dict().items():
+            part, _, rest = name.partition(".")
+            own[name] = dit_weights[f"{sources.get(part, part)}.{rest}"]
+            if name == "state_proj.weight":
+                # X_t comes before the prompt and the text.
+                own[name] = own[name][:, : parameter.shape[1]]
         self.load_state_dict(own)
 
 

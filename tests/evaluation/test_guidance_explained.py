@@ -13,7 +13,7 @@ SCRIPT = runpy.run_path(str(Path(__file__).parents[2] / "benchmarks/guidance_exp
 
 
 def test_an_untrained_head_explains_what_the_closed_form_does(tiny_pipeline, make_guidance_head, tmp_path, capsys):
-    parts = tiny_pipeline.components | {"head": make_guidance_head()}
+    parts = tiny_pipeline.components | {"head": make_guidance_head("conv")}
     DTMPipeline(**parts, mean_mel=MEAN_MEL).save_pretrained(tmp_path / "model")
     corpus = tmp_path / "corpus"
     write_parquet(corpus, [row(i, 1.2 + 0.05 * i) for i in range(4)], split="validation")

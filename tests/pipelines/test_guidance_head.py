@@ -38,7 +38,7 @@ def test_an_untrained_head_is_the_closed_form_at_zero_and_no_guidance_after_it(
 ):
     rule = ClassifierFreeGuidance(2.0, stop=0.01, mean=tuple(MEAN_MEL))
     expected = speak(make_pipeline(), reference_audio, guidance_scale=rule)
-    found = speak(make_pipeline(make_guidance_head()), reference_audio, guidance_scale=2.0)
+    found = speak(make_pipeline(make_guidance_head("conv")), reference_audio, guidance_scale=2.0)
     for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
 

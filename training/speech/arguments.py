@@ -81,8 +81,8 @@ class HeadArguments(_GridArguments, DTMArguments):
     )
     head_residual_layers: int = option(
         0,
-        "Of `guidance`: the residual stream before so many last blocks is read too; as many blocks are copied for "
-        "`transformer`, in the place of `head_hidden_size` and `head_num_layers`.",
+        "Of `guidance`: the residual stream before so many last blocks is read too; as many first blocks are copied "
+        "for `transformer`, in the place of `head_hidden_size` and `head_num_layers`.",
         at_least=0,
     )
     head_conv_kernel_size: int = option(7, "Frames a temporal convolution sees.")

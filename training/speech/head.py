@@ -115,7 +115,7 @@ def head_components(config: TrainingConfig) -> Components:
 
 
 def _copied_shape(backbone: F5Backbone, draws: HeadArguments) -> dict[str, Any]:
-    """Of a head that is made of the last blocks of a backbone."""
+    """Of a head that is made of the first blocks of a backbone."""
     sizes = backbone.config
     if draws.head_residual_layers > sizes.depth:
         raise ValueError(
