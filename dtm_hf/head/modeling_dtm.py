@@ -99,7 +99,8 @@ class DTMHeadPreTrainedModel(CheckedConfigMixin, PreTrainedModel):
         if self.body is not None:
             # The stream of the blocks, and what they are told of t, are changed by nothing yet.
             gates = [block.attn_norm.linear for block in self.body.blocks]
-            return [*gates, self.body.norm_out.linear, self.feature_proj, self.guidance_embed.linear_2]
+            others = [self.body.norm_out.linear, self.body.gate_proj, self.feature_proj, self.guidance_embed.linear_2]
+            return [*gates, *others]
         return [self.modulation_proj, *([] if self.config.prediction == "direct" else [self.output_proj])]
 
 
@@ -249,11 +250,7 @@ class DTMHead(DTMHeadPreTrainedModel):
             output = self._run(prepared_states, modulation, attention_mask)
         else:
             modulation, w = modulation[..., :-1], modulation[..., -1:]
-            output = self._run(prepared_states, modulation, attention_mask)
-            if self.body is not None:
-                # The blocks say v_u.
-                output = velocity.to(output.dtype) - output
-            output = w * output
+            output = w * self._run(prepared_states, modulation, attention_mask, velocity)
 
         # The division by 1 - s wants the precision of the state, not that of the network.
         output = output.to(flow_state.dtype)
@@ -269,12 +266,16 @@ class DTMHead(DTMHeadPreTrainedModel):
         return DTMHeadOutput(velocity=flow_velocity, displacement=displacement)
 
     def _run(
-        self, hidden: torch.Tensor, modulation: torch.Tensor, attention_mask: torch.Tensor | None
+        self,
+        hidden: torch.Tensor,
+        modulation: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        velocity: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """The blocks and the last projection: `(B, N, H)` -> `(B, N, M)`."""
         if self.body is not None:
             known, sample = hidden.split([self.config.hidden_size, self.config.num_mel_bins], dim=-1)
-            return self.body(known, sample, modulation[..., 0, :], attention_mask)
+            return self.body(known, sample, velocity.to(sample.dtype), modulation[..., 0, :], attention_mask)
         parts = modulation.chunk(3 * self.config.num_hidden_layers + 2, dim=-1)
         for i, block in enumerate(self.blocks):
             hidden = block(hidden, *parts[3 * i : 3 * i + 3], attention_mask)

@@ -50,6 +50,8 @@ class TransformerBody(nn.Module):
             block.attn.processor.attn_mask_enabled = True
         self.norm_out = modules.AdaLayerNorm_Final(width)
         self.output_proj = nn.Linear(width, config.num_mel_bins)
+        # The later, the less a short network knows of v_u beside v_c: there d is a small answer of its own.
+        self.gate_proj = nn.Linear(width, config.num_mel_bins)
 
     def embed_time(self, timestep: torch.Tensor) -> torch.Tensor:
         """Times of any shape `(...)` -> `(..., D)`, as the backbone embeds them."""
@@ -61,6 +63,7 @@ class TransformerBody(nn.Module):
         self,
         known: torch.Tensor,
         sample: torch.Tensor,
+        velocity: torch.Tensor,
         embedding: torch.Tensor,
         attention_mask: torch.Tensor | None,
     ) -> torch.Tensor:
@@ -68,11 +71,12 @@ class TransformerBody(nn.Module):
         Args:
             known (`torch.Tensor` of shape `(B, N, D)`): what is known beside X_t; added before the first block.
             sample (`torch.Tensor` of shape `(B, N, M)`): X_t.
+            velocity (`torch.Tensor` of shape `(B, N, M)`): v_c.
             embedding (`torch.Tensor` of shape `(1, D)` or `(B, D)`): of the time and of what else is to be known.
             attention_mask (`torch.BoolTensor` of shape `(B, N)`, *optional*): `True` at valid frames.
 
         Returns:
-            `torch.Tensor` of shape `(B, N, M)`: a velocity.
+            `torch.Tensor` of shape `(B, N, M)`: v_c - v_u, each with a share that t decides.
         """
         if attention_mask is not None and attention_mask.all():
             attention_mask = None
@@ -82,7 +86,8 @@ class TransformerBody(nn.Module):
         rope = _rotary_angles(hidden_states.shape[1], self.head_dim, hidden_states.device), 1.0
         for block in self.blocks:
             hidden_states = block(hidden_states, embedding, mask=attention_mask, rope=rope)
-        return self.output_proj(self.norm_out(hidden_states, embedding))
+        share = 1 + self.gate_proj(nn.functional.silu(embedding)).unsqueeze(1)
+        return share * velocity - self.output_proj(self.norm_out(hidden_states, embedding))
 
     @torch.no_grad()
     def copy_from(self, dit_weights: Mapping[str, torch.Tensor]) -> None:
@@ -104,6 +109,9 @@ class TransformerBody(nn.Module):
         own = {}
         for name, parameter in self.state_dict().items():
             part, _, rest = name.partition(".")
+            if part == "gate_proj":
+                own[name] = torch.zeros_like(parameter)
+                continue
             own[name] = dit_weights[f"{sources.get(part, part)}.{rest}"]
             if name == "state_proj.weight":
                 # X_t comes before the prompt and the text.

@@ -74,7 +74,9 @@ class SpeechDistillation(SpeechTask):
         return student_components(config)
 
     def groups(self) -> dict[str, dict[str, nn.Parameter]]:
-        return {role: self.networks.parameters(role) for role in ("student", "estimator")}
+        # One that imitates needs no estimator of its states.
+        roles = ("student",) if self.config.objective.imitates else ("student", "estimator")
+        return {role: self.networks.parameters(role) for role in roles}
 
     def learning_rate(self, group: str) -> float | None:
         return self.config.objective.estimator_learning_rate if group == "estimator" else None
