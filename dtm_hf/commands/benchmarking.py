@@ -12,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from dtm_hf.evaluation.arms import Arm, parse_arms
 from dtm_hf.frontend.voices import packaged_voices
+from dtm_hf.pipelines.guidance import choose_guidance
 
 from .console import ArgumentError, say_note, stderr
 from .models import choose_model, choose_reference, load_pipeline
@@ -98,6 +99,7 @@ def benchmark(request: BenchmarkRequest) -> None:
         run.run(advance)
     timings = _timings(request, pipe, student, arms, items)
     baked = pipe.head is not None and pipe.head.config.guidance_scale is not None
+    guidance = choose_guidance(None, 1.0, pipe.head.config) if baked else None
     results = {
         "settings": settings
         | {
@@ -106,7 +108,7 @@ def benchmark(request: BenchmarkRequest) -> None:
             "reference": reference,
             "items": len(items.items),
         },
-        **Summary(items, arms, seeds, metrics, records, timings, baked, reference).results(),
+        **Summary(items, arms, seeds, metrics, records, timings, baked, reference, guidance).results(),
     }
     with written_aside(request.output / "results.json") as aside:
         aside.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")

@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass, field
 
 from dtm_hf.evaluation.guidances import ReusedGuidance, ZeroStarGuidance
-from dtm_hf.pipelines.guidance import DEFAULT_GUIDANCE_SCALE, ClassifierFreeGuidance
+from dtm_hf.pipelines.guidance import DEFAULT_GUIDANCE_SCALE, ClassifierFreeGuidance, Guidance
 from dtm_hf.scheduling.epss import EPSS_INDICES
 
 # What stands behind the colon of a control when its name has none.
@@ -85,10 +85,15 @@ class Arm:
         per_time = 1 + self.num_head_steps if self.kind == "oracle" else 1
         return per_time * self._branches(baked)
 
-    def head_calls(self, baked: bool = False) -> int:
-        """Calls of the trained head for one utterance, both branches of guidance counted."""
+    def head_calls(self, baked: bool = False, guidance: Guidance | None = None) -> int:
+        """
+        Calls of the trained head for one utterance, both branches of guidance counted; with `guidance` that is baked
+        into it, at those times alone where it runs.
+        """
         if not self.needs_head:
             return 0
+        if baked and guidance is not None:
+            return self.num_head_steps * sum(guidance.runs_head(time) for time in self._times())
         return self.num_head_steps * self._branches(baked)
 
     def guidance(self, scale: float, mean: tuple[float, ...] | None = None) -> ClassifierFreeGuidance:

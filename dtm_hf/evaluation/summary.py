@@ -9,6 +9,7 @@ from dtm_hf.evaluation.metrics.words import WordErrorRate
 from dtm_hf.evaluation.records import Records
 from dtm_hf.evaluation.sets import BenchmarkSet
 from dtm_hf.evaluation.statistics import paired_difference, ratio
+from dtm_hf.pipelines.guidance import Guidance
 
 
 class Summary:
@@ -19,6 +20,7 @@ class Summary:
         timings (`dict`): Result of `time_arms`; may be empty, then backbone passes are the cost.
         baked (`bool`): Whether the pipeline's head has guidance baked in.
         reference (`str`): Name of the arm that all others are compared with.
+        guidance ([`Guidance`], *optional*): That is baked into the head, which says when the head runs.
     """
 
     def __init__(
@@ -31,9 +33,11 @@ class Summary:
         timings: dict,
         baked: bool,
         reference: str,
+        guidance: Guidance | None = None,
     ):
         self.items, self.arms, self.seeds, self.metrics = items, arms, seeds, metrics
         self.records, self.timings, self.baked, self.reference = records, timings, baked, reference
+        self.guidance = guidance
         self._ids = [item.id for item in items.items]
         names = [arm.name for arm in arms]
         if reference not in names:
@@ -120,7 +124,7 @@ class Summary:
     def _cost(self, arm: Arm) -> dict:
         return {
             "backbone_passes": arm.backbone_passes(self.baked),
-            "head_calls": arm.head_calls(self.baked),
+            "head_calls": arm.head_calls(self.baked, self.guidance),
             "timings": self.timings.get(arm.name, {}),
         }
 

@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from dtm_hf.evaluation.arms import DEFAULT_PARAMETERS, parse_arm, parse_arms
+from dtm_hf.pipelines.guidance import BakedGuidance
 
 
 @pytest.mark.parametrize(
@@ -107,6 +108,13 @@ def test_costs(name, passes, passes_baked, calls, calls_baked):
     arm = parse_arm(name)
     assert (arm.backbone_passes(), arm.backbone_passes(baked=True)) == (passes, passes_baked)
     assert (arm.head_calls(), arm.head_calls(baked=True)) == (calls, calls_baked)
+
+
+def test_a_head_of_guidance_costs_what_it_runs():
+    """Not at t = 0 in closed form, and not from its end on: of 0, 0.076, 0.293 and 0.617 one is left."""
+    guidance = BakedGuidance(3.0, stop=0.25, mean=(0.0,))
+    assert parse_arm("dtm-4x1").head_calls(baked=True, guidance=guidance) == 1
+    assert parse_arm("dtm-4x1").head_calls(baked=True, guidance=BakedGuidance(3.0)) == 4
 
 
 def test_lists_keep_their_order():
