@@ -1,4 +1,4 @@
-"""Which pipeline a command uses, which recording of a voice, and how they are loaded."""
+"""Which pipeline a command uses, which recording of a voice and which recogniser, and how they are loaded."""
 
 import difflib
 import re
@@ -14,6 +14,7 @@ from .console import ArgumentError, quiet_libraries, stderr
 
 if TYPE_CHECKING:
     from dtm_hf import DTMPipeline
+    from dtm_hf.evaluation.recognizers import Recognizer
 
 # Classes of pipelines by the kind that a command names.
 ANY_KIND = ("DTMPipeline", "SpeechT5Pipeline", "TRMPipeline")
@@ -93,6 +94,25 @@ def choose_reference(model: str, audio: Path | None, text: str | None, voice: st
         except (ValueError, OSError) as error:
             raise ArgumentError(str(error)) from error
     return reference
+
+
+def load_ears(spec: str | None) -> "Recognizer | None":
+    """
+    The recogniser of `--recognizer`; none for `None`.
+
+    Raises:
+        ArgumentError: for a name that there is not, and for a model that cannot be loaded.
+        ImportError: naming what to install.
+    """
+    if spec is None:
+        return None
+    from dtm_hf.evaluation.recognizers import load_recognizer
+
+    try:
+        return load_recognizer(spec)
+    except ValueError as error:
+        said = str(error).replace("`recognizer`", "`--recognizer`").replace("`model`", "`--recognizer`")
+        raise ArgumentError(said) from error
 
 
 def pipeline_kind(model: str, revision: str | None = None, local_files_only: bool = False) -> str:

@@ -4,7 +4,8 @@ from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
 
-from .console import ArgumentError, say_note, stderr
+from .console import say_note, stderr
+from .models import load_ears
 from .serving import ServiceModel, listen, needs
 
 
@@ -18,7 +19,7 @@ def run_page(service: ServiceModel, *, recognizer: str | None, host: str, port: 
         from dtm_hf.app.site import create_site, page_folder
 
         folder = stack.enter_context(page_folder())
-        hear = _recognizer(recognizer)
+        ears = load_ears(recognizer)
         from dtm_hf.app.arms import Arms
         from dtm_hf.app.desk import Desk
         from dtm_hf.runtime import Batcher
@@ -39,21 +40,13 @@ def run_page(service: ServiceModel, *, recognizer: str | None, host: str, port: 
         if not is_loopback(opened):
             say_note("anybody who reaches this page may speak with it, and upload recordings.")
         site = create_site(
-            Desk(models, voices, hear), arms, folder, service.title, None if is_loopback(opened) else ["*"]
+            Desk(models, voices, ears and ears.transcribe),
+            arms,
+            folder,
+            service.title,
+            None if is_loopback(opened) else ["*"],
         )
         stderr.print(
             f"The page is at {url_of(opened)}. Ctrl-C ends it.", markup=False, highlight=False, soft_wrap=True
         )
         make_server(site).run(sockets=[opened])
-
-
-def _recognizer(spec: str | None):
-    """What hears, or nothing."""
-    if spec is None:
-        return None
-    from dtm_hf.evaluation.recognizers import load_recognizer
-
-    try:
-        return load_recognizer(spec).transcribe
-    except ValueError as error:
-        raise ArgumentError(str(error).replace("`recognizer`", "`--recognizer`")) from error

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dtm_hf.commands.console import ArgumentError
-from dtm_hf.commands.models import choose_model, load_pipeline
+from dtm_hf.commands.models import choose_model, load_ears, load_pipeline
 from dtm_hf.frontend.voices import packaged_voices
 from dtm_hf.hub import hub_name
 from dtm_hf.reading import show
@@ -87,6 +87,7 @@ def synthesize(request: Request, say=print) -> dict[str, Any] | None:
     _check(request)
     model = choose_model(request.model)
     voices = _voices(request, model)
+    ears = load_ears(request.recognizer)
     import torch
     from accelerate import PartialState
 
@@ -108,7 +109,6 @@ def synthesize(request: Request, say=print) -> dict[str, Any] | None:
     # Refused here and not row by row.
     speaker.passes(**request.sampling)
     frames = request.max_batch_frames or default_batch_frames(pipeline.backbone, pipeline.device)
-    ears = _ears(request)
     plan = request.output / _WORK / "plan"
     # By looking, and not by a barrier, which gives up after minutes: a plan, or a slow rank's shards, may take hours.
     if not state.is_main_process:
@@ -185,16 +185,10 @@ def _record(
 
 
 def _misheard(spoken: SpokenRow, rate: int, ears: "Recognizer", most: float) -> str | None:
-    import jiwer
+    from dtm_hf.evaluation.metrics.words import word_error
 
-    from dtm_hf.evaluation.metrics.normalization import comparable
-
-    text = ears.transcribe(spoken.audio, rate)
-    said, heard = comparable(spoken.row.text, text, ears.normalization)
-    if not said or ears.unheard(spoken.row.text):
-        return None
-    rate_of_errors = jiwer.wer(" ".join(said), " ".join(heard))
-    return None if rate_of_errors <= most else f"word error {rate_of_errors:.2f}: {text!r} was heard."
+    errors, heard = word_error(ears, spoken.row.text, spoken.audio, rate)
+    return None if errors is None or errors <= most else f"word error {errors:.2f}: {heard!r} was heard."
 
 
 class _Meter:
@@ -242,14 +236,6 @@ def _voices(request: Request, model: str) -> dict[str, SourceVoice]:
     if not voices:
         raise ArgumentError(f"`--voices` is needed: {model!r} packages no recording.")
     return voices
-
-
-def _ears(request: Request) -> "Recognizer | None":
-    if request.recognizer is None:
-        return None
-    from dtm_hf.evaluation.recognizers import load_recognizer
-
-    return load_recognizer(request.recognizer)
 
 
 def _settings(request, pipeline, voices, frames: int, ears) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -211,6 +212,29 @@ def test_texts_and_voices_stream_from_the_hub_and_speech_goes_to_it(sources, tmp
         assert not [name for name in api.list_repo_files("org/speech", repo_type="dataset") if ".work" in name]
 
 
+def test_what_a_recogniser_does_not_hear_is_left_out(sources, tmp_path, monkeypatch):
+    from dtm_hf.evaluation.recognizers import RECOGNIZERS, VocabularyRecognizer
+
+    # Whisper would have to be downloaded: this one hears these words alone, and not in the noise of a tiny model.
+    monkeypatch.setitem(RECOGNIZERS, "words", lambda *_: VocabularyRecognizer(["good", "morning", "seven"]))
+    (tmp_path / "texts.txt").write_text("Good morning.\nHello there.\nSeven.\n")
+    heard = ("--texts", str(tmp_path / "texts.txt"), "--recognizer", "words")
+    result = run(sources, tmp_path / "out", *heard)
+    assert result.exit_code == 0, result.output
+    bad = [json.loads(line) for line in (tmp_path / "out/bad_rows.jsonl").read_text().splitlines()]
+    # The second has words that it never hears, by which nobody can be judged.
+    assert [each["id"] for each in bad] == [0, 2]
+    assert all(re.fullmatch(r"word error \d\.\d\d: '.*' was heard\.", each["error"]) for each in bad)
+    summary = json.loads((tmp_path / "out/summary.json").read_text())
+    assert (summary["rows"], summary["bad_rows"]) == (1, 2)
+    assert "pocketsphinx" in summary["settings"]["recognizer"] and summary["settings"]["max_word_error"] == 0.3
+    # What was left out for other ears, or to another bound, is not gone on with.
+    assert "another `recognizer`" in run(sources, tmp_path / "out", *heard[:2]).stderr
+    assert "another `max_word_error`" in run(sources, tmp_path / "out", *heard, "--max-word-error", "9").stderr
+    assert run(sources, tmp_path / "all", *heard, "--max-word-error", "9").exit_code == 0
+    assert json.loads((tmp_path / "all/summary.json").read_text())["rows"] == 3
+
+
 @pytest.mark.parametrize(
     ("more", "named"),
     [
@@ -224,6 +248,8 @@ def test_texts_and_voices_stream_from_the_hub_and_speech_goes_to_it(sources, tmp
         (("--head-steps", "3"), "`--head-steps`"),
         (("--model", "{tmp}/absent"), "`--model`"),
         (("--push-to-hub", "a b"), "`--push-to-hub`"),
+        (("--recognizer", "nobody"), "`--recognizer`"),
+        (("--recognizer", "whisper:{tmp}"), "`--recognizer`"),
     ],
 )
 def test_what_cannot_be_done_is_one_line(more, named, sources, tmp_path):

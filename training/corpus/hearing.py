@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import soundfile as sf
 
-from dtm_hf.evaluation.metrics.normalization import comparable
+from dtm_hf.evaluation.metrics.words import word_error
 from dtm_hf.evaluation.recognizers import Recognizer, load_recognizer
 from dtm_hf.files import written_aside
 from dtm_hf.training.corpus.jobs import process_pool, progress_bar, run_missing
@@ -85,11 +85,7 @@ def filter_shard(path: Path, out: Path, ears: tuple, max_wer: float) -> None:
 
 def _word_error(judge: Recognizer, row: dict) -> float | None:
     """Word error rate of a clip, or none if its text cannot be judged."""
-    import jiwer
-
-    waveform, rate = sf.read(io.BytesIO(row["audio"]["bytes"]), dtype="float32")
-    said, heard = comparable(row["text"], judge.transcribe(waveform, rate), judge.normalization)
-    return jiwer.wer(" ".join(said), " ".join(heard)) if said and not judge.unheard(row["text"]) else None
+    return word_error(judge, row["text"], *sf.read(io.BytesIO(row["audio"]["bytes"]), dtype="float32"))[0]
 
 
 def _count(shards: list[Path], out_dir: Path) -> dict[str, dict[str, dict[str, float]]]:

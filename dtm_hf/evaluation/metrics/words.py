@@ -1,9 +1,27 @@
 """What a recogniser hears, against what was to be said."""
 
+import numpy as np
+
 from dtm_hf.evaluation.extras import EVAL_EXTRA, needs
 from dtm_hf.evaluation.metric import BenchmarkItem, Speech
 from dtm_hf.evaluation.metrics.normalization import comparable
 from dtm_hf.evaluation.recognizers import Recognizer
+
+
+def word_error(
+    recognizer: Recognizer, text: str, waveform: np.ndarray, sampling_rate: int
+) -> tuple[float | None, str]:
+    """
+    Errors a word of a text that a speech `(T,)` should say, in the recogniser's own normalisation, and what was heard;
+    `None` for a text that it cannot judge: one without words, or with a word that it never hears.
+    """
+    with needs(EVAL_EXTRA):
+        import jiwer
+
+    text_heard = recognizer.transcribe(waveform, sampling_rate)
+    said, heard = comparable(text, text_heard, recognizer.normalization)
+    judged = said and not recognizer.unheard(text)
+    return (jiwer.wer(" ".join(said), " ".join(heard)) if judged else None), text_heard
 
 
 class Ears:
