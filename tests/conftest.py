@@ -190,6 +190,33 @@ def port(port_source, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def guidance_pipeline(backbone, make_guidance_head, tokenizer, feature_extractor, vocoder):
+    """With a head that says what guidance adds, of random weights; it runs in the middle two of four steps."""
+    from dtm_hf import DTMPipeline, DTMScheduler
+
+    pipeline = DTMPipeline(
+        backbone=backbone,
+        head=make_guidance_head(random_weights=True),
+        tokenizer=tokenizer,
+        feature_extractor=feature_extractor,
+        vocoder=vocoder,
+        scheduler=DTMScheduler(num_inference_steps=4, num_head_steps=1),
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+@pytest.fixture(scope="session")
+def guidance_port(guidance_pipeline, tmp_path_factory):
+    """Folder of a port of it, in ONNX and float32. A test that changes a file copies it."""
+    from dtm_hf.ports.export import export_pipeline
+
+    folder = tmp_path_factory.mktemp("ports") / "guidance"
+    export_pipeline(guidance_pipeline, folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def reference_audio(tmp_path_factory):
     """Path of a 1.2 s recording."""
     import soundfile

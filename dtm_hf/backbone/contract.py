@@ -94,6 +94,7 @@ class Backbone(Protocol):
         text_embeds: F5TextEmbeds | None = None,
         *,
         num_steps: int | None = None,
+        residual_layers: int = 0,
     ) -> F5BackboneOutput:
         """
         Features and velocity of X_t at t, of one branch or with `"both"` of 2B rows; for a head that reads it also

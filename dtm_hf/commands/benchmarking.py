@@ -12,7 +12,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from dtm_hf.evaluation.arms import Arm, parse_arms
 from dtm_hf.frontend.voices import packaged_voices
-from dtm_hf.pipelines.guidance import choose_guidance
 
 from .console import ArgumentError, say_note, stderr
 from .models import choose_model, choose_reference, load_pipeline
@@ -98,8 +97,8 @@ def benchmark(request: BenchmarkRequest) -> None:
         advance.total(run.total)
         run.run(advance)
     timings = _timings(request, pipe, student, arms, items)
-    baked = pipe.head is not None and pipe.head.config.guidance_scale is not None
-    guidance = choose_guidance(None, 1.0, pipe.head.config) if baked else None
+    head_config = None if pipe.head is None else pipe.head.config
+    baked = head_config is not None and head_config.guidance_scale is not None
     results = {
         "settings": settings
         | {
@@ -108,7 +107,7 @@ def benchmark(request: BenchmarkRequest) -> None:
             "reference": reference,
             "items": len(items.items),
         },
-        **Summary(items, arms, seeds, metrics, records, timings, baked, reference, guidance).results(),
+        **Summary(items, arms, seeds, metrics, records, timings, baked, reference, head_config).results(),
     }
     with written_aside(request.output / "results.json") as aside:
         aside.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")

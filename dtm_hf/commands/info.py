@@ -107,6 +107,12 @@ def _guidance(config: "DTMHeadConfig") -> str:
     return f"{low:g} to {high:g}, by default {config.guidance_scale:g}, baked into the head: one branch"
 
 
+def _when(config: "DTMHeadConfig") -> str:
+    """When a head that says what guidance adds has something to say."""
+    known = "" if config.mean_mel is None else " but not at t = 0, where guidance is a closed form"
+    return f"those before t = {config.guidance_end:g}{known}"
+
+
 def _parts(pipeline: "DiffusionPipeline", title: str) -> Table:
     table = Table(title=title, title_justify="left")
     table.add_column("part")
@@ -170,6 +176,10 @@ def _facts(pipeline: "DTMPipeline", voices: dict) -> Table:
         calls = sampling.num_head_steps
         solver = effective_solver(sampling.head_solver, calls)
         add("head steps", f"{calls} call{'' if calls == 1 else 's'} a global step", solver)
+        if calls and head.config.prediction == "guidance":
+            scheduler, guidance = pipeline.choose()
+            times = scheduler.timesteps.tolist()
+            add("", f"in {sum(map(guidance.runs_head, times))} of {len(times)} steps", _when(head.config))
     add("lengths", describe_lengths(pipeline.duration_predictor))
     add("audio", f"{pipeline.vocoder.sampling_rate} Hz", type(pipeline.vocoder).__name__)
     add("", f"chunks of at most {backbone.config.max_seconds or MAX_TOTAL_SECONDS:g} s with their prompt")

@@ -1,6 +1,7 @@
 """From the figures of items to a table: means, intervals, and the differences that decide."""
 
 from dataclasses import asdict
+from typing import Any
 
 from dtm_hf.evaluation.arms import TRAINING_FREE, Arm
 from dtm_hf.evaluation.benchmark import CONTROLS, DIVERSITY, diversity_name
@@ -9,7 +10,7 @@ from dtm_hf.evaluation.metrics.words import WordErrorRate
 from dtm_hf.evaluation.records import Records
 from dtm_hf.evaluation.sets import BenchmarkSet
 from dtm_hf.evaluation.statistics import paired_difference, ratio
-from dtm_hf.pipelines.guidance import Guidance
+from dtm_hf.pipelines.guidance import choose_guidance
 
 
 class Summary:
@@ -20,7 +21,7 @@ class Summary:
         timings (`dict`): Result of `time_arms`; may be empty, then backbone passes are the cost.
         baked (`bool`): Whether the pipeline's head has guidance baked in.
         reference (`str`): Name of the arm that all others are compared with.
-        guidance ([`Guidance`], *optional*): That is baked into the head, which says when the head runs.
+        head_config ([`DTMHeadConfig`], *optional*): Of a head with guidance baked in: it may not run in all steps.
     """
 
     def __init__(
@@ -33,11 +34,11 @@ class Summary:
         timings: dict,
         baked: bool,
         reference: str,
-        guidance: Guidance | None = None,
+        head_config: Any = None,
     ):
         self.items, self.arms, self.seeds, self.metrics = items, arms, seeds, metrics
         self.records, self.timings, self.baked, self.reference = records, timings, baked, reference
-        self.guidance = guidance
+        self.head_config = head_config
         self._ids = [item.id for item in items.items]
         names = [arm.name for arm in arms]
         if reference not in names:
@@ -122,9 +123,12 @@ class Summary:
         return figures
 
     def _cost(self, arm: Arm) -> dict:
+        guidance = None
+        if self.baked and self.head_config is not None:
+            guidance = choose_guidance(None, arm.guidance_end, self.head_config)
         return {
             "backbone_passes": arm.backbone_passes(self.baked),
-            "head_calls": arm.head_calls(self.baked, self.guidance),
+            "head_calls": arm.head_calls(self.baked, guidance),
             "timings": self.timings.get(arm.name, {}),
         }
 

@@ -137,6 +137,7 @@ class DTMHead(DTMHeadPreTrainedModel):
         self.body = None
         if config.architecture == "transformer":
             self.body = TransformerBody(config)
+            self._no_split_modules = ["DiTBlock"]
         else:
             self.timestep_embed = DTMTimeEmbedding(config)
             # Shift, scale and gate of each block, then shift and scale of the last norm.
@@ -174,7 +175,9 @@ class DTMHead(DTMHeadPreTrainedModel):
         Returns:
             `torch.Tensor` of shape `(T, S, 1, K)`: entry `[i, j]` is the `modulation` of [`~DTMHead.forward`].
         """
-        return self._modulation(timesteps[:, None, None], flow_times[None, :, None], guidance_scale)
+        modulations = self._modulation(timesteps[:, None, None], flow_times[None, :, None], guidance_scale)
+        # A head that draws nothing says the same at every inner time.
+        return modulations.expand(-1, len(flow_times), -1, -1)
 
     def prepare(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """Project backbone features `(B, N, D)` to `(B, N, H)`: the `prepared_states` of [`~DTMHead.forward`]."""

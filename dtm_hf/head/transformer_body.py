@@ -1,6 +1,7 @@
 """The body of a head that is a short copy of its backbone's null branch."""
 
 from collections.abc import Mapping
+from functools import partial
 
 import torch
 from torch import nn
@@ -52,6 +53,8 @@ class TransformerBody(nn.Module):
         self.output_proj = nn.Linear(width, config.num_mel_bins)
         # The later, the less a short network knows of v_u beside v_c: there d is a small answer of its own.
         self.gate_proj = nn.Linear(width, config.num_mel_bins)
+        # transformers sets it, and how, where it finds it; F5's blocks know of none.
+        self.gradient_checkpointing = False
 
     def embed_time(self, timestep: torch.Tensor) -> torch.Tensor:
         """Times of any shape `(...)` -> `(..., D)`, as the backbone embeds them."""
@@ -78,14 +81,20 @@ class TransformerBody(nn.Module):
         Returns:
             `torch.Tensor` of shape `(B, N, M)`: v_c - v_u, each with a share that t decides.
         """
-        if attention_mask is not None and attention_mask.all():
+        # A graph takes padding whether there is some or not.
+        if attention_mask is not None and not torch.compiler.is_exporting() and attention_mask.all():
             attention_mask = None
         hidden_states = self.state_proj(sample)
         hidden_states = self.conv_pos_embed(hidden_states, mask=attention_mask) + hidden_states + known
-        embedding = embedding.expand(len(hidden_states), -1)
+        embedding = embedding.expand(hidden_states.shape[0], -1)
         rope = _rotary_angles(hidden_states.shape[1], self.head_dim, hidden_states.device), 1.0
         for block in self.blocks:
-            hidden_states = block(hidden_states, embedding, mask=attention_mask, rope=rope)
+            if self.gradient_checkpointing and self.training:
+                hidden_states = self._gradient_checkpointing_func(
+                    partial(block, mask=attention_mask, rope=rope), hidden_states, embedding
+                )
+            else:
+                hidden_states = block(hidden_states, embedding, mask=attention_mask, rope=rope)
         share = 1 + self.gate_proj(nn.functional.silu(embedding)).unsqueeze(1)
         return share * velocity - self.output_proj(self.norm_out(hidden_states, embedding))
 

@@ -143,8 +143,12 @@ def check_head(head: DTMHead, backbone: F5Backbone, force: bool) -> None:
             f"`head` reads features of size {config.backbone_hidden_size} and writes {config.num_mel_bins} mel bins, "
             f"but `backbone` {backbone.config.name!r} has {backbone.config.dim} and {backbone.config.mel_dim}."
         )
-    if config.residual_layers > getattr(backbone.config, "depth", 0) or (
-        config.prediction == "guidance" and "residual_layers" not in signature(backbone.forward).parameters
+    # A port gives what it was exported with.
+    given = (0, getattr(backbone, "residual_layers", config.residual_layers))
+    if (
+        config.residual_layers > getattr(backbone.config, "depth", 0)
+        or config.residual_layers not in given
+        or (config.prediction == "guidance" and "residual_layers" not in signature(backbone.forward).parameters)
     ):
         raise ValueError(
             f"`head` reads the residual stream before the last {config.residual_layers} blocks of its backbone, which "

@@ -136,7 +136,8 @@ def choose_guidance(
     Args:
         guidance_scale (`float` or [`Guidance`], *optional*): as asked for; by default 3.0, or what is baked into the
             head. A rule of the caller's own for networks that have no guidance in them.
-        stop (`float`): time t in [0, 1] from which on steps go without guidance.
+        stop (`float`): time t in [0, 1] from which on steps go without guidance, where it is not mixed into what a
+            head draws: the loop's own, and that of a head which says what guidance adds.
         head_config ([`DTMHeadConfig`], *optional*): of the head that the call runs.
         is_student (`bool`, defaults to `False`): whether the backbone is a distilled student.
         mean (sequence of `float`, *optional*): mean log-mel `(M,)`, which spares a call without a head a pass.
@@ -171,7 +172,7 @@ def choose_guidance(
     known = {}
     if getattr(head_config, "prediction", None) == "guidance":
         mean = head_config.mean_mel
-        known = {"stop": head_config.guidance_end, "mean": None if mean is None else tuple(mean)}
+        known = {"stop": min(stop, head_config.guidance_end), "mean": None if mean is None else tuple(mean)}
     if guidance_scale is None or guidance_scale == baked:
         return BakedGuidance(baked, **known)
     if head_config.guidance_scale_range is None:

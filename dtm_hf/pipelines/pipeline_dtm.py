@@ -341,7 +341,8 @@ class DTMPipeline(RepositoryMixin, CallStateMixin, StreamMixin, DiffusionPipelin
                 student the conditional branch alone, whose guidance is its teacher's.
             guidance_end (`float`, defaults to 1.0):
                 Time t in [0, 1] from which on steps go without guidance: the words are placed near t=0, and the later
-                a step, the less guidance has to say. Spares those steps the second branch.
+                a step, the less guidance has to say. Spares those steps the second branch, or the head whose
+                `prediction` is guidance. What another head has baked in goes to the end.
             speed (`float`, defaults to 1.0):
                 Above 1 is faster than the recording.
             duration_s (`float` or a list with one a text, *optional*):

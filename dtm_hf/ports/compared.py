@@ -84,10 +84,10 @@ def ported_parts(source: DiffusionPipeline, ported: DiffusionPipeline, needed: s
     return parts
 
 
-def source_graphs(source: DiffusionPipeline, name: str) -> dict[str, Graph]:
-    """The networks of a component of the source by name."""
-    component = source.components[name]
-    return {graph.name: graph for graph in recipe_of(name, component).graphs(component)}
+def source_graphs(source: DiffusionPipeline, name: str, part: Ported) -> dict[str, Graph]:
+    """The networks of a component of the source by name, with the outputs that its port has."""
+    component, manifest = source.components[name], part.manifest
+    return {graph.name: graph for graph in recipe_of(name, component).graphs_of(component, manifest.residual_layers)}
 
 
 def compare_graphs(
@@ -109,7 +109,7 @@ def compare_graphs(
     kept = {name: dict(part.graphs) for name, part in parts.items()}
     try:
         for name, part in parts.items():
-            sources = source_graphs(source, name)
+            sources = source_graphs(source, name, part)
             for graph in part.graphs:
                 compared[f"{name}/{graph}"] = part.graphs[graph] = Compared(part.graphs[graph], sources[graph])
         run()

@@ -20,7 +20,7 @@ from transformers.modeling_utils import PreTrainedModel
 from dtm_hf.backbone.fingerprint import WeightsSketch, weights_fingerprint
 from dtm_hf.files import folder_written_aside
 from dtm_hf.ports.graph import Graph, Recipe
-from dtm_hf.ports.recipes import recipe_of
+from dtm_hf.ports.recipes import recipe_of, residual_layers_read
 from dtm_hf.ports.weights import onnx_quantizer
 from dtm_hf.runtime.manifest import EXPORT_FILE, Manifest
 
@@ -93,21 +93,33 @@ def export_pipeline(
                 f"`pipeline` must be in float32 on the CPU to be exported, but its {name} is in {component.dtype} on "
                 f"{component.device}."
             )
+    residual_layers = residual_layers_read(pipeline.components)
     with folder_written_aside(folder) as aside, tempfile.TemporaryDirectory(dir=aside.parent) as work:
         components = dict(pipeline.components)
         for name, recipe in recipes.items():
             if recipe is not None:
                 part = Path(work) / name
-                export_component(components[name], recipe, part, port_format, weights)
+                export_component(components[name], recipe, part, port_format, weights, residual_layers)
                 components[name] = recipe.ported.from_pretrained(part)
         _, options = pipeline._get_signature_keys(pipeline)
         options = {name: pipeline.config[name] for name in options if name in pipeline.config}
         type(pipeline)(**options | components).save_pretrained(aside)
 
 
-def export_component(component: Any, recipe: Recipe, folder: Path, port_format: PortFormat, weights: str) -> None:
-    """Write the graphs of one component, its configuration and its `port.json` into `folder`."""
-    exported = _export_graphs(recipe.graphs(component), port_format.export_format, weights)
+def export_component(
+    component: Any, recipe: Recipe, folder: Path, port_format: PortFormat, weights: str, residual_layers: int = 0
+) -> None:
+    """
+    Write the graphs of one component, its configuration and its `port.json` into `folder`.
+
+    Args:
+        component: to export.
+        recipe ([`Recipe`]): of its class.
+        folder (`Path`): to write into.
+        port_format ([`PortFormat`]), weights (`str`): of the graphs.
+        residual_layers (`int`, defaults to 0): what the head beside it reads of a backbone's residual stream.
+    """
+    exported = _export_graphs(recipe.graphs_of(component, residual_layers), port_format.export_format, weights)
     exported.save_pretrained(folder)
     manifest = json.loads((folder / EXPORT_FILE).read_text(encoding="utf-8"))
     config = component.config
@@ -124,6 +136,7 @@ def export_component(component: Any, recipe: Recipe, folder: Path, port_format: 
         sketch=str(WeightsSketch.of(component)),
         num_parameters=sum(parameter.numel() for parameter in component.parameters()),
         revision=getattr(config, "revision", None),
+        residual_layers=residual_layers if recipe.gives_residual else 0,
     ).save(folder)
 
 

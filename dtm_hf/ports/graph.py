@@ -41,10 +41,17 @@ class Recipe:
     Args:
         graphs (`Callable`): from a component to its list of [`Graph`].
         ported (`type`): of what stands where the component stood.
+        gives_residual (`bool`, defaults to `False`): whether `graphs` takes `residual_layers`, as a backbone's pass
+            does: the residual stream is an output for those who read it alone.
     """
 
-    graphs: Callable[[Any], list[Graph]]
+    graphs: Callable[..., list[Graph]]
     ported: type
+    gives_residual: bool = False
+
+    def graphs_of(self, component: Any, residual_layers: int = 0) -> list[Graph]:
+        """The graphs of a component, beside a head that reads the stream before so many last blocks."""
+        return self.graphs(component, **{"residual_layers": residual_layers} if self.gives_residual else {})
 
 
 # Examples: two rows, so that the tracer does not take a batch of one for the only one.

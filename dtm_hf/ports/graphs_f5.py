@@ -51,11 +51,13 @@ class BackboneGraph(nn.Module):
 
     Args:
         backbone ([`F5Backbone`]): whose DiT.
+        residual_layers (`int`, defaults to 0): the residual stream before so many last blocks is an output too.
     """
 
-    def __init__(self, backbone: F5Backbone):
+    def __init__(self, backbone: F5Backbone, residual_layers: int = 0):
         super().__init__()
         self.dit, self.num_steps_embed = backbone.dit, backbone.num_steps_embed
+        self.residual_layers = residual_layers
 
     def forward(
         self,
@@ -67,7 +69,7 @@ class BackboneGraph(nn.Module):
         num_steps: torch.Tensor | None = None,
     ) -> dict[str, torch.Tensor]:
         """Shapes as of [`F5Backbone.forward`]; `timestep` and `num_steps` are `(B,)`, `text_embeds` `(B, N, C)`."""
-        features = []
+        features, residual = [], []
 
         def tell_num_steps(_module, _inputs, embedded):
             return embedded + self.num_steps_embed(num_steps - 1)
@@ -75,6 +77,9 @@ class BackboneGraph(nn.Module):
         handles = [self.dit.proj_out.register_forward_pre_hook(lambda _, inputs: features.append(inputs[0]))]
         if self.num_steps_embed is not None:
             handles.append(self.dit.time_embed.register_forward_hook(tell_num_steps))
+        if self.residual_layers:
+            block = self.dit.transformer_blocks[-self.residual_layers]
+            handles.append(block.register_forward_pre_hook(lambda _, inputs: residual.append(inputs[0])))
         try:
             # The DiT's own cache, which it reads in the place of encoding a text.
             self.dit.text_cond = self.dit.text_uncond = text_embeds
@@ -83,11 +88,12 @@ class BackboneGraph(nn.Module):
             for handle in handles:
                 handle.remove()
             self.dit.clear_cache()
-        return {"velocity": velocity, "features": features[0]}
+        outputs = {"velocity": velocity, "features": features[0]}
+        return outputs | ({"residual": residual[0]} if residual else {})
 
 
-def backbone_graphs(backbone: F5Backbone) -> list[Graph]:
-    """Graphs of a backbone or a student in evaluation mode."""
+def backbone_graphs(backbone: F5Backbone, residual_layers: int = 0) -> list[Graph]:
+    """Graphs of a backbone or a student in evaluation mode; `residual_layers` as of [`BackboneGraph`]."""
     config = backbone.config
     mel, rows = (ROWS, FRAMES, config.mel_dim), (0, 1)
     inputs = {
@@ -110,5 +116,5 @@ def backbone_graphs(backbone: F5Backbone) -> list[Graph]:
             {"token_ids": token_ids * valid, "valid": valid},
             dict.fromkeys(("token_ids", "valid"), rows),
         ),
-        Graph("backbone", BackboneGraph(backbone), inputs, axes),
+        Graph("backbone", BackboneGraph(backbone, residual_layers), inputs, axes),
     ]

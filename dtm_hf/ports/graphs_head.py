@@ -3,6 +3,7 @@
 import torch
 from torch import nn
 
+from dtm_hf.head.configuration_dtm import DTMHeadConfig
 from dtm_hf.head.modeling_dtm import DTMHead
 from dtm_hf.ports.graph import FRAMES, ROWS, Graph, example_mask
 
@@ -29,7 +30,7 @@ class PrepareGraph(nn.Module):
         self.head = head
 
     def forward(self, features: torch.Tensor) -> dict[str, torch.Tensor]:
-        """`(B, N, D)` -> `(B, N, H)`."""
+        """`(B, N, D)` -> `(B, N, H)`; what is read and what is kept of it are the head's own."""
         return {"prepared_states": self.head.prepare(features)}
 
 
@@ -70,14 +71,14 @@ def head_graphs(head: DTMHead) -> list[Graph]:
     times = {"timestep": torch.rand(3), "flow_time": torch.rand(3)}
     if config.guidance_scale_range is not None:
         times["guidance_scale"] = torch.full((3,), float(config.guidance_scale))
-    mel = (ROWS, FRAMES, config.num_mel_bins)
+    mel, (prepared, modulation) = (ROWS, FRAMES, config.num_mel_bins), _widths(config)
     call = {
-        "prepared_states": torch.randn(ROWS, FRAMES, config.hidden_size),
+        "prepared_states": torch.randn(ROWS, FRAMES, prepared),
         "flow_state": torch.randn(mel),
         "flow_time": torch.tensor([0.5]),
         "velocity": torch.randn(mel),
         "attention_mask": example_mask(FRAMES),
-        "modulation": torch.randn(1, (3 * config.num_hidden_layers + 2) * config.hidden_size),
+        "modulation": torch.randn(1, modulation),
     }
     rows = ("prepared_states", "flow_state", "velocity", "attention_mask")
     return [
@@ -85,8 +86,19 @@ def head_graphs(head: DTMHead) -> list[Graph]:
         Graph(
             "prepare",
             PrepareGraph(head),
-            {"features": torch.randn(ROWS, FRAMES, config.backbone_hidden_size)},
+            {"features": torch.randn(ROWS, FRAMES, config.num_features)},
             {"features": (0, 1)},
         ),
         Graph("head", HeadGraph(head), call, dict.fromkeys(rows, (0, 1))),
     ]
+
+
+def _widths(config: DTMHeadConfig) -> tuple[int, int]:
+    """Of the prepared states, and of a modulation: see [`DTMHead.prepare`] and [`DTMHead.prepare_schedule`]."""
+    size = config.hidden_size
+    prepared, modulation = size, (3 * config.num_hidden_layers + 2) * size
+    if config.architecture == "transformer":
+        # X_t goes with what is known beside it, and the blocks make their own of the embedded time.
+        prepared, modulation = size + config.num_mel_bins, size
+    # The weight of guidance is the last entry.
+    return prepared, modulation + (config.prediction == "guidance")

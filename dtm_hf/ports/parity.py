@@ -123,7 +123,7 @@ def _cost(source, parts, passes: int) -> dict[str, Any]:
     """Size, and the time of a pass."""
     cost = cost_of(source, parts)
     if passes:
-        graph = source_graphs(source, "backbone")["backbone"]
+        graph = source_graphs(source, "backbone", parts["backbone"])["backbone"]
         arrays = {name: _longer(tensor.numpy(), graph.axes[name]) for name, tensor in graph.inputs.items()}
         runs = {"source": graph, "port": parts["backbone"].graphs["backbone"]}
         medians = seconds_in_turns(runs, arrays, passes)

@@ -122,7 +122,7 @@ def _cost(source, parts, repeats: int) -> dict[str, Any]:
     """Size, and the time of a step."""
     cost = cost_of(source, parts)
     if repeats:
-        graph = source_graphs(source, "model")["step"]
+        graph = source_graphs(source, "model", parts["model"])["step"]
         arrays = {name: tensor.numpy() for name, tensor in graph.inputs.items()}
         for name, axis, size in (("cache", 4, _CACHED), ("cross_cache", 4, _TOKENS), ("attention_mask", 1, _TOKENS)):
             arrays[name] = np.repeat(arrays[name], size, axis=axis).take(range(size), axis=axis)

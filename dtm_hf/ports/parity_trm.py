@@ -82,7 +82,7 @@ def _speak(pipeline: TRMPipeline, texts: Sequence[str], seed: int = 0) -> list[t
 def _cost(source: TRMPipeline, parts, passes: int) -> dict[str, Any]:
     cost = cost_of(source, parts)
     if passes:
-        graph = source_graphs(source, "codec")["decoder"]
+        graph = source_graphs(source, "codec", parts["codec"])["decoder"]
         codes = graph.inputs["codes"].numpy()[:1]
         arrays = {"codes": np.resize(codes, (*codes.shape[:2], _FRAMES)), "used": graph.inputs["used"].numpy()}
         medians = seconds_in_turns({"source": graph, "port": parts["codec"].graphs["decoder"]}, arrays, passes)

@@ -158,6 +158,11 @@ class PortedBackbone(Ported):
     # As many positions as the text encoder has; a graph computes them, and has no bound of its own.
     max_frames = MAX_FRAMES
 
+    @property
+    def residual_layers(self) -> int:
+        """The residual stream is given before so many last blocks, or with 0 not at all."""
+        return self.manifest.residual_layers
+
     def _read_config(self, content: dict[str, Any]) -> FrozenDict:
         # What a later version has added has its default in the ports of earlier ones.
         arguments = inspect.signature(F5Backbone.__init__).parameters.values()
@@ -200,11 +205,17 @@ class PortedBackbone(Ported):
         *,
         num_steps: int | None = None,
         durations: torch.Tensor | None = None,
+        residual_layers: int = 0,
     ) -> F5BackboneOutput:
         """As of [`F5Backbone.forward`], without what only training asks for."""
+        if residual_layers not in (0, self.residual_layers):
+            raise ValueError(
+                f"`residual_layers` must be 0 or {self.residual_layers}, with which this port was exported, but got "
+                f"{residual_layers}."
+            )
         if text_embeds is None:
             text_embeds = self.encode_text(text_ids, attention_mask, sample.shape[1], branch != "cond", durations)
-        features, velocity = self._runs(
+        output = self._runs(
             _array(sample),
             _array(torch.as_tensor(timestep, dtype=torch.float32)),
             _array(cond),
@@ -212,10 +223,13 @@ class PortedBackbone(Ported):
             None if attention_mask is None else attention_mask.cpu().numpy(),
             branch,
             num_steps,
+            residual_layers,
         )
         return F5BackboneOutput(
-            features=torch.from_numpy(features).to(sample.device),
-            velocity=torch.from_numpy(velocity).to(sample.device),
+            **{
+                name: None if array is None else torch.from_numpy(array).to(sample.device)
+                for name, array in vars(output).items()
+            }
         )
 
 

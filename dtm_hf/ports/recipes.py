@@ -1,5 +1,6 @@
 """The table of what can be ported: a class of components, its graphs, and what stands in its place."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from transformers import MimiModel, SpeechT5ForTextToSpeech, SpeechT5HifiGan
@@ -22,7 +23,7 @@ from dtm_hf.ports.ported_timing import PortedTextAligner, PortedTokenDurations
 from dtm_hf.vocoder.vocoder_vocos import VocosVocoder
 
 RECIPES: dict[type, Recipe] = {
-    F5Backbone: Recipe(backbone_graphs, PortedBackbone),
+    F5Backbone: Recipe(backbone_graphs, PortedBackbone, gives_residual=True),
     DTMHead: Recipe(head_graphs, PortedHead),
     VocosVocoder: Recipe(vocos_graphs, PortedVocoder),
     TextAligner: Recipe(aligner_graphs, PortedTextAligner),
@@ -64,14 +65,14 @@ def recipe_of(name: str, component: Any) -> Recipe | None:
         raise ValueError(
             f"`{name}` cannot be exported: there are no graphs of {type(component).__name__}, but of {able}."
         )
-    if isinstance(component, DTMHead) and component.config.prediction == "guidance":
-        raise ValueError(
-            f"`{name}` cannot be exported: there are no graphs yet of a head of `prediction` 'guidance'. A pipeline "
-            "without its head can be."
-        )
     if isinstance(component, F5Backbone) and component.early is not None:
         raise ValueError(
             f"`{name}` cannot be exported: there are no graphs yet of a student that is one until t = "
             f"{component.config.adapted_until:g} alone."
         )
     return RECIPES[type(component)]
+
+
+def residual_layers_read(components: Mapping[str, Any]) -> int:
+    """Of the components of a pipeline, what the head reads of its backbone's residual stream: see `DTMHeadConfig`."""
+    return getattr(getattr(components.get("head"), "config", None), "residual_layers", 0)

@@ -33,7 +33,7 @@ def architecture(name: str, component: Any) -> list[str]:
     if recipe is None:
         raise ValueError(f"`{name}` has no graphs: it stays in a port as it is.")
     lines = ["| graph | inputs; an axis that varies is `*` |", "|---|---|"]
-    for graph in recipe.graphs(component):
+    for graph in recipe.graphs_of(component):
         inputs = [f"`{key}` {_shape(tensor, graph.axes.get(key, ()))}" for key, tensor in graph.inputs.items()]
         lines.append(f"| `{graph.name}` | {', '.join(inputs)} |")
     return [*lines, "", *weights_table(component)]

@@ -35,6 +35,8 @@ class Manifest:
         num_parameters (`int`): how many they are.
         revision (`str`, *optional*): of the repository that the component came from.
         version (`int`): of this format.
+        residual_layers (`int`, defaults to 0): of a backbone: its pass gives the residual stream before so many last
+            blocks too, for the head that it was exported with.
     """
 
     export_format: str
@@ -46,6 +48,7 @@ class Manifest:
     num_parameters: int
     revision: str | None = None
     version: int = PORT_VERSION
+    residual_layers: int = 0
 
     def save(self, folder: Path) -> None:
         """Write `port.json` into `folder`."""
@@ -71,6 +74,8 @@ class Manifest:
                 raise ValueError(
                     f"{str(path)!r} is of version {version}, and this dtm-hf reads up to {PORT_VERSION}; upgrade it."
                 )
+            # Ports that were written before there was a residual stream to give do not speak of one.
+            content = {"residual_layers": 0} | content
             manifest = cls(**{field.name: content[field.name] for field in dataclasses.fields(cls)})
         except (KeyError, TypeError) as error:
             raise ValueError(f"{str(path)!r} is damaged: {error!r}.") from error

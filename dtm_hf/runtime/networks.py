@@ -18,6 +18,20 @@ class TextEmbeds:
     null: np.ndarray
 
 
+@dataclass(frozen=True, eq=False)
+class BackboneOutput:
+    """Of a pass: see [`~dtm_hf.backbone.contract.F5BackboneOutput`]."""
+
+    features: np.ndarray
+    velocity: np.ndarray
+    residual: np.ndarray | None = None
+
+    def joined(self, sample: np.ndarray) -> np.ndarray:
+        """All that a pass of the conditional branch tells of X_t `(B, N, M)`, side by side."""
+        parts = [part for part in (self.features, self.residual, self.velocity) if part is not None]
+        return np.concatenate([*parts, sample], axis=-1)
+
+
 class Backbone:
     """
     The contract of [`~dtm_hf.backbone.contract.Backbone`].
@@ -81,8 +95,12 @@ class Backbone:
         attention_mask: np.ndarray | None = None,
         branch: str = "cond",
         num_steps: int | None = None,
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Features `(B, N, D)` and velocity `(B, N, M)` of X_t at t; of 2B rows with `branch="both"`."""
+        residual_layers: int = 0,
+    ) -> BackboneOutput:
+        """
+        Features `(B, N, D)` and velocity `(B, N, M)` of X_t at t; of 2B rows with `branch="both"`. With
+        `residual_layers`, which must be the number that the graph was exported with, the residual stream too.
+        """
         text = {"cond": text_embeds.cond, "null": text_embeds.null}
         if attention_mask is None:
             attention_mask = np.ones(sample.shape[:2], dtype=bool)
@@ -96,7 +114,8 @@ class Backbone:
             "num_steps": np.full(len(sample) * len(rows), num_steps or 1, dtype=np.int64),
         }
         outputs = self.graphs["backbone"](**inputs)
-        return outputs["features"], outputs["velocity"]
+        residual = outputs["residual"] if residual_layers else None
+        return BackboneOutput(outputs["features"], outputs["velocity"], residual)
 
 
 class Head:

@@ -54,13 +54,18 @@ def sample(
         None if rows[0].durations is None else [row.durations for row in rows],
     )
     x_t = draw()
+    reads = {}
     if with_head:
+        if head.config["prediction"] == "guidance":
+            reads = {"residual_layers": head.config["residual_layers"]}
         modulations = head.prepare_schedule(schedule.timesteps, schedule.flow_times, guidance.head_scale)
     for i, t in enumerate(times):
         branch = guidance.branch(t)
-        features, y = backbone(x_t, t, cond, text, mask, branch, len(times))
-        if with_head:
+        output = backbone(x_t, t, cond, text, mask, branch, len(times), **reads)
+        y = output.velocity
+        if with_head and guidance.runs_head(t):
             guide = guidance if branch == "both" else None
+            features = output.joined(x_t) if reads else output.features
             y = sample_displacement(head, schedule, features, y, modulations[i], guide, mask, draw())
         else:
             y = guidance.velocity(y, x_t, t)

@@ -125,6 +125,12 @@ class Speaker:
                 f"The head of {str(folder)!r} was trained on a backbone with fingerprint {trained_on}, but the port's "
                 f"is of {manifests['backbone'].fingerprint}."
             )
+        reads, gives = configs.get("head", {}).get("residual_layers", 0), manifests["backbone"].residual_layers
+        if reads not in (0, gives):
+            raise ValueError(
+                f"The head of {str(folder)!r} reads the residual stream before the last {reads} blocks of its "
+                f"backbone, and the port of that gives it before the last {gives}."
+            )
         graphs = {name: open_graphs(folder / name, manifest, threads) for name, manifest in manifests.items()}
         if aligned:
             timers = [(configs[name], graphs[name]) for name in ("text_aligner", "duration_predictor")]

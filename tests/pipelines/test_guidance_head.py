@@ -3,10 +3,11 @@
 import pytest
 import torch
 from tiny import MEAN_MEL
+from typer.testing import CliRunner
 
 from dtm_hf import DTMPipeline, DTMScheduler
+from dtm_hf.commands.main import app
 from dtm_hf.pipelines.guidance import ClassifierFreeGuidance
-from dtm_hf.ports.export import export_pipeline
 
 
 @pytest.fixture
@@ -64,11 +65,39 @@ def test_it_comes_back_from_disk(make_pipeline, make_guidance_head, reference_au
     torch.testing.assert_close(speak(loaded, reference_audio, guidance_scale=4.0)[0], strong, atol=1e-3, rtol=0)
 
 
-def test_a_port_of_it_is_refused(make_pipeline, make_guidance_head, tmp_path):
-    pipeline = make_pipeline(make_guidance_head())
-    with pytest.raises(ValueError, match="`head` cannot be exported: there are no graphs yet of a head of"):
-        export_pipeline(pipeline, tmp_path / "port")
-    assert not (tmp_path / "port").exists()
+def test_two_head_calls_say_the_same_as_one(guidance_pipeline, reference_audio):
+    once, twice = (speak(guidance_pipeline, reference_audio, num_head_steps=calls)[0] for calls in (1, 2))
+    torch.testing.assert_close(once, twice, atol=1e-3, rtol=0)
+
+
+def test_guidance_may_end_before_the_head_does(guidance_pipeline, reference_audio):
+    plain = speak(guidance_pipeline, reference_audio, num_head_steps=0, guidance_scale=1.0)[0]
+    torch.testing.assert_close(speak(guidance_pipeline, reference_audio, guidance_end=0.0)[0], plain)
+    ends = [speak(guidance_pipeline, reference_audio, guidance_end=end)[0] for end in (0.01, 0.1, 1.0)]
+    assert all((one - other).abs().max() > 1e-2 for one, other in zip(ends, ends[1:], strict=False))
+    # Later than it was trained for is no later.
+    torch.testing.assert_close(speak(guidance_pipeline, reference_audio, guidance_end=0.3)[0], ends[-1])
+
+
+def test_its_blocks_are_run_again_where_memory_is_short(make_guidance_head):
+    head, calls = make_guidance_head(random_weights=True).train(), []
+    head.gradient_checkpointing_enable()
+    # Its first part runs with gradients off and again in the backward pass.
+    head.body.blocks[0].register_forward_hook(lambda *_: calls.append(torch.is_grad_enabled()))
+    features, velocity = torch.randn(2, 12, head.config.num_features), torch.randn(2, 12, 100)
+    head(features, velocity, 0.0, timestep=0.1, velocity=velocity).displacement.sum().backward()
+    assert len(calls) == 2
+    assert head._no_split_modules == {"DiTBlock"}
+
+
+def test_card_and_info_say_what_it_is(guidance_pipeline, tmp_path):
+    guidance_pipeline.save_pretrained(tmp_path / "model")
+    card = (tmp_path / "model" / "README.md").read_text(encoding="utf-8")
+    assert "what the second branch of classifier-free guidance" in card and "by a small inner flow" not in card
+    assert "| The head runs | in steps before t = 0.3, but for t = 0," in card
+    result = CliRunner(env={"COLUMNS": "160"}).invoke(app, ["info", str(tmp_path / "model")])
+    assert result.exit_code == 0, result.stderr
+    assert "in 2 of 4 steps, those before t = 0.3 but not at t = 0" in result.stdout
 
 
 def test_a_backbone_that_does_not_give_what_it_reads_is_refused(make_pipeline, make_guidance_head):

@@ -50,10 +50,11 @@ def test_a_backbone_on_its_graphs_is_the_backbone(make_backbone, settings, branc
     text = ported.encode_text(ids, LENGTHS, LENGTHS[0], durations=times)
     np.testing.assert_allclose(text.cond, embeds.cond, atol=1e-5)
     np.testing.assert_allclose(text.null, embeds.null, atol=1e-5)
-    features, velocity = ported(x_t.numpy(), 0.3, cond.numpy(), text, mask.numpy(), branch, 4)
+    output = ported(x_t.numpy(), 0.3, cond.numpy(), text, mask.numpy(), branch, 4)
     valid = mask if branch != "both" else torch.cat([mask, mask])
-    np.testing.assert_allclose(velocity[valid], expected.velocity[valid], atol=1e-5)
-    np.testing.assert_allclose(features[valid], expected.features[valid], atol=1e-5)
+    np.testing.assert_allclose(output.velocity[valid], expected.velocity[valid], atol=1e-5)
+    np.testing.assert_allclose(output.features[valid], expected.features[valid], atol=1e-5)
+    assert output.residual is None
 
 
 HEADS = {
