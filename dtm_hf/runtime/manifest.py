@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -83,3 +84,28 @@ class Manifest:
             if not (folder / file).is_file():
                 raise FileNotFoundError(f"The graph {name!r} is missing: {str(folder / file)!r} is not there.")
         return manifest
+
+
+def check_head(folder: Path, config: Mapping[str, Any], backbone: Manifest, force: bool) -> None:
+    """
+    Args:
+        folder (`Path`): of the port, for messages.
+        config (`dict`): of its head.
+        backbone ([`Manifest`]): of its backbone.
+        force (`bool`): take a head that was trained on another backbone.
+
+    Raises:
+        ValueError: if the head was trained on another backbone, or reads what the backbone's port does not give.
+    """
+    trained_on = config.get("backbone_fingerprint")
+    if trained_on not in (None, backbone.fingerprint) and not force:
+        raise ValueError(
+            f"The head of {str(folder)!r} was trained on a backbone with fingerprint {trained_on}, but the port's is "
+            f"of {backbone.fingerprint}."
+        )
+    layers = config.get("residual_layers", 0)
+    if layers not in (0, backbone.residual_layers):
+        raise ValueError(
+            f"The head of {str(folder)!r} reads the residual stream before the last {layers} blocks of its backbone, "
+            f"and the port of that gives it before the last {backbone.residual_layers}."
+        )

@@ -22,7 +22,7 @@ from dtm_hf.pipelines.rows import Reference, SpeechInputs, SpeechRow, check_inpu
 from dtm_hf.pipelines.streaming import check_one_text, fade_together, one_by_one
 from dtm_hf.reading import read_json
 from dtm_hf.runtime.griffin_lim import GriffinLim
-from dtm_hf.runtime.manifest import CONFIG_FILE, Manifest
+from dtm_hf.runtime.manifest import CONFIG_FILE, Manifest, check_head
 from dtm_hf.runtime.networks import Backbone, Head, Vocos
 from dtm_hf.runtime.noise import NoiseGenerator
 from dtm_hf.runtime.onnx_graphs import open_graphs
@@ -119,18 +119,8 @@ class Speaker:
         aligned = configs["backbone"].get("text_alignment") == "durations"
         if aligned and not {"duration_predictor", "text_aligner"} <= set(manifests):
             raise ValueError(f"{str(folder)!r} has a backbone that is told durations, and no networks that draw them.")
-        trained_on = configs.get("head", {}).get("backbone_fingerprint")
-        if trained_on not in (None, manifests["backbone"].fingerprint) and not index.get("force_head"):
-            raise ValueError(
-                f"The head of {str(folder)!r} was trained on a backbone with fingerprint {trained_on}, but the port's "
-                f"is of {manifests['backbone'].fingerprint}."
-            )
-        reads, gives = configs.get("head", {}).get("residual_layers", 0), manifests["backbone"].residual_layers
-        if reads not in (0, gives):
-            raise ValueError(
-                f"The head of {str(folder)!r} reads the residual stream before the last {reads} blocks of its "
-                f"backbone, and the port of that gives it before the last {gives}."
-            )
+        if "head" in configs:
+            check_head(folder, configs["head"], manifests["backbone"], bool(index.get("force_head")))
         graphs = {name: open_graphs(folder / name, manifest, threads) for name, manifest in manifests.items()}
         if aligned:
             timers = [(configs[name], graphs[name]) for name in ("text_aligner", "duration_predictor")]
