@@ -25,13 +25,17 @@ _OPTIONS = (
 
 
 @contextmanager
-def chromium(folder: Path, width: int = 1100, height: int = 1000):
-    """A browser of its own, whose profile and downloads lie in a folder."""
+def chromium(folder: Path, width: int = 1100, height: int = 1000, microphone: Path | None = None):
+    """A browser of its own, whose profile and downloads lie in a folder; its microphone hears a WAV, once."""
     from selenium import webdriver
 
     options = webdriver.ChromeOptions()
     options.binary_location = CHROMIUM
-    for option in (*_OPTIONS, f"--user-data-dir={folder / 'profile'}", f"--window-size={width},{height}"):
+    more = [f"--user-data-dir={folder / 'profile'}", f"--window-size={width},{height}"]
+    if microphone is not None:
+        more += ["--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream"]
+        more += [f"--use-file-for-fake-audio-capture={microphone}%noloop"]
+    for option in (*_OPTIONS, *more):
         options.add_argument(option)
     options.add_experimental_option("prefs", {"download.default_directory": str(folder)})
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})

@@ -41,10 +41,14 @@ def serving(speaker, voices, **options):
 
 
 class Gated:
-    """A speaker that samples as often as it is let, and says which texts it was asked for."""
+    """A speaker that samples as often as it is let, and says which rows and texts it was asked for."""
 
     def __init__(self, speaker):
-        self.speaker, self.permits, self.texts = speaker, threading.Semaphore(0), []
+        self.speaker, self.permits, self.rows = speaker, threading.Semaphore(0), []
+
+    @property
+    def texts(self):
+        return [row.text for row in self.rows]
 
     def __getattr__(self, name):
         return getattr(self.speaker, name)
@@ -53,7 +57,7 @@ class Gated:
         self.permits.release(times)
 
     def sample(self, rows, **sampling):
-        self.texts += [row.text for row in rows]
+        self.rows += rows
         assert self.permits.acquire(timeout=60)
         return self.speaker.sample(rows, **sampling)
 

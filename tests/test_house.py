@@ -50,7 +50,7 @@ ARROWS = {
     # Recordings alone, read as a codec's are.
     "training.vocoder": ROOMS | BELOW_TRAINING | {"training.speech", "training.codes"},
     "training.corpus": {"training.config", "training.data", "training.speech", "training.codes"}
-    | {"codec", "evaluation", "files", "frontend", "reading"},
+    | {"codec", "evaluation", "files", "frontend", "reading", "synthesize"},
     "training": ROOMS
     | {"training.codes", "training.images", "training.mels", "training.speech", "training.vocoder", "files"},
 }

@@ -2,6 +2,7 @@
 
 import ast
 import importlib.metadata
+import os
 import pathlib
 import re
 import shutil
@@ -11,6 +12,7 @@ import tomllib
 import zipfile
 
 import pytest
+import soundfile
 
 ROOT = pathlib.Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -66,8 +68,8 @@ def test_what_is_imported_is_declared():
 
 
 @pytest.fixture(scope="module")
-def wheel_names(tmp_path_factory):
-    """Names in a wheel built from a copy: a build leaves folders behind in its source."""
+def wheel(tmp_path_factory):
+    """A wheel built from a copy: a build leaves folders behind in its source."""
     source = tmp_path_factory.mktemp("source") / "tree"
     source.mkdir()
     junk = shutil.ignore_patterns("__pycache__", "*.egg-info")
@@ -79,10 +81,30 @@ def wheel_names(tmp_path_factory):
     build = "import setuptools.build_meta as b, sys; b.build_wheel(sys.argv[1])"
     subprocess.run([sys.executable, "-c", build, "dist"], cwd=source, check=True, capture_output=True, text=True)
     (wheel,) = (source / "dist").glob("*.whl")
-    return set(zipfile.ZipFile(wheel).namelist())
+    return wheel
 
 
-def test_the_wheel_holds_every_module_and_data_file_and_one_top_level_package(wheel_names):
+def test_the_wheel_alone_speaks(wheel, tmp_path):
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path / "installed")
+    script = (
+        "import dtm_hf.scheduling, dtm_hf.training.corpus, dtm_hf.commands.main as main\n"
+        "print(main.__file__, dtm_hf.scheduling.__file__, dtm_hf.training.corpus.__file__, flush=True)\n"
+        "main.app(['demo', '-o', 'demo.wav'])"
+    )
+    # In a folder without the repository; what is unpacked goes before what is installed to be edited.
+    environment = os.environ | {"PYTHONPATH": str(tmp_path / "installed"), "PYTHONSAFEPATH": "1"}
+    spoken = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert spoken.returncode == 0, spoken.stderr
+    modules = spoken.stdout.splitlines()[0].split()
+    assert [path for path in modules if not path.startswith(str(tmp_path / "installed"))] == []
+    assert soundfile.info(tmp_path / "demo.wav").duration > 1
+
+
+def test_the_wheel_holds_every_module_and_data_file_and_one_top_level_package(wheel):
+    wheel_names = set(zipfile.ZipFile(wheel).namelist())
     tops = {name.split("/")[0] for name in wheel_names}
     assert tops == {"dtm_hf", f"dtm_hf-{PROJECT['project']['version']}.dist-info"}
     expected = set()

@@ -108,9 +108,11 @@ class Page:
                 yield updates
 
     def hear(self, recording, said) -> str:
-        """What is said in a recording, where nobody has written it."""
+        """What is said in a recording, where nobody has written it; of one that was taken away, nothing."""
         with told_on_the_page():
-            return said if (said or "").strip() or not recording else self.desk.transcribe(recording)
+            if not recording:
+                return ""
+            return said if (said or "").strip() else self.desk.transcribe(recording)
 
     def _heard(self, model: str, waves: Iterator[np.ndarray], tally: Tally, with_picture: bool) -> Iterator[tuple]:
         speaker = self.desk.batcher(model).speaker
@@ -148,7 +150,8 @@ class Page:
             voice = gr.Dropdown(names, value=names[0], label="Voice", elem_id="voice")
             with gr.Accordion("A recording of your own", open=False, elem_id="own"):
                 gr.Markdown("Up to 12 seconds are used. Clone a voice only with the consent of its owner.")
-                recording = gr.Audio(type="filepath", label="Recording", elem_id="recording")
+                # The buttons that it has by itself offer to publish what was recorded.
+                recording = gr.Audio(type="filepath", label="Recording", buttons=["download"], elem_id="recording")
                 said = gr.Textbox(label="What is said in it", elem_id="said")
             how = [steps, guidance, seed, speed]
             if self.desk.hear is not None:

@@ -1,42 +1,53 @@
-"""The page in a real Chromium: keyboard, sound while it is made, errors as sentences, two tabs, a narrow screen."""
+"""The page in a real Chromium: keyboard, sound while it is made, microphone, errors as sentences, a narrow screen."""
 
 import time
+from importlib.resources import files
 from types import SimpleNamespace
 
 import pytest
+import spoken
 from browser import chromium, complaints, needs_chromium
 from served import Gated, running
 
 pytestmark = needs_chromium
 
 SECONDS = 60
+# Whose recording the microphone hears.
+MICROPHONE = "heart"
+
+
+def watched(driver, **more):
+    """A browser: `see` finds, `when` waits."""
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    def see(selector):
+        return driver.find_elements(By.CSS_SELECTOR, selector)
+
+    def when(condition):
+        return WebDriverWait(driver, SECONDS, poll_frequency=0.05).until(lambda _: condition())
+
+    return SimpleNamespace(driver=driver, see=see, when=when, **more)
 
 
 @pytest.fixture(scope="module")
 def site(speaker, voices, tmp_path_factory):
-    """A page whose speaker waits to be let, and a browser; `see` finds, `when` waits."""
-    from selenium.webdriver.common.by import By
-    from selenium.webdriver.support.ui import WebDriverWait
-
+    """A page whose speaker waits to be let, and a browser with a microphone."""
     from dtm_hf.app.arms import Arms
     from dtm_hf.app.desk import Desk
     from dtm_hf.app.site import create_site, page_folder
+    from dtm_hf.evaluation.recognizers import VocabularyRecognizer
+    from dtm_hf.evaluation.recognizers.vocabulary import vocabulary_of
     from dtm_hf.runtime import Batcher
 
-    gated = Gated(speaker)
+    gated, recording = Gated(speaker), files("dtm_hf") / f"assets/dtm-f5-voice/reference-{MICROPHONE}.wav"
+    hear = VocabularyRecognizer(vocabulary_of(spoken.text(MICROPHONE))).transcribe
     with page_folder() as folder, Batcher(gated) as batcher:
-        app = create_site(Desk({"tiny": batcher}, voices), Arms(speaker.pipeline), folder, "tiny")
-        with running(app) as url, chromium(tmp_path_factory.mktemp("browser")) as driver:
+        app = create_site(Desk({"tiny": batcher}, voices, hear), Arms(speaker.pipeline), folder, "tiny")
+        with running(app) as url, chromium(tmp_path_factory.mktemp("browser"), microphone=recording) as driver:
             # No chunk waits for a permit but where a test takes them back.
             gated.let()
-
-            def see(selector):
-                return driver.find_elements(By.CSS_SELECTOR, selector)
-
-            def when(condition):
-                return WebDriverWait(driver, SECONDS, poll_frequency=0.05).until(lambda _: condition())
-
-            yield SimpleNamespace(driver=driver, see=see, when=when, gated=gated, url=url)
+            yield watched(driver, gated=gated, url=url, folder=folder)
             gated.let()
 
 
@@ -60,6 +71,12 @@ def open_tab(site, name):
 
     (tab,) = [tab for tab in site.driver.find_elements(By.CSS_SELECTOR, "button[role=tab]") if tab.text == name]
     tab.click()
+
+
+def press(site, selector):
+    """A click on the one of these buttons that is shown, as soon as it is."""
+    site.when(lambda: any(button.is_displayed() for button in site.see(selector)))
+    next(button for button in site.see(selector) if button.is_displayed()).click()
 
 
 def told(site):
@@ -130,6 +147,77 @@ def test_what_cannot_be_spoken_is_told_in_a_sentence(fresh, tmp_path):
     fresh.when(lambda: "table" in fresh.see("#table")[0].text)
     fresh.see("#speak-table")[0].click()
     assert "must have a column “text”" in told(fresh)
+
+
+def test_what_the_microphone_hears_is_written_down_and_spoken_like(fresh):
+    press(fresh, "#own button")
+    press(fresh, "#recording [aria-label='Record audio']")
+    # It offers to download what was recorded, and not to publish it.
+    assert not fresh.see("#recording [aria-label='Share']")
+    press(fresh, "#recording .record-button")
+    # The sentence that is said takes 3.4 s.
+    time.sleep(5)
+    press(fresh, "#recording .stop-button")
+    said = fresh.when(lambda: fresh.see("#said textarea")[0].get_property("value"))
+    assert "by the river when" in said
+    write(fresh, "#text textarea", "Hello there.")
+    press(fresh, "#speak")
+    fresh.when(lambda: fresh.see("#mel img"))
+    reference = fresh.gated.rows[-1].reference
+    assert reference.text == f"{said}. " and 2.5 < reference.seconds < 6
+    # What was heard in a recording goes with it.
+    press(fresh, "#recording [aria-label='Clear']")
+    fresh.when(lambda: not fresh.see("#said textarea")[0].get_property("value"))
+    write(fresh, "#said textarea", said)
+    press(fresh, "#speak")
+    assert "“Recording” is missing" in told(fresh)
+
+
+def test_where_there_is_no_microphone_the_page_says_so(site, tmp_path):
+    with chromium(tmp_path) as driver:
+        deaf = watched(driver)
+        driver.get(site.url)
+        press(deaf, "#own button")
+        press(deaf, "#recording [aria-label='Record audio']")
+        deaf.when(lambda: "No microphone found" in deaf.see("#recording")[0].text)
+        assert complaints(driver) == []
+
+
+def test_an_upload_that_is_too_large_is_told_in_a_sentence_and_leaves_nothing(site, tmp_path):
+    with open(tmp_path / "large.wav", "wb") as file:
+        file.truncate(200 * 2**20)
+    site.driver.get(site.url)
+    press(site, "#own button")
+    before = sorted(site.folder.rglob("*"))
+    site.when(lambda: site.see("#recording input[type=file]"))[0].send_keys(str(tmp_path / "large.wav"))
+    assert "exceed the maximum allowed size of 25.0 Mb" in told(site)
+    assert sorted(site.folder.rglob("*")) == before
+    # Gradio notes what it was refused.
+    complaints(site.driver)
+
+
+def test_a_page_that_was_closed_is_not_spoken_for(fresh):
+    driver, first, before = fresh.driver, fresh.driver.current_window_handle, len(fresh.gated.rows)
+    while fresh.gated.permits.acquire(blocking=False):
+        pass
+    driver.switch_to.new_window("tab")
+    driver.get(fresh.url)
+    fresh.when(lambda: fresh.see("#text textarea"))
+    write(
+        fresh, "#text textarea", "One one one one one. Two two two two two. Three three three. Four four four. Five."
+    )
+    press(fresh, "#speak")
+    fresh.when(lambda: len(fresh.gated.rows) > before)
+    driver.close()
+    driver.switch_to.window(first)
+    # The server learns of it.
+    time.sleep(2)
+    fresh.gated.let()
+    write(fresh, "#text textarea", "Last.")
+    press(fresh, "#speak")
+    fresh.when(lambda: fresh.see("#mel img"))
+    texts = fresh.gated.texts[before:]
+    assert texts[-1] == "Last." and len(texts) <= 3
 
 
 def test_two_tabs_at_once(fresh):

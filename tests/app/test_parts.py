@@ -158,7 +158,23 @@ def test_what_cannot_be_spoken_is_told_in_the_words_of_the_page(arguments, told,
 def test_a_recording_is_heard_where_nothing_is_written(page, reference_audio):
     assert page.hear(str(reference_audio), "") == "heard 1 s"
     assert page.hear(str(reference_audio), "Written.") == "Written."
-    assert page.hear(None, "") == ""
+    assert page.hear(None, "") == page.hear(None, "Of one that was taken away.") == ""
+
+
+def test_a_bomb_is_neither_a_table_nor_a_recording(page, folder, tmp_path):
+    import gradio
+
+    path = tmp_path / "bomb.csv"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("table.csv", bytes(2**28))
+    assert path.stat().st_size < 2**20
+    with pytest.raises(gradio.Error, match="must be a CSV in UTF-8"):
+        list(page.speak_table("tiny", str(path), "anna", *HOW))
+    with pytest.raises(gradio.Error, match="“Recording”"):
+        page.hear(str(path), "")
+    with pytest.raises(gradio.Error, match="“Recording”"):
+        list(page.speak("tiny", "Hi.", "anna", str(path), "Hello.", *HOW))
+    assert list(folder.iterdir()) == []
 
 
 def test_nothing_but_the_pages_own_folder_can_be_read_and_uploads_are_bounded(desk, folder, reference_audio, voices):

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import typer
 
 from dtm_hf.files import written_aside
-from dtm_hf.training.corpus.engine import Unspeakable
+from dtm_hf.training.corpus.engine import Unspeakable, check_voice
 from dtm_hf.training.corpus.engines import ENGINES, load_engine
 from dtm_hf.training.corpus.jobs import process_pool, progress_bar, run_missing
 from dtm_hf.training.corpus.recipe import Recipe, Shard, row_rng, working_order
@@ -59,16 +59,19 @@ def build_corpus(recipe: Recipe, out_dir: Path, workers: int = 2, command: str =
     """
     if workers < 1:
         raise ValueError(f"`workers` must be 1 or more, but got {workers}")
-    engine = load_engine(recipe.engine, model, recipe.voices)
+    engine = _engine(recipe.engine, model, recipe.voices)
     engine.require()
+    for voice in (*recipe.voices, *recipe.unseen_voices):
+        check_voice(engine, voice)
     out_dir = Path(out_dir)
     card_path = out_dir / "corpus.json"
-    if card_path.is_file():
-        present = json.loads(card_path.read_text())["recipe"]
-        if present != recipe.card():
-            raise ValueError(f"`out_dir` {out_dir} holds another corpus, {present}: choose an empty folder")
-    out_dir.mkdir(parents=True, exist_ok=True)
     programs = {recipe.engine: engine.about()}
+    if card_path.is_file():
+        card = json.loads(card_path.read_text())
+        for present, wanted in ((card["recipe"], recipe.card()), (card["programs"], programs)):
+            if present != wanted:
+                raise ValueError(f"`out_dir` {out_dir} holds another corpus, {present}: choose an empty folder")
+    out_dir.mkdir(parents=True, exist_ok=True)
     card = {"recipe": recipe.card(), "command": command, "complete": False, "programs": programs}
     _write_json(card, card_path)
 
@@ -99,7 +102,9 @@ def build(
     engine: Annotated[str, typer.Option(help=f"One of {', '.join(ENGINES)}.")] = "flite",
     voices: Annotated[str, typer.Option(help="Comma-separated voices; a wrong one lists them.")] = "slt,rms",
     unseen_voices: Annotated[str, typer.Option(help="Voices for the split 'unseen' alone.")] = "",
-    model: Annotated[str | None, typer.Option(help="Folder or Hub name of the engine's weights (kokoro).")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Folder or Hub name of the engine's weights (kokoro, pipeline).")
+    ] = None,
     num_train: Annotated[int, typer.Option(help="Training rows.")] = 20_000,
     num_validation: Annotated[int, typer.Option(help="Validation rows.")] = 200,
     num_test: Annotated[int, typer.Option(help="Test rows.")] = 200,

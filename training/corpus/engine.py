@@ -18,7 +18,7 @@ class Engine(Protocol):
     [`load_engine`][dtm_hf.training.corpus.engines.load_engine]."""
 
     voices: tuple[str, ...]
-    """The names that `speak` takes, which become the corpus's speakers."""
+    """The names that `speak` takes, which become the corpus's speakers; empty in the class where a model decides."""
 
     def require(self) -> None:
         """

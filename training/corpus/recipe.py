@@ -45,8 +45,10 @@ class Recipe:
             raise ValueError(f"`engine` must be one of {tuple(ENGINES)}, but got {self.engine!r}")
         names = ENGINES[self.engine].voices
         if not self.voices or len(set(self.voices)) != len(self.voices):
-            raise ValueError(f"`voices` must be one or more distinct names of {names}, but got {self.voices}")
-        for argument in ("voices", "unseen_voices"):
+            known = f" of {names}" if names else ""
+            raise ValueError(f"`voices` must be one or more distinct names{known}, but got {self.voices}")
+        # Where a model decides them, they are looked at when it is there.
+        for argument in ("voices", "unseen_voices") if names else ():
             for voice in getattr(self, argument):
                 if voice not in names:
                     raise ValueError(f"`{argument}` must be names of {names}, but got {voice!r}")

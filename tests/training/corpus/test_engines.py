@@ -5,11 +5,14 @@ import shutil
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import TensorProto, helper
 
+from dtm_hf.training.corpus.build import build_corpus
 from dtm_hf.training.corpus.engine import MissingProgramError, Unspeakable
 from dtm_hf.training.corpus.engines import ENGINES, load_engine
 from dtm_hf.training.corpus.kokoro import VOICES, Kokoro
+from dtm_hf.training.corpus.recipe import Recipe
 from dtm_hf.training.corpus.render import SAMPLE_RATE, render
 
 TEXT = "Meet me at half past ten on Monday."
@@ -62,9 +65,20 @@ def kokoro_folder(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="session")
+def pipeline_folder(port_source, reference_audio, tmp_path_factory):
+    """A tiny pipeline with two voices."""
+    folder = tmp_path_factory.mktemp("pipeline")
+    port_source.save_pretrained(folder)
+    for name, said in {"anna": "What is said.", "ben": "What was said."}.items():
+        (folder / f"reference-{name}.wav").write_bytes(reference_audio.read_bytes())
+        (folder / f"reference-{name}.txt").write_text(said)
+    return folder
+
+
 @pytest.fixture(params=ENGINES)
-def engine(request, kokoro_folder):
-    model = str(kokoro_folder) if request.param == "kokoro" else None
+def engine(request, kokoro_folder, pipeline_folder):
+    model = {"kokoro": str(kokoro_folder), "pipeline": str(pipeline_folder)}.get(request.param)
     engine = load_engine(request.param, model, ENGINES[request.param].voices)
     try:
         engine.require()
@@ -157,6 +171,39 @@ class TestKokoro:
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
         with pytest.raises(ValueError, match="`model` must be a folder or a Hub name, but got 'org/none'"):
             Kokoro("org/none").require()
+
+
+class TestPipeline:
+    def test_it_says_what_the_pipeline_says_from_the_seed_that_is_drawn(self, pipeline_folder, port_source):
+        engine, voice = load_engine("pipeline", str(pipeline_folder)), pipeline_folder / "reference-anna.wav"
+        waveform, rate = engine.speak(TEXT, "anna", np.random.default_rng(5))
+        seed = int(np.random.default_rng(5).integers(2**63))
+        generator = torch.Generator().manual_seed(seed)
+        alone = port_source(TEXT, str(voice), "What is said.", generator=generator, max_batch_frames=1).audios[0]
+        np.testing.assert_allclose(waveform, alone.clip(-1, 1), atol=1e-5)
+        assert rate == port_source.vocoder.sampling_rate
+
+    def test_a_corpus_is_built_of_it_and_only_gone_on_with_by_the_same(self, pipeline_folder, tmp_path):
+        recipe = Recipe("pipeline", ("ben", "anna"), num_train=2, num_validation=1, num_test=0)
+        card = build_corpus(recipe, tmp_path / "out", workers=1, model=str(pipeline_folder))
+        assert card["rows"] == {"train": 2, "validation": 1} and set(card["hours_per_speaker"]) == {"anna", "ben"}
+        changed = shutil.copytree(pipeline_folder, tmp_path / "changed")
+        (changed / "reference-ben.txt").write_text("What was not said.")
+        with pytest.raises(ValueError, match="`out_dir` .* holds another corpus"):
+            build_corpus(recipe, tmp_path / "out", workers=1, model=str(changed))
+
+    def test_what_there_is_not_is_refused_before_anything_is_spoken(self, pipeline_folder, tmp_path):
+        with pytest.raises(ValueError, match="`voice` must be one of .'anna', 'ben'., but got 'carl'"):
+            build_corpus(Recipe("pipeline", ("carl",)), tmp_path / "out", model=str(pipeline_folder))
+        bare = shutil.copytree(pipeline_folder, tmp_path / "bare", ignore=shutil.ignore_patterns("reference*"))
+        with pytest.raises(MissingProgramError, match="`model` must be a folder that packages voices"):
+            load_engine("pipeline", str(bare)).require()
+        with pytest.raises(ValueError, match="`--model` .*absent"):
+            load_engine("pipeline", str(tmp_path / "absent"))
+        engine = load_engine("pipeline", str(pipeline_folder))
+        with pytest.raises(Unspeakable):
+            engine.speak("語", "anna", np.random.default_rng(0))
+        assert not (tmp_path / "out").exists()
 
 
 def test_a_missing_program_names_its_package(tmp_path, monkeypatch):
