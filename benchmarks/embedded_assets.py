@@ -46,8 +46,7 @@ def main(runs: Path, out: Path) -> None:
         for parameter in components["vocoder"].parameters():
             parameter.data = parameter.data.bfloat16()
     pipeline = DTMPipeline(**components, mean_mel=mean_log_mel(made, "corpus/voice-kokoro"))
-    # The head stays in float32: transformers would load it as it is stored, and it is small.
-    for part in (pipeline.backbone, pipeline.text_aligner, pipeline.duration_predictor):
+    for part in (pipeline.backbone, pipeline.head, pipeline.text_aligner, pipeline.duration_predictor):
         torch.nn.Module.to(part, torch.bfloat16)
     pipeline.save_pretrained(out)
     student = Student.from_pretrained(runs / "voice_student" / "student")

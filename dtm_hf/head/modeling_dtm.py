@@ -148,6 +148,14 @@ class DTMHead(DTMHeadPreTrainedModel):
         self.gradient_checkpointing = False
         self.post_init()
 
+    @classmethod
+    def from_pretrained(cls, *args, **kwargs) -> "DTMHead":
+        """As of transformers' models, but in float32 where no `dtype` is named, as other parts of a pipeline are."""
+        if kwargs.get("dtype") is None and kwargs.get("torch_dtype") is None:
+            kwargs["dtype"] = torch.float32
+            kwargs.pop("torch_dtype", None)
+        return super().from_pretrained(*args, **kwargs)
+
     def push_to_hub(self, repo_id: str, **kwargs) -> str:
         """Upload the head alone, with a filled model card that names its base; arguments as in transformers."""
         return push_with_card(self, repo_id, **kwargs)

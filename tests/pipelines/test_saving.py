@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from transformers import AutoModel
 
 from dtm_hf import DTMPipeline, DTMScheduler, VocosVocoder
 
@@ -49,6 +50,11 @@ def test_in_bfloat16(make_backbone, make_head, tiny_pipeline, reference_audio, t
         ours, theirs = (dict(getattr(p, name).named_parameters()) for p in (pipeline, loaded))
         assert {p.dtype for p in theirs.values()} == {torch.bfloat16}
         assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+    # All parts in one type where none is named, whatever the files hold.
+    whole = DTMPipeline.from_pretrained(tmp_path)
+    assert {whole.backbone.dtype, whole.head.dtype, AutoModel.from_pretrained(tmp_path / "head").dtype} == {
+        torch.float32
+    }
     kwargs = {"output_type": "mel", "num_inference_steps": 2}
     mels = []
     for p in (pipeline, loaded):
