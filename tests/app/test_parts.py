@@ -177,6 +177,23 @@ def test_a_bomb_is_neither_a_table_nor_a_recording(page, folder, tmp_path):
     assert list(folder.iterdir()) == []
 
 
+def test_those_who_come_when_too_many_wait_are_told_so(gated, voices, folder, monkeypatch):
+    from dtm_hf.app.desk import Desk
+    from dtm_hf.app.site import create_site
+    from dtm_hf.runtime import Batcher
+
+    # Four times as many wait.
+    monkeypatch.setattr("dtm_hf.app.page._AT_ONCE", 2)
+    ask = {"fn_index": 0, "session_hash": "s", "data": ["tiny", "Hi.", "anna", None, None, *HOW]}
+    with Batcher(gated) as batcher, running(create_site(Desk({"tiny": batcher}, voices), None, folder, "tiny")) as url:
+        with httpx.Client(base_url=url, timeout=60) as client:
+            answers = [client.post("/gradio_api/queue/join", json=ask) for _ in range(2 + 8 + 3)]
+            gated.let()
+            codes = [answer.status_code for answer in answers]
+            assert 8 <= codes.count(200) <= 2 + 8 and set(codes) == {200, 503}
+            assert "full" in answers[-1].json()["detail"]
+
+
 def test_nothing_but_the_pages_own_folder_can_be_read_and_uploads_are_bounded(desk, folder, reference_audio, voices):
     from dtm_hf.app.site import MAX_UPLOAD_BYTES, create_site
 
