@@ -86,9 +86,19 @@ def head_components(config: TrainingConfig) -> Components:
                 "`init_from` must have been trained with a `baked_guidance_range` if this run has one, and without if "
                 f"not, but its range is {head.config.guidance_scale_range} and this one {draws.baked_guidance_range}."
             )
+        if head.config.residual_layers > backbone.config.depth:
+            raise ValueError(
+                f"`init_from` has `residual_layers` {head.config.residual_layers}, but the backbone has "
+                f"{backbone.config.depth} blocks."
+            )
         # What it was trained for before no longer holds.
         for name, value in run.items():
             setattr(head.config, name, value)
+    elif draws.head_residual_layers > backbone.config.depth:
+        raise ValueError(
+            f"`head_residual_layers` must be at most the {backbone.config.depth} blocks of the backbone, but got "
+            f"{draws.head_residual_layers}."
+        )
     else:
         shape = {
             "hidden_size": draws.head_hidden_size,
@@ -117,11 +127,6 @@ def head_components(config: TrainingConfig) -> Components:
 def _copied_shape(backbone: F5Backbone, draws: HeadArguments) -> dict[str, Any]:
     """Of a head that is made of the first blocks of a backbone."""
     sizes = backbone.config
-    if draws.head_residual_layers > sizes.depth:
-        raise ValueError(
-            f"`head_residual_layers` must be at most the {sizes.depth} blocks of the backbone, but got "
-            f"{draws.head_residual_layers}."
-        )
     return {
         "hidden_size": sizes.dim,
         "num_hidden_layers": draws.head_residual_layers,

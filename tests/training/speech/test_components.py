@@ -189,3 +189,34 @@ def test_a_backbone_goes_on_from_a_pipeline(base, backbone, vocab_file, tmp_path
 def test_a_vocabulary_that_is_not_there():
     with pytest.raises(ValueError, match="`vocab_file`.*'nowhere.txt'"):
         components(*FLOW_MATCHING, "--vocab_file", "nowhere.txt")
+
+
+GUIDES = [
+    "--head_prediction", "guidance", "--baked_guidance_scale", "3", "--baked_guidance_range", "1", "4",
+    "--num_head_steps", "1",
+]  # fmt: skip
+COPIED = [*GUIDES, "--head_architecture", "transformer", "--head_residual_layers"]
+
+
+def test_a_head_that_says_what_guidance_adds_goes_on(base, guidance_pipeline, tmp_path):
+    guidance_pipeline.save_pretrained(tmp_path)
+    ends = [*COPIED, "1", "--baked_guidance_end", "0.25"]
+    head = components("--base_model", str(base / "fp32"), "--init_from", str(tmp_path), *ends).head
+    for one, other in zip(head.parameters(), guidance_pipeline.head.parameters(), strict=True):
+        assert torch.equal(one, other)
+    # What this run trains for, and not what the other did.
+    assert head.config.guidance_end == 0.25 and head.config.mean_mel != guidance_pipeline.head.config.mean_mel
+    with pytest.raises(ValueError, match="`head_prediction` must be that of `init_from`, 'guidance', but got 'resid"):
+        components("--base_model", str(base / "fp32"), "--init_from", str(tmp_path))
+
+
+@pytest.mark.parametrize("options", [[*COPIED, "3"], [*GUIDES, "--head_residual_layers", "3"]])
+def test_a_stream_before_more_blocks_than_there_are_is_refused(base, options):
+    with pytest.raises(ValueError, match="`head_residual_layers` must be at most the 2 blocks of the backbone"):
+        components("--base_model", str(base / "fp32"), *options, *HEAD[2:])
+
+
+def test_an_earlier_head_that_reads_more_blocks_than_there_are_is_refused(base, make_guidance_head, tmp_path):
+    make_guidance_head("conv", residual_layers=3).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="`init_from` has `residual_layers` 3, but the backbone has 2 blocks"):
+        components("--base_model", str(base / "fp32"), "--init_from", str(tmp_path), *GUIDES)
