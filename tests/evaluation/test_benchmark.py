@@ -219,3 +219,12 @@ def test_step_errors_end_where_the_arm_ends(tiny_pipeline, items, tmp_path):
     assert one["euler-4"]["distances"][-1] == pytest.approx(float(said.item()), abs=2e-3)
     draw_steps(errors, "level", tmp_path / "steps.png")
     assert imread(tmp_path / "steps.png").size
+
+
+def test_a_head_is_counted_where_it_runs(items, make_guidance_head, tmp_path):
+    """Of four steps, at t = 0.076 and 0.293, but not where an arm's guidance has ended before."""
+    arms, records = parse_arms("dtm-4x1,dtm-4x1@2:0.1,euler-4"), Records(tmp_path, {})
+    head_config = make_guidance_head().config
+    results = Summary(items, arms, [0], [], records, {}, True, "euler-4", head_config).results()["arms"]
+    assert [results[arm.name]["cost"]["head_calls"] for arm in arms] == [2, 1, 0]
+    assert [results[arm.name]["cost"]["backbone_passes"] for arm in arms] == [4, 4, 8]
