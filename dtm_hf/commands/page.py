@@ -1,12 +1,31 @@
 """The web page of `dtm-hf app`."""
 
-from contextlib import ExitStack, closing
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 from .console import say_note, stderr
 from .models import load_ears
 from .serving import ServiceModel, listen, needs
+
+
+@contextmanager
+def _unwound_by_sigterm() -> Iterator[None]:
+    """SIGTERM ends the block as Ctrl-C does, with exit code 143: by itself it would leave behind what was uploaded."""
+
+    def end(*_signal) -> None:
+        # A second one would end what clears up.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        sys.exit(128 + signal.SIGTERM)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def run_page(service: ServiceModel, *, recognizer: str | None, host: str, port: int) -> None:
@@ -18,6 +37,8 @@ def run_page(service: ServiceModel, *, recognizer: str | None, host: str, port: 
         opened = stack.enter_context(closing(listen(host, port)))
         from dtm_hf.app.site import create_site, page_folder
 
+        # uvicorn ends what was asked for, and then sends the signal again.
+        stack.enter_context(_unwound_by_sigterm())
         folder = stack.enter_context(page_folder())
         ears = load_ears(recognizer)
         from dtm_hf.app.arms import Arms

@@ -3,6 +3,7 @@
 import re
 import signal
 import socket
+from pathlib import Path
 
 import httpx
 import pytest
@@ -41,6 +42,23 @@ def test_it_serves_until_it_is_told_to_end(folder, reference_audio, tmp_path):
     running.process.terminate()
     # uvicorn ends what was asked for, and then as by the signal.
     assert running.wait(60) in (0, -signal.SIGTERM)
+    assert "Traceback" not in log.read_text()
+
+
+def test_a_page_that_is_told_to_end_leaves_nothing_behind(folder, reference_audio, tmp_path):
+    running = Forked(
+        command, "dtm_hf.commands.main", "app", "--model", folder, "--port", free_port(), output=tmp_path / "log"
+    )
+    log = running.output
+    wait_until(running, lambda: log.exists() and "Ctrl-C ends it" in log.read_text())
+    url = re.search(r"http://127\.0\.0\.1:\d+", log.read_text())[0]
+    upload = {"files": ("voice.wav", reference_audio.read_bytes())}
+    (stored,) = httpx.post(f"{url}/gradio_api/upload", files=upload, timeout=60).json()
+    (page,) = [above for above in Path(stored).parents if above.name.startswith("dtm-hf-app-")]
+    assert Path(stored).is_file()
+    running.process.terminate()
+    assert running.wait(60) == 128 + signal.SIGTERM
+    assert not page.exists()
     assert "Traceback" not in log.read_text()
 
 
