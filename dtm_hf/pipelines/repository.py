@@ -3,11 +3,10 @@
 import inspect
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 from diffusers.configuration_utils import FrozenDict
-from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from huggingface_hub import hf_hub_download, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError
 
@@ -15,6 +14,9 @@ from dtm_hf.hub import fill_card, push_with_card
 from dtm_hf.pipelines.checks import check_index
 from dtm_hf.reading import read_json
 from dtm_hf.validation import naming
+
+if TYPE_CHECKING:
+    from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
 
 def _dtype(argument: str, name: str) -> torch.dtype:
@@ -72,7 +74,7 @@ class PublishedMixin:
         return super().download(pretrained_model_name, **kwargs)
 
     @classmethod
-    def from_pipe(cls, pipeline: DiffusionPipeline, **kwargs) -> Self:
+    def from_pipe(cls, pipeline: "DiffusionPipeline", **kwargs) -> Self:
         """As in diffusers, but any component is handed on that is not replaced, whatever its class."""
         # diffusers leaves out models whose class is not the very one of the signature: a subclass, a user's vocoder.
         names = inspect.signature(cls.__init__).parameters
