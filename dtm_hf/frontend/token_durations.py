@@ -137,8 +137,9 @@ class TokenDurations(CheckedConfigMixin, TimingCardMixin, ModelMixin, ConfigMixi
         Returns:
             `torch.Tensor` of shape `(B, L)`: frames, not rounded; the prompt's as they came, 0 at padding.
         """
-        noise = randn_tensor(text_ids.shape, generator, text_ids.device, self.dtype) * self.config.noise_scale
-        return self._walk(noise, text_ids, known_frames, num_inference_steps)
+        # Drawn in float32: torch draws other numbers in half precision, and speech would get another length.
+        noise = randn_tensor(text_ids.shape, generator, text_ids.device, torch.float32) * self.config.noise_scale
+        return self._walk(noise.to(self.dtype), text_ids, known_frames, num_inference_steps)
 
     def _walk(self, x_t: torch.Tensor, text_ids, known_frames, num_inference_steps: int) -> torch.Tensor:
         known_frames = torch.zeros_like(text_ids) if known_frames is None else known_frames

@@ -188,6 +188,11 @@ class DTMHeadConfig(PreTrainedConfig, Provenance):
                 )
         if self.qk_norm not in (None, "rms_norm"):
             raise ValueError(f"`qk_norm` must be 'rms_norm' or None, but got {self.qk_norm!r}.")
+        if self.pe_attn_head is not None and not 1 <= self.pe_attn_head <= self.num_attention_heads:
+            raise ValueError(
+                f"`pe_attn_head` must be from 1 to `num_attention_heads`, {self.num_attention_heads}, or None, but "
+                f"got {self.pe_attn_head}."
+            )
 
 
 def _is_finite(value: Any) -> bool:
