@@ -1,4 +1,4 @@
-"""What `make docs` does to the pages: the README is the first, and what lies outside of docs/ is named only."""
+"""What `make docs` does to the pages: the README is the first, sounds are heard, other files are named only."""
 
 import re
 from pathlib import Path
@@ -33,6 +33,9 @@ def on_page_markdown(markdown, page, config, files):
         if target.startswith(("http", "#", "mailto:")):
             return match[0]
         path = target.partition("#")[0]
+        if path.endswith(".ogg"):
+            heard = files.get_file_from_path(path).url_relative_to(page.file)
+            return f'<audio controls preload="none" src="{heard}"></audio>'
         inside = (Path(config.docs_dir) / path).resolve()
         if inside.is_file() and inside.is_relative_to(config.docs_dir):
             return match[0]
