@@ -1,10 +1,10 @@
 """
-The embedded pipeline of finished runs: weights in bfloat16, one rhythm for all takes, the mean log-mel of the data.
+The embedded pipeline of finished runs: weights in bfloat16, and the mean log-mel of the data.
 
     python benchmarks/embedded_assets.py RUNS OUT
 
-RUNS holds `voice_head`, `voice_student` and, in the place of Griffin-Lim, `voice_vocoder`; OUT gets the pipeline and
-`student/`. Recordings of voices, `reference-NAME.wav` with `reference-NAME.txt`, are put beside by hand.
+RUNS holds `voice_policy` and `voice_student`; OUT gets the pipeline and `student/`. Recordings of voices,
+`reference-NAME.wav` with `reference-NAME.txt`, are put beside by hand.
 """
 
 import sys
@@ -12,12 +12,12 @@ from pathlib import Path
 
 import torch
 
-from dtm_hf import DTMPipeline, DTMScheduler, Student, TextNormalizer, VocosVocoder
+from dtm_hf import DTMPipeline, Student, TextNormalizer, TokenDurations
 from dtm_hf.training.config.arguments import DataArguments, SourceArguments
 from dtm_hf.training.speech.rows import build_loader
 
 # Of the default call: docs/embedded-model.md says what was tried.
-STEPS, GUIDANCE_SCALE, NOISE_SCALE = 4, 3.0, 0.0
+GUIDANCE_SCALE = 3.0
 
 
 def mean_log_mel(pipeline: DTMPipeline, corpus: str, batches: int = 40) -> list[float]:
@@ -33,18 +33,12 @@ def mean_log_mel(pipeline: DTMPipeline, corpus: str, batches: int = 40) -> list[
 
 
 def main(runs: Path, out: Path) -> None:
-    made = DTMPipeline.from_pretrained(runs / "voice_head")
-    made.duration_predictor.register_to_config(noise_scale=NOISE_SCALE)
+    made = DTMPipeline.from_pretrained(runs / "voice_policy")
     made.head.config.guidance_scale = GUIDANCE_SCALE
     components = made.components | {
-        "scheduler": DTMScheduler.from_config(made.scheduler.config, num_inference_steps=STEPS),
+        "duration_predictor": TokenDurations.from_pretrained(runs / "voice_durations"),
         "text_normalizer": TextNormalizer(language="en"),
     }
-    if (vocoder := runs / "voice_vocoder").is_dir():
-        components["vocoder"] = VocosVocoder.from_pretrained(vocoder)
-        # Not its window, which is no weight: rounded, it would be another.
-        for parameter in components["vocoder"].parameters():
-            parameter.data = parameter.data.bfloat16()
     pipeline = DTMPipeline(**components, mean_mel=mean_log_mel(made, "corpus/voice-kokoro"))
     for part in (pipeline.backbone, pipeline.head, pipeline.text_aligner, pipeline.duration_predictor):
         torch.nn.Module.to(part, torch.bfloat16)

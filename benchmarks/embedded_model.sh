@@ -25,11 +25,10 @@ corpus build corpus/voice-kokoro --sentences "$SENTENCES" --sentences corpus/phr
 corpus build corpus/voice-words --sentences corpus/words.txt "${KOKORO[@]}" --num-train 2000 --num-validation 60 --num-test 60
 corpus prepare "$KATHLEEN" corpus/kathleen --split-by-text --workers 1
 
-train vocoder_voice
 train alignment_voice
 train durations_voice
 train flow_matching_voice "${MORE[@]}"
-train dtm_voice "${MORE[@]}"
+train dtm_policy_voice "${MORE[@]}"
 train tdm_voice "${MORE[@]}"
 "$PYTHON" benchmarks/embedded_assets.py runs out/dtm-f5-voice
 .venv/bin/dtm-hf benchmark --model out/dtm-f5-voice --student out/dtm-f5-voice/student --set corpus/voice-kokoro --split test \

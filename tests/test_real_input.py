@@ -245,7 +245,6 @@ ROWS = [
 ROWS += [
     Row("any number of steps", options=["--steps", "7"], seconds=(1.2, 2.2)),
     Row("a billion steps", options=["--steps", "1000000000"], error="'--steps'"),
-    Row("an odd number of head calls", options=["--head-steps", "3"], error="`num_head_steps` must be even"),
     Row("a million head calls", options=["--steps", "1000", "--head-steps", "1000"], error="`num_head_steps` must be"),
     Row("guidance that the head does not know", options=["--guidance", "9"], error="`guidance_scale` must lie in [1"),
     Row("guidance that is no number", options=["--guidance", "nan"], error="`guidance_scale` must lie in"),

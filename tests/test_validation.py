@@ -106,15 +106,19 @@ def test_a_file_that_is_none_is_refused_by_its_name(file, content, copy, written
         ("model_index.json", {"head": ["dtm_hf", None]}, "`head` must be a library and a class"),
         ("model_index.json", {"mean_mel": [1.0]}, "`mean_mel` must be 100 finite numbers"),
         ("scheduler/scheduler_config.json", {"head_solver": "rk4"}, "`head_solver` must be 'midpoint'"),
-        ("scheduler/scheduler_config.json", {"num_head_steps": 3}, "`num_head_steps` must be even"),
+        (
+            "scheduler/scheduler_config.json",
+            {"head_solver": "midpoint", "num_head_steps": 3},
+            "`num_head_steps` must be even",
+        ),
         ("backbone/config.json", {"step_counts": []}, "`step_counts` must be numbers of steps"),
         ("backbone/config.json", {"mel_dim": 80}, "mel_dim|size mismatch|shape"),
         ("feature_extractor/preprocessor_config.json", {"hop_length": 300}, "`vocoder` must read the mels"),
         ("feature_extractor/preprocessor_config.json", {"win_length": 2048}, "`win_length`"),
         ("vocoder/config.json", {"sampling_rate": 16000}, "`vocoder` must read the mels"),
-        ("head/config.json", {"architecture": "mlp"}, "do not fit: the file holds besides"),
-        ("head/config.json", {"num_hidden_layers": 4}, "head"),
-        ("head/config.json", {"guidance_scale_range": None}, "do not fit: the file holds besides"),
+        ("head/config.json", {"architecture": "mlp"}, "do not fit: the file (lacks|holds besides)"),
+        ("head/config.json", {"num_hidden_layers": 2}, "as many `residual_layers` as `num_hidden_layers`"),
+        ("head/config.json", {"guidance_scale_range": None}, "`guidance_scale_range` must be given"),
     ],
 )
 def test_parts_that_do_not_belong_together_are_refused(file, change, said, written):

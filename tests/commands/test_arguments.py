@@ -40,7 +40,6 @@ def nothing_is_loaded(monkeypatch):
     ("arguments", "said"),
     [
         # What the small files of a model tell is refused before the large ones are read.
-        (["Hi.", "--head-steps", "3"], "`--head-steps`"),
         (["Hi.", "--guidance", "9"], "`--guidance` must lie in [1.0, 4.0]"),
         (["Hi.", "--student", STUDENT, "--steps", "3"], "`--steps` must be one of [2, 4]"),
         (["Hi.", "--student", STUDENT, "--guidance", "2"], "`--guidance` must be left out"),

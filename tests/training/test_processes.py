@@ -171,4 +171,6 @@ def test_a_killed_process_ends_the_others(corpus, tmp_path):
     assert Trainer(parse_config([*argv, "--max_steps", "1"])).train()
     steps = [json.loads(line)["step"] for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     newest = int(checkpoint_folders(tmp_path / "run")[-1].name.rsplit("-", 1)[1])
-    assert steps == sorted([*range(1, newest + 1), *range(2, newest + 1, 2)])
+    # One that was killed before its second step left nothing to go on from: the last step is validated then.
+    validated = range(2, newest + 1, 2) if newest > 1 else [1]
+    assert steps == sorted([*range(1, newest + 1), *validated])
