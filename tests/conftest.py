@@ -244,3 +244,28 @@ def mel_batch(feature_extractor, tokenizer):
         text_ids=tokenizer(["hello there", "yes"]),
         prompt_frames=torch.tensor([12, 0]),
     )
+
+
+@pytest.fixture(scope="session")
+def timed_pipeline(make_backbone, tokenizer, feature_extractor, vocoder):
+    """A pipeline without a head whose backbone is told how long each token lasts. Shared: its lengths are drawn."""
+    import torch
+
+    from dtm_hf import DTMPipeline, DTMScheduler, TextAligner, TokenDurations
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        aligner = TextAligner(len(VOCABULARY), hidden_size=16, embedding_size=8)
+        durations = TokenDurations(len(VOCABULARY), hidden_size=16, num_layers=2)
+    randomise(durations, 1)
+    pipeline = DTMPipeline(
+        backbone=make_backbone(text_alignment="durations"),
+        tokenizer=tokenizer,
+        feature_extractor=feature_extractor,
+        vocoder=vocoder,
+        scheduler=DTMScheduler(num_inference_steps=2, num_head_steps=0),
+        duration_predictor=durations,
+        text_aligner=aligner,
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline

@@ -108,6 +108,11 @@ def test_model_index_is_clean():
     assert libraries == {"dtm_hf"}
 
 
+def test_the_mean_that_guidance_knows_is_one(pipeline):
+    """With a head and without one, the first step is guided alike: the arms of a benchmark differ in their sampler."""
+    assert list(pipeline.config.mean_mel) == list(pipeline.head.config.mean_mel)
+
+
 def test_the_embedded_student_speaks_in_its_steps(pipeline):
     student = dtm_hf.DTMPipeline(**pipeline.components | {"head": None}).load_student(ASSET / "student")
     student.set_progress_bar_config(disable=True)

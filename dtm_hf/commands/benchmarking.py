@@ -209,13 +209,15 @@ def _settings(
     """What a figure depends on, besides the arm and the seed; what no arm has used yet is `None`."""
     import torch
 
-    from dtm_hf.backbone.fingerprint import weights_fingerprint
     from dtm_hf.evaluation.metrics.words import WordErrorRate
 
     device = pipe._execution_device
+    means = pipe.config.mean_mel if any(arm.kind == "analytic" for arm in arms) else None
     return {
         "backbone": pipe.backbone.fingerprint,
-        "head": weights_fingerprint(pipe.head) if any(arm.needs_head for arm in arms) else None,
+        "runtime": _runtime(pipe.backbone),
+        "head": _head_fingerprint(pipe.head) if any(arm.needs_head for arm in arms) else None,
+        "mean_mel": None if means is None else _digest(means),
         "student": student.backbone.fingerprint if any(arm.needs_student for arm in arms) else None,
         # What these arms take from the pipeline's scheduler.
         "head_solver": pipe.scheduler.config.head_solver if any(arm.num_head_steps for arm in arms) else None,
@@ -238,8 +240,24 @@ def _durations(request: BenchmarkRequest, pipe: "DTMPipeline") -> str:
     # A user's own may have no configuration.
     config = getattr(pipe.duration_predictor, "config", {})
     figures = {name: value for name, value in config.items() if not name.startswith("_")}
-    digest = hashlib.sha256(json.dumps(figures, sort_keys=True, default=str).encode()).hexdigest()[:8]
-    return f"predicted by {type(pipe.duration_predictor).__name__} {digest}"
+    return f"predicted by {type(pipe.duration_predictor).__name__} {_digest(figures)}"
+
+
+def _runtime(backbone) -> str:
+    """A port has the fingerprint of its source, and its own rounding."""
+    manifest = getattr(backbone, "manifest", None)
+    return "torch" if manifest is None else f"{manifest.format} {manifest.weights}"
+
+
+def _head_fingerprint(head) -> str:
+    from dtm_hf.backbone.fingerprint import weights_fingerprint
+
+    # The weights of a ported head are in its graphs.
+    return getattr(head, "fingerprint", None) or weights_fingerprint(head)
+
+
+def _digest(figures) -> str:
+    return hashlib.sha256(json.dumps(figures, sort_keys=True, default=str).encode()).hexdigest()[:8]
 
 
 def _timings(

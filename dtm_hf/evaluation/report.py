@@ -1,7 +1,7 @@
 """The results of a benchmark for people: a Markdown table and pictures."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from dtm_hf.evaluation.metric import Metric
@@ -26,8 +26,11 @@ def write_table(results: dict, metrics: Sequence[Metric], path: str | os.PathLik
 def table(results: dict, metrics: Sequence[Metric]) -> str:
     """Markdown: one row an arm, then the controls; under it what the arms differ in, and whether the metrics work."""
     metrics = [metric for metric in metrics if any(metric.name in arm["metrics"] for arm in results["arms"].values())]
-    with_diversity = any("diversity" in arm["metrics"] for arm in results["arms"].values())
-    heads = [metric.title + _arrow(metric) for metric in metrics] + (["diversity"] if with_diversity else [])
+    more = {"diversity": "diversity", "from_reference": f"from `{results['settings']['reference']}`"}
+    more = {
+        name: title for name, title in more.items() if any(name in arm["metrics"] for arm in results["arms"].values())
+    }
+    heads = [*(metric.title + _arrow(metric) for metric in metrics), *more.values()]
     lines = [f"# {results['settings']['set']}", "", _about(results), ""]
     lines += _rows(["arm", "passes", "head calls", "seconds", "RTF", *heads])
     for name, arm in results["arms"].items():
@@ -39,11 +42,11 @@ def table(results: dict, metrics: Sequence[Metric]) -> str:
                 str(arm["cost"]["head_calls"]),
                 f"{timing['seconds']:.3f}" if timing else "",
                 f"{timing['real_time_factor']:.3f}" if timing else "",
-                *_cells(arm["metrics"], metrics, with_diversity),
+                *_cells(arm["metrics"], metrics, more),
             ]
         )
     for name, control in results["controls"].items():
-        lines += _row([name, "", "", "", "", *_cells(control["metrics"], metrics, with_diversity)])
+        lines += _row([name, "", "", "", "", *_cells(control["metrics"], metrics, more)])
     if results.get("kinds") and any(metric.name == "wer" for metric in metrics):
         lines += ["", "## WER by kind of sentence", "", *_kinds(results["kinds"])]
     if results.get("unheard"):
@@ -109,9 +112,8 @@ def _row(cells: list[str]) -> list[str]:
     return [f"| {' | '.join(cells)} |"]
 
 
-def _cells(figures: dict, metrics: Sequence[Metric], with_diversity: bool) -> list[str]:
-    names = [metric.name for metric in metrics] + (["diversity"] if with_diversity else [])
-    return [_estimate(figures.get(name)) for name in names]
+def _cells(figures: dict, metrics: Sequence[Metric], more: Iterable[str]) -> list[str]:
+    return [_estimate(figures.get(name)) for name in [*(metric.name for metric in metrics), *more]]
 
 
 def _estimate(figure: dict | None) -> str:

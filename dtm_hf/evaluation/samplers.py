@@ -14,6 +14,7 @@ from dtm_hf.evaluation.oracle import oracle_head
 from dtm_hf.evaluation.schedulers import AdamsBashforthScheduler, DPMSolverScheduler, MidpointScheduler
 from dtm_hf.pipelines.guidance import Guidance
 from dtm_hf.pipelines.pipeline_dtm import DTMPipeline, DTMPipelineOutput
+from dtm_hf.pipelines.rows import SpeechRow
 from dtm_hf.scheduling.scheduling_dtm import DTMScheduler
 
 _MEANS: dict[str, tuple[float, ...]] = {}
@@ -52,36 +53,43 @@ def run_arm(
     """
     if len(seeds) != len(items):
         raise ValueError(f"`seeds` must have one entry for each of {len(items)} items, but got {len(seeds)}.")
-    texts = [item.text for item in items]
-    recordings = [(item.reference_audio, sampling_rate) for item in items]
-    reference_texts = [item.reference_text for item in items]
-    durations = [item.duration_s for item in items]
-
-    generators = [_generator(seed) for seed in seeds]
     latents = control = None
     if arm.kind in ("renoise", "noise"):
         # What the loop is about to cut and measure: its noise has the rows' own lengths, as X_0 has.
-        rows = pipe.prepare(texts, recordings, reference_texts, duration_s=durations)
+        rows, latents = starts(pipe, items, sampling_rate, seeds)
         own = [_generator(int(np.random.SeedSequence((seed, 1)).generate_state(1, np.uint64)[0])) for seed in seeds]
-        latents = pipe.prepare_latents(rows, generators)
         control = _control(pipe.scheduler, arm, latents, lambda: pipe.prepare_latents(rows, own))
     with mounted(pipe, arm, student) as mounted_pipe:
         return mounted_pipe(
-            texts,
-            recordings,
-            reference_texts,
+            *_said(items, sampling_rate),
             num_inference_steps=arm.num_inference_steps,
             num_head_steps=arm.num_head_steps,
             guidance_scale=_guidance(pipe, arm),
             guidance_end=arm.guidance_end,
-            duration_s=durations,
-            generator=generators,
+            duration_s=[item.duration_s for item in items],
+            generator=[_generator(seed) for seed in seeds],
             latents=latents,
             output_type=output_type,
             callback_on_step_end=one_after_the_other(control, callback),
             # A control's noise is that of all rows, and arms are compared to the bit.
             max_batch_frames=_ONE_BATCH,
         )
+
+
+def starts(
+    pipe: DTMPipeline, items: list[BenchmarkItem], sampling_rate: int, seeds: list[int]
+) -> tuple[list[SpeechRow], torch.Tensor]:
+    """The rows that a call of [`run_arm`] cuts, and the X_0 `(B, N, M)` that its walk begins at."""
+    # A call draws the lengths first, where they are drawn, and X_0 after them.
+    generators = [_generator(seed) for seed in seeds]
+    durations = [item.duration_s for item in items]
+    rows = pipe.prepare(*_said(items, sampling_rate), duration_s=durations, generator=generators)
+    return rows, pipe.prepare_latents(rows, generators)
+
+
+def _said(items: list[BenchmarkItem], sampling_rate: int) -> tuple[list[str], list[tuple], list[str]]:
+    recordings = [(item.reference_audio, sampling_rate) for item in items]
+    return [item.text for item in items], recordings, [item.reference_text for item in items]
 
 
 @contextmanager
@@ -192,4 +200,4 @@ def _generator(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-__all__ = ["mounted", "run_arm"]
+__all__ = ["mounted", "run_arm", "starts"]

@@ -54,7 +54,7 @@ def _distances(
 ) -> tuple[list[float], list[float]]:
     import torch
 
-    from dtm_hf.evaluation.samplers import run_arm
+    from dtm_hf.evaluation.samplers import run_arm, starts
 
     times, states = [], []
 
@@ -64,8 +64,8 @@ def _distances(
         return tensors
 
     mel = run_arm(pipe, arm, [item], sampling_rate, [0], "mel", callback=keep, student=student).audios[0]
-    # X_0, which the loop does not hand out, is the first draw of the seed.
-    states = [torch.randn(states[0].shape, generator=torch.Generator().manual_seed(0)), *states]
+    # The loop does not hand out X_0.
+    states = [starts(pipe, [item], sampling_rate, [0])[1][0].cpu(), *states]
     ends, found = [*times[1:], 1.0], []
     for start, end, before, after in zip(times, ends, states, states[1:], strict=False):
         estimate = before + (1 - start) * (after - before) / (end - start)

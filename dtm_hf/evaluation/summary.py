@@ -3,6 +3,8 @@
 from dataclasses import asdict
 from typing import Any
 
+import numpy as np
+
 from dtm_hf.evaluation.arms import TRAINING_FREE, Arm
 from dtm_hf.evaluation.benchmark import CONTROLS, DIVERSITY, diversity_name
 from dtm_hf.evaluation.metric import Metric
@@ -11,6 +13,8 @@ from dtm_hf.evaluation.records import Records
 from dtm_hf.evaluation.sets import BenchmarkSet
 from dtm_hf.evaluation.statistics import paired_difference, ratio
 from dtm_hf.pipelines.guidance import choose_guidance
+
+FROM_REFERENCE = "from_reference"
 
 
 class Summary:
@@ -48,7 +52,8 @@ class Summary:
         """
         `{"arms": {name: {"cost", "metrics", "against_reference", "against_best_training_free"}}, "controls":
         {name: {"metrics"}}, "checks", "kinds": {kind: {name: {metric: estimate}}}, "unheard": {word:
-        [id, ...]}}`; an estimate is `{"value", "low", "high", "n"}`. `"kinds"` is empty where no item names its kind.
+        [id, ...]}}`; beside the figures of the metrics an arm has `"from_reference"` and, with several seeds,
+        `"diversity"`. An estimate is `{"value", "low", "high", "n"}`. `"kinds"` is empty where no item names its kind.
         """
         arms = {}
         for arm in self.arms:
@@ -120,7 +125,23 @@ class Summary:
             numerators, denominators = self.records.figures(name, diversity_name(self.seeds), self._ids, [None])
             if (denominators > 0).any():
                 figures[DIVERSITY] = asdict(ratio(numerators, denominators))
+        if name not in (*CONTROLS, self.reference):
+            distances = self._distances(name)
+            if not np.isnan(distances).all():
+                figures[FROM_REFERENCE] = asdict(ratio(distances, np.where(np.isnan(distances), np.nan, 1.0)))
         return figures
+
+    def _distances(self, name: str) -> np.ndarray:
+        """
+        Root mean square difference of an arm's mels and those of the reference arm from the same noise, `(items,
+        seeds)`: what a sampler that follows another's path makes of it. NaN where one has none.
+        """
+        found = np.full((len(self._ids), len(self.seeds)), np.nan)
+        for i, j in np.ndindex(found.shape):
+            mine, its = (self.records.mel(arm, i, self.seeds[j]) for arm in (name, self.reference))
+            if mine is not None and its is not None and mine.shape == its.shape:
+                found[i, j] = np.sqrt(np.square(mine - its).mean())
+        return found
 
     def _cost(self, arm: Arm) -> dict:
         guidance = None

@@ -132,6 +132,12 @@ def test_summary_and_table(tiny_pipeline, items, tmp_path):
         assert results["arms"][name]["metrics"]["level"]["n"] == 2
         assert results["arms"][name]["metrics"]["diversity"]["n"] == 3
     assert records.figures("euler-2", diversity_name(seeds), ["0"], [None])[0] > 0
+    away = [
+        np.subtract(*(records.mel(name, i, s) for name in ("euler-2", "euler-4"))) for i in range(3) for s in seeds
+    ]
+    away = np.mean([np.sqrt(np.square(difference).mean()) for difference in away])
+    assert results["arms"]["euler-2"]["metrics"]["from_reference"]["value"] == pytest.approx(away)
+    assert "from_reference" not in results["arms"]["euler-4"]["metrics"]
     assert entry["against_reference"]["level"]["value"] == pytest.approx(values["dtm-2x2"] - values["euler-4"])
     rival = entry["against_best_training_free"]["level"]
     assert rival["arm"] == "euler-2" and rival["value"] == pytest.approx(values["dtm-2x2"] - values["euler-2"])
@@ -219,6 +225,23 @@ def test_step_errors_end_where_the_arm_ends(tiny_pipeline, items, tmp_path):
     assert one["euler-4"]["distances"][-1] == pytest.approx(float(said.item()), abs=2e-3)
     draw_steps(errors, "level", tmp_path / "steps.png")
     assert imread(tmp_path / "steps.png").size
+
+
+def test_a_pipeline_that_draws_its_lengths(timed_pipeline, items, tmp_path):
+    """Each seed has a length of its own, in which all arms agree; controls and steps begin where the arms begin."""
+    names = "euler-2,euler-1,renoise-2:0,noise-2:0"
+    records = run(timed_pipeline, items, tmp_path, [Length()], names)
+    for index in range(3):
+        lengths = [[len(records.mel(name, index, seed)) for name in names.split(",")] for seed in (0, 1)]
+        assert all(len(set(same)) == 1 for same in lengths)
+        assert lengths[0] != lengths[1]
+        for name in ("renoise-2:0", "noise-2:0"):
+            np.testing.assert_array_equal(records.mel(name, index, 1), records.mel("euler-2", index, 1))
+    assert np.isfinite(records.figures("euler-2", diversity_name([0, 1]), ["0", "1", "2"], [None])[0]).all()
+    # One step ends where it points.
+    errors = step_errors(timed_pipeline, parse_arms("euler-1"), items.items[:1], 24000, Level())
+    said = run(timed_pipeline, items, tmp_path, [Level()], names).figures("euler-1", "level", ["0"], [0])[0]
+    assert errors["euler-1"]["distances"] == [pytest.approx(float(said.item()), abs=2e-3)]
 
 
 def test_a_head_is_counted_where_it_runs(items, make_guidance_head, tmp_path):

@@ -118,7 +118,16 @@ def test_diversity_is_the_difference_of_pairs():
     assert diversity([zero, one, three]) == pytest.approx((1 + 3 + 2) / 3)
     noise = np.random.default_rng(0).standard_normal((3, 50, 100))
     assert diversity(list(0.5 * noise)) == pytest.approx(0.5 * np.sqrt(2), rel=0.02)
-    with pytest.raises(ValueError, match="`mels` must hold two or more of one shape, but got 1"):
+    with pytest.raises(ValueError, match="`mels` must hold two or more with frames of as many bins, but got 1"):
         diversity([one])
-    with pytest.raises(ValueError, match=r"got 2 of \[\(4, 100\), \(5, 100\)\]"):
-        diversity([one, one[:4]])
+    with pytest.raises(ValueError, match=r"got 2 of \[\(5, 80\), \(5, 100\)\]"):
+        diversity([one, one[:, :80]])
+    with pytest.raises(ValueError, match=r"got 2 of \[\(0, 100\), \(5, 100\)\]"):
+        diversity([one, one[:0]])
+
+
+def test_diversity_of_takes_of_other_lengths_is_that_of_what_they_say():
+    slow = np.repeat(np.random.default_rng(1).standard_normal((40, 100)), 3, axis=0)
+    quick = slow[1::3]
+    assert diversity([slow, quick]) == 0.0
+    assert diversity([slow, quick[::-1]]) == pytest.approx(np.sqrt(2), rel=0.1)

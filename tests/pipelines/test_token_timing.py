@@ -2,38 +2,18 @@
 
 import pytest
 import torch
-from tiny import VOCABULARY, randomise
 
-from dtm_hf import DTMPipeline, DTMScheduler, DurationPredictor, TextAligner, TokenDurations
+from dtm_hf import DTMPipeline, DurationPredictor, TextAligner
 
 SAID = "What is said."
-
-
-@pytest.fixture(scope="module")
-def timed(make_backbone, tokenizer, feature_extractor, vocoder):
-    torch.manual_seed(0)
-    aligner = TextAligner(len(VOCABULARY), hidden_size=16, embedding_size=8)
-    durations = TokenDurations(len(VOCABULARY), hidden_size=16, num_layers=2)
-    randomise(durations, 1)
-    pipeline = DTMPipeline(
-        backbone=make_backbone(text_alignment="durations"),
-        tokenizer=tokenizer,
-        feature_extractor=feature_extractor,
-        vocoder=vocoder,
-        scheduler=DTMScheduler(num_inference_steps=2, num_head_steps=0),
-        duration_predictor=durations,
-        text_aligner=aligner,
-    )
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline
 
 
 def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def test_durations_fill_the_frames(timed, reference_audio):
-    rows = timed.prepare(["Hello there.", "A longer sentence, with a pause."], reference_audio, SAID)
+def test_durations_fill_the_frames(timed_pipeline, reference_audio):
+    rows = timed_pipeline.prepare(["Hello there.", "A longer sentence, with a pause."], reference_audio, SAID)
     for row in rows:
         assert len(row.durations) == len(row.token_ids)
         assert row.durations.sum() == row.num_frames
@@ -43,9 +23,9 @@ def test_durations_fill_the_frames(timed, reference_audio):
     assert rows[1].num_frames > rows[0].num_frames
 
 
-def test_speed_and_seconds_scale_what_is_to_be_said(timed, reference_audio):
+def test_speed_and_seconds_scale_what_is_to_be_said(timed_pipeline, reference_audio):
     def frames(**arguments) -> int:
-        (row,) = timed.prepare("A longer sentence.", reference_audio, SAID, generator=seeded(), **arguments)
+        (row,) = timed_pipeline.prepare("A longer sentence.", reference_audio, SAID, generator=seeded(), **arguments)
         assert row.durations.sum() == row.num_frames
         return row.num_frames - row.reference.num_frames
 
@@ -54,19 +34,19 @@ def test_speed_and_seconds_scale_what_is_to_be_said(timed, reference_audio):
     assert frames(duration_s=2.0) == int(2.0 * 24000 / 256)
 
 
-def test_a_text_shorter_than_the_network_needs_fills_its_frames(timed, reference_audio):
+def test_a_text_shorter_than_the_network_needs_fills_its_frames(timed_pipeline, reference_audio):
     # One frame is wanted and two are needed: none of them is without a token.
-    reference = timed.encode_reference(reference_audio, SAID)
-    frames, durations = timed._timing.last(
+    reference = timed_pipeline.encode_reference(reference_audio, SAID)
+    frames, durations = timed_pipeline._timing.last(
         "So", reference.text, reference.num_frames, reference.durations, frames=1, least=2, speed=1.0, generator=None
     )
     assert frames == 2 and durations.sum() == reference.num_frames + 2
 
 
-def test_seeds_draw_lengths_too_and_a_batch_equals_its_rows(timed, reference_audio):
+def test_seeds_draw_lengths_too_and_a_batch_equals_its_rows(timed_pipeline, reference_audio):
     def speak(texts, seeds):
         generators = [seeded(seed) for seed in seeds]
-        return timed(texts, reference_audio, SAID, generator=generators, output_type="mel").audios
+        return timed_pipeline(texts, reference_audio, SAID, generator=generators, output_type="mel").audios
 
     one, other = speak(["Hello there.", "Hello there."], [0, 1])
     assert len(one) != len(other)
@@ -74,28 +54,29 @@ def test_seeds_draw_lengths_too_and_a_batch_equals_its_rows(timed, reference_aud
     torch.testing.assert_close(alone, other, rtol=1e-3, atol=1e-3)
 
 
-def test_is_saved_and_loaded(timed, reference_audio, tmp_path):
-    timed.save_pretrained(tmp_path)
+def test_is_saved_and_loaded(timed_pipeline, reference_audio, tmp_path):
+    timed_pipeline.save_pretrained(tmp_path)
     loaded = DTMPipeline.from_pretrained(tmp_path)
     loaded.set_progress_bar_config(disable=True)
     outputs = [
-        p("Hello.", reference_audio, SAID, generator=seeded(), output_type="mel").audios[0] for p in (timed, loaded)
+        p("Hello.", reference_audio, SAID, generator=seeded(), output_type="mel").audios[0]
+        for p in (timed_pipeline, loaded)
     ]
     torch.testing.assert_close(*outputs)
     assert "token by token in the prompt's pace, by TokenDurations" in (tmp_path / "README.md").read_text()
 
 
 @pytest.mark.parametrize("missing", ["duration_predictor", "text_aligner"])
-def test_refuses_to_do_without(timed, missing):
+def test_refuses_to_do_without(timed_pipeline, missing):
     with pytest.raises(ValueError, match="`text_aligner` and a `duration_predictor` of tokens .* are needed"):
-        DTMPipeline(**timed.components | {missing: None})
+        DTMPipeline(**timed_pipeline.components | {missing: None})
 
 
-def test_refuses_other_kinds(timed, make_backbone):
+def test_refuses_other_kinds(timed_pipeline, make_backbone):
     by_characters = DurationPredictor(1.0, 0.1, {"a": 0.1}, 0.05)
     with pytest.raises(ValueError, match="DurationPredictor"):
-        DTMPipeline(**timed.components | {"duration_predictor": by_characters})
+        DTMPipeline(**timed_pipeline.components | {"duration_predictor": by_characters})
     with pytest.raises(ValueError, match="but this one's is"):
-        DTMPipeline(**timed.components | {"backbone": make_backbone()})
+        DTMPipeline(**timed_pipeline.components | {"backbone": make_backbone()})
     with pytest.raises(ValueError, match="`text_aligner` must know the 59 tokens"):
-        DTMPipeline(**timed.components | {"text_aligner": TextAligner(7, hidden_size=8, embedding_size=8)})
+        DTMPipeline(**timed_pipeline.components | {"text_aligner": TextAligner(7, hidden_size=8, embedding_size=8)})

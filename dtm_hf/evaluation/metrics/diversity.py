@@ -13,15 +13,18 @@ def diversity(mels: Sequence[np.ndarray]) -> float:
         mean over a < b of sqrt(mean over n, m of (x^a_nm - x^b_nm)^2)
 
     In natural logarithms of magnitudes: 1 is 8.7 dB. Samplers that collapse to one answer have a lower figure than the
-    baseline with many steps; frames are compared in place, so that other timing counts as well.
+    baseline with many steps. Frames are compared at equal shares of the way, so that other timing counts as well but
+    another length, which a seed draws before the sampler begins, does not.
 
     Args:
-        mels (sequence of `np.ndarray` of shape `(N, M)`): Log-mels of one item with different seeds, equally long.
+        mels (sequence of `np.ndarray` of shape `(N, M)`): Log-mels of one item with different seeds.
 
     Raises:
-        ValueError: for fewer than two mels, or mels of different shapes.
+        ValueError: for fewer than two mels, empty ones, or different numbers of bins.
     """
-    shapes = {mel.shape for mel in mels}
-    if len(mels) < 2 or len(shapes) > 1:
-        raise ValueError(f"`mels` must hold two or more of one shape, but got {len(mels)} of {sorted(shapes)}.")
-    return float(np.mean([np.sqrt(np.square(a - b).mean()) for a, b in combinations(mels, 2)]))
+    shapes = sorted({mel.shape for mel in mels})
+    if len(mels) < 2 or len({shape[1:] for shape in shapes}) > 1 or not min(shapes)[0]:
+        raise ValueError(f"`mels` must hold two or more with frames of as many bins, but got {len(mels)} of {shapes}.")
+    longest = max(shapes)[0]
+    stretched = [mel[((np.arange(longest) + 0.5) * len(mel) / longest).astype(int)] for mel in mels]
+    return float(np.mean([np.sqrt(np.square(a - b).mean()) for a, b in combinations(stretched, 2)]))
