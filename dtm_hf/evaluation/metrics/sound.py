@@ -143,8 +143,16 @@ def warped_distance(x: np.ndarray, y: np.ndarray) -> float:
 
 def pitch_spread(waveform: np.ndarray, sampling_rate: int) -> float | None:
     """
-    Standard deviation of the pitch in semitones over the voiced frames of `(T,)` samples; `None` where fewer than
+    Standard deviation of [`pitch`] over the voiced frames of `(T,)` samples, in semitones; `None` where fewer than
     0.1 s are voiced, as in noise and silence.
+    """
+    semitones = pitch(waveform, sampling_rate)
+    return None if len(semitones) < _MIN_VOICED_FRAMES else float(np.std(semitones))
+
+
+def pitch(waveform: np.ndarray, sampling_rate: int) -> np.ndarray:
+    """
+    Pitch of the voiced frames of `(T,)` samples, in semitones above 1 Hz.
 
     Tracker and voicing: probabilistic YIN with its hidden Markov model (Mauch and Dixon 2014, librosa), which keeps
     octaves apart, at 16 kHz, in frames of 64 ms every 16 ms, in steps of 0.2 semitones.
@@ -152,7 +160,7 @@ def pitch_spread(waveform: np.ndarray, sampling_rate: int) -> float | None:
     import librosa
 
     waveform = resampled(waveform, sampling_rate, _PITCH_RATE)
-    pitch, voiced, _ = librosa.pyin(
+    found, voiced, _ = librosa.pyin(
         waveform,
         fmin=_LOWEST_PITCH,
         fmax=_HIGHEST_PITCH,
@@ -161,6 +169,4 @@ def pitch_spread(waveform: np.ndarray, sampling_rate: int) -> float | None:
         hop_length=_PITCH_HOP,
         resolution=0.2,
     )
-    if voiced.sum() < _MIN_VOICED_FRAMES:
-        return None
-    return float(np.std(12 * np.log2(pitch[voiced])))
+    return 12 * np.log2(found[voiced])
