@@ -21,7 +21,7 @@ from dtm_hf.backbone.fingerprint import WeightsSketch, weights_fingerprint
 from dtm_hf.files import folder_written_aside
 from dtm_hf.ports.graph import Graph, Recipe
 from dtm_hf.ports.recipes import recipe_of, residual_layers_read
-from dtm_hf.ports.weights import onnx_quantizer
+from dtm_hf.ports.weights import quantizer_of
 from dtm_hf.runtime.manifest import EXPORT_FILE, Manifest
 from dtm_hf.runtime.openvino_graphs import import_openvino
 
@@ -156,11 +156,11 @@ def _export_graphs(graphs: list[Graph], export_format: str, weights: str) -> Exp
     for graph in graphs:
         shapes = {name: dict.fromkeys(graph.axes.get(name, ()), Dim.DYNAMIC) for name in graph.inputs}
         options: dict[str, Any] = {"dynamic_shapes": shapes}
-        if export_format == "onnx":
-            options["quantizer"] = onnx_quantizer(weights)
+        if export_format != "dynamo":
+            options["quantizer"] = quantizer_of(export_format, weights)
         if export_format == "openvino":
             # A cache is an input and an output here, and no state of the graph.
-            options |= {"compress_to_fp16": weights == "fp16", "stateful": False}
+            options["stateful"] = False
         try:
             with _quiet():
                 exported = exporter.export(graph.module.eval(), dict(graph.inputs), exporter.config_class(**options))
