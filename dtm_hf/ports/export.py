@@ -156,8 +156,8 @@ def _export_graphs(graphs: list[Graph], export_format: str, weights: str) -> Exp
     for graph in graphs:
         shapes = {name: dict.fromkeys(graph.axes.get(name, ()), Dim.DYNAMIC) for name in graph.inputs}
         options: dict[str, Any] = {"dynamic_shapes": shapes}
-        if export_format != "dynamo":
-            options["quantizer"] = quantizer_of(export_format, weights)
+        if (quantizer := quantizer_of(export_format, weights)) is not None:
+            options["quantizer"] = quantizer
         if export_format == "openvino":
             # A cache is an input and an output here, and no state of the graph.
             options["stateful"] = False
