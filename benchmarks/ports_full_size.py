@@ -21,8 +21,8 @@ from dtm_hf.ports.export import FORMATS, export_component
 from dtm_hf.ports.graph import Graph
 from dtm_hf.ports.graphs_f5 import backbone_graphs
 from dtm_hf.ports.recipes import RECIPES
+from dtm_hf.runtime.graphs import open_graphs
 from dtm_hf.runtime.manifest import Manifest, RunGraph
-from dtm_hf.runtime.onnx_graphs import open_graphs
 
 SIZES = {"dim": 1024, "depth": 22, "heads": 16, "ff_mult": 2, "text_dim": 512, "conv_layers": 4}
 SHAPES = ((1, 300), (2, 300), (1, 1000))

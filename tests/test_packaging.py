@@ -141,4 +141,6 @@ def test_the_lock_is_exact_versions_and_nothing_else():
     project = PROJECT["project"]
     requirements = project["dependencies"] + sum(project["optional-dependencies"].values(), [])
     names = {re.match(r"[A-Za-z0-9._-]+", requirement).group().lower() for requirement in requirements} - {"dtm-hf"}
+    # A fifth of a gigabyte for a second runtime of ports: its tests are skipped where it is not installed.
+    names -= {"openvino"}
     assert names <= set(locked), sorted(names - set(locked))

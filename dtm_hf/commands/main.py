@@ -141,14 +141,15 @@ def speak_text(
     picture: Annotated[bool, typer.Option("--picture", help="Draw its mel spectrogram as a PNG beside it.")] = False,
     play: Annotated[bool, typer.Option("--play", help="Play it, with the player that there is.")] = False,
     runtime: Annotated[
-        Runtime, typer.Option(help="What it speaks with; onnx takes a port that `export` wrote, and no PyTorch.")
+        Runtime,
+        typer.Option(help="What it speaks with; onnx and openvino take a port that `export` wrote, and no PyTorch."),
     ] = Runtime.torch,
     output: Output = Path("speech.wav"),
 ) -> None:
     """Speak TEXT in the voice of a recording, or in one that the model knows."""
     from .requests import SpeakRequest, read_texts
 
-    if runtime is Runtime.onnx:
+    if runtime is not Runtime.torch:
         from .port_speaking import speak_port as speak
     else:
         from .speaking import speak

@@ -20,12 +20,14 @@ class Runtime(StrEnum):
 
     torch = "torch"
     onnx = "onnx"
+    openvino = "openvino"
 
 
 class PortFormat(StrEnum):
     """Formats that `export` writes."""
 
     onnx = "onnx"
+    openvino = "openvino"
     torch_export = "torch_export"
 
 

@@ -3,6 +3,7 @@
 import time
 from contextlib import ExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -11,6 +12,9 @@ from dtm_hf.files import written_aside
 from .console import ArgumentError
 from .models import ANY_KIND, EMBEDDED, choose_model, choose_reference, pipeline_kind
 from .requests import SpeakRequest, check_request, play, write_wav
+
+if TYPE_CHECKING:
+    from dtm_hf.runtime import Speaker
 
 # The port of the embedded pipeline, if this installation holds one.
 EMBEDDED_PORT = EMBEDDED.with_name(f"{EMBEDDED.name}-onnx")
@@ -21,19 +25,17 @@ def speak_port(request: SpeakRequest) -> None:
     started = time.perf_counter()
     for name, value in (("--student", request.student), ("--device", request.device), ("--picture", request.picture)):
         if value:
-            raise ArgumentError(f"`{name}` is for `--runtime torch`, and `--runtime onnx` has none.")
+            raise ArgumentError(f"`{name}` is for `--runtime torch`, and `--runtime {request.runtime}` has none.")
     if request.dtype != "float32":
         raise ArgumentError(
             f"`--dtype` {request.dtype} is for `--runtime torch`; a port has the type that it was exported with."
         )
-    model = choose_port(request.model)
+    model = choose_port(request.model, request.runtime)
     reference = choose_reference(model, request.reference_audio, request.reference_text, request.voice)
     check_request(request, model, reference)
     with ExitStack() as stack:
         wavs = [stack.enter_context(written_aside(path)) for path in request.outputs]
-        from dtm_hf.runtime import Speaker
-
-        speaker = Speaker.from_pretrained(model, revision=request.revision, local_files_only=request.local_files_only)
+        speaker = open_port(model, request.runtime, request.revision, request.local_files_only)
         loaded, seconds = time.perf_counter(), 0.0
         for text, wav in zip(request.texts, wavs, strict=True):
             speech = speaker(
@@ -61,15 +63,27 @@ def speak_port(request: SpeakRequest) -> None:
         play(path)
 
 
-def choose_port(model: str | None) -> str:
-    """A folder or a Hub name of a port; the embedded one for `None`."""
+def open_port(model: str, runtime: str, revision: str | None, local_files_only: bool) -> "Speaker":
+    """A port of this runtime, loaded."""
+    from dtm_hf.runtime import Speaker
+
+    try:
+        return Speaker.from_pretrained(model, revision=revision, local_files_only=local_files_only, runtime=runtime)
+    except ValueError as error:
+        raise ValueError(str(error).replace("`runtime`", "`--runtime`")) from error
+
+
+def choose_port(model: str | None, runtime: str = "onnx") -> str:
+    """A folder or a Hub name of a port; the embedded one for `None`, which is of ONNX."""
     if model is not None:
         chosen = choose_model(model)
         if Path(chosen).is_dir() and (kind := pipeline_kind(chosen)) in ANY_KIND and kind != "DTMPipeline":
-            raise ArgumentError(f"`--runtime onnx` is for a DTMPipeline; a {kind} speaks with its port without it.")
+            raise ArgumentError(
+                f"`--runtime {runtime}` is for a DTMPipeline; a {kind} speaks with its port without it."
+            )
         return chosen
-    if not EMBEDDED_PORT.is_dir():
+    if runtime != "onnx" or not EMBEDDED_PORT.is_dir():
         raise ArgumentError(
-            "`--runtime onnx` needs `--model`, the folder or the Hub name of a port; `dtm-hf export` makes one."
+            f"`--runtime {runtime}` needs `--model`, the folder or the Hub name of a port; `dtm-hf export` makes one."
         )
     return str(EMBEDDED_PORT)

@@ -21,7 +21,8 @@ Port = Annotated[int, typer.Option(min=0, max=65535, help="Port to listen at; 0 
 Device = Annotated[str | None, typer.Option(help="As torch names it.", show_default="cuda if there is one")]
 Dtype = Annotated[Precision, typer.Option(help="Type of the weights.")]
 Engine = Annotated[
-    Runtime, typer.Option(help="What it speaks with; onnx takes a port that `export` wrote, and no PyTorch.")
+    Runtime,
+    typer.Option(help="What it speaks with; onnx and openvino take a port that `export` wrote, and no PyTorch."),
 ]
 BatchSize = Annotated[
     int | None,

@@ -10,7 +10,7 @@ from dtm_hf.frontend.voices import Recording, packaged_voices, voices_of_folder
 
 from .console import ArgumentError, say_note, stderr
 from .models import choose_model, load_pipeline
-from .port_speaking import choose_port
+from .port_speaking import choose_port, open_port
 
 if TYPE_CHECKING:
     import socket
@@ -45,16 +45,16 @@ class ServiceModel:
         Folder or Hub name.
 
         Raises:
-            ArgumentError: for neither, and for options that do not go with `--runtime onnx`.
+            ArgumentError: for neither, and for options that do not go with a runtime of ports.
         """
         if self.runtime == "torch":
             return choose_model(self.model)
         for name, given in (("--student", self.student), ("--device", self.device)):
             if given:
-                raise ArgumentError(f"`{name}` is for `--runtime torch`, and `--runtime onnx` has none.")
+                raise ArgumentError(f"`{name}` is for `--runtime torch`, and `--runtime {self.runtime}` has none.")
         if self.dtype != "float32":
             raise ArgumentError(f"`--dtype` {self.dtype} is for `--runtime torch`.")
-        return choose_port(self.model)
+        return choose_port(self.model, self.runtime)
 
     def recordings(self, chosen: str) -> dict[str, Recording]:
         """
@@ -75,10 +75,8 @@ class ServiceModel:
 
     def open(self, chosen: str) -> "tuple[RowSpeaker, int]":
         """The model, loaded, and how many rows it should be given at once."""
-        if self.runtime == "onnx":
-            from dtm_hf.runtime import Speaker
-
-            speaker = Speaker.from_pretrained(chosen, revision=self.revision, local_files_only=self.local_files_only)
+        if self.runtime != "torch":
+            speaker = open_port(chosen, self.runtime, self.revision, self.local_files_only)
             return speaker, self.batch_size or 1
         pipeline = load_pipeline(
             chosen,

@@ -21,8 +21,9 @@ from dtm_hf.backbone.fingerprint import WeightsSketch, weights_fingerprint
 from dtm_hf.files import folder_written_aside
 from dtm_hf.ports.graph import Graph, Recipe
 from dtm_hf.ports.recipes import recipe_of, residual_layers_read
-from dtm_hf.ports.weights import onnx_quantizer
+from dtm_hf.ports.weights import quantizer_of
 from dtm_hf.runtime.manifest import EXPORT_FILE, Manifest
+from dtm_hf.runtime.openvino_graphs import import_openvino
 
 if TYPE_CHECKING:
     from diffusers.pipelines.pipeline_utils import DiffusionPipeline
@@ -36,17 +37,20 @@ class PortFormat:
     Args:
         export_format (`str`): as transformers names it.
         packages (`tuple[str, ...]`): what has to be installed to export and to run it.
+        extra (`str`): of this package, which brings them.
         weights (`tuple[str, ...]`): types that its weights can be kept in.
     """
 
     export_format: str
     packages: tuple[str, ...]
+    extra: str
     weights: tuple[str, ...]
 
 
 FORMATS = {
-    "onnx": PortFormat("onnx", ("onnx", "onnxscript", "onnxruntime"), ("fp32", "fp16", "int8")),
-    "torch_export": PortFormat("dynamo", (), ("fp32",)),
+    "onnx": PortFormat("onnx", ("onnx", "onnxscript", "onnxruntime"), "ports", ("fp32", "fp16", "int8")),
+    "openvino": PortFormat("openvino", ("openvino",), "openvino", ("fp32", "fp16")),
+    "torch_export": PortFormat("dynamo", (), "ports", ("fp32",)),
 }
 
 
@@ -63,7 +67,9 @@ def check_format(name: str, weights: str) -> PortFormat:
         raise ValueError(f"`weights` must be one of {', '.join(port_format.weights)} for {name}, but got {weights!r}.")
     missing = [package for package in port_format.packages if find_spec(package) is None]
     if missing:
-        raise ImportError(f"`format` {name!r} needs {', '.join(missing)}: `pip install {' '.join(missing)}`.")
+        raise ImportError(
+            f'`format` {name!r} needs {", ".join(missing)}: `pip install "dtm-hf[{port_format.extra}]"`.'
+        )
     return port_format
 
 
@@ -77,7 +83,7 @@ def export_pipeline(
     Args:
         pipeline ([`DTMPipeline`] or [`SpeechT5Pipeline`]): on the CPU, in float32.
         folder (`str` or `Path`): to write; must not exist or be empty.
-        export_format (`str`, defaults to `"onnx"`): `"onnx"` or `"torch_export"`.
+        export_format (`str`, defaults to `"onnx"`): `"onnx"`, `"openvino"` or `"torch_export"`.
         weights (`str`, defaults to `"fp32"`): of the file: `"fp32"`; `"fp16"`, computed in float32; `"int8"`.
 
     Raises:
@@ -142,13 +148,19 @@ def export_component(
 
 def _export_graphs(graphs: list[Graph], export_format: str, weights: str) -> ExportedModel:
     """Trace and convert: transformers does it, one of its components a graph."""
+    if export_format == "openvino":
+        # Before transformers does, which would leave its telemetry in.
+        import_openvino()
     exporter = AutoHfExporter.from_config({"export_format": export_format})
     components = {}
     for graph in graphs:
         shapes = {name: dict.fromkeys(graph.axes.get(name, ()), Dim.DYNAMIC) for name in graph.inputs}
         options: dict[str, Any] = {"dynamic_shapes": shapes}
-        if export_format == "onnx":
-            options["quantizer"] = onnx_quantizer(weights)
+        if (quantizer := quantizer_of(export_format, weights)) is not None:
+            options["quantizer"] = quantizer
+        if export_format == "openvino":
+            # A cache is an input and an output here, and no state of the graph.
+            options["stateful"] = False
         try:
             with _quiet():
                 exported = exporter.export(graph.module.eval(), dict(graph.inputs), exporter.config_class(**options))

@@ -20,6 +20,7 @@ from dtm_hf.head.configuration_dtm import DTMHeadConfig
 from dtm_hf.head.contract import DTMHeadOutput
 from dtm_hf.pipelines.rows import MAX_FRAMES
 from dtm_hf.reading import read_json
+from dtm_hf.runtime.graphs import RUNTIMES, open_graphs
 from dtm_hf.runtime.manifest import CONFIG_FILE, EXPORT_FILE, Manifest, RunGraph
 from dtm_hf.runtime.networks import Backbone, Head, TextEmbeds, Vocos
 from dtm_hf.vocoder.batching import vocode_by_length
@@ -110,9 +111,7 @@ class Ported(nn.Module):
 
 
 def _open(folder: Path, manifest: Manifest) -> dict[str, RunGraph]:
-    if manifest.export_format == "onnx":
-        from dtm_hf.runtime.onnx_graphs import open_graphs
-
+    if manifest.export_format in RUNTIMES:
         return open_graphs(folder, manifest)
     from transformers.exporters import ExportMetadata
     from transformers.exporters.auto import get_exporter_class, get_runner_class

@@ -1,4 +1,4 @@
-"""Speaking without PyTorch: numpy and ONNX Runtime, and no torch, diffusers, transformers or f5_tts."""
+"""Speaking without PyTorch: numpy and ONNX Runtime or OpenVINO, and no torch, diffusers, transformers or f5_tts."""
 
 from .batcher import Batcher
 from .noise import NoiseGenerator

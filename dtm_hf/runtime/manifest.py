@@ -27,7 +27,7 @@ class Manifest:
     What a ported component is a port of.
 
     Args:
-        export_format (`str`): `"onnx"` or `"dynamo"`, transformers' name of it.
+        export_format (`str`): `"onnx"`, `"openvino"` or `"dynamo"`, transformers' name of it.
         weights (`str`): `"fp32"`, `"fp16"` or `"int8"`.
         graphs (`dict[str, str]`): file of each graph by its name.
         source_class (`str`): class of the component it was made of.

@@ -1,4 +1,4 @@
-"""`Speaker`: a port of a pipeline speaks, with numpy and ONNX Runtime alone."""
+"""`Speaker`: a port of a pipeline speaks, with numpy and a runtime of graphs alone."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -21,11 +21,11 @@ from dtm_hf.pipelines.reference import read_prompt
 from dtm_hf.pipelines.rows import Reference, SpeechInputs, SpeechRow, check_inputs, divide, unspoken_characters
 from dtm_hf.pipelines.streaming import check_one_text, fade_together, one_by_one
 from dtm_hf.reading import read_json
+from dtm_hf.runtime.graphs import open_graphs
 from dtm_hf.runtime.griffin_lim import GriffinLim
 from dtm_hf.runtime.manifest import CONFIG_FILE, Manifest, check_head
 from dtm_hf.runtime.networks import Backbone, Head, Vocos
 from dtm_hf.runtime.noise import NoiseGenerator
-from dtm_hf.runtime.onnx_graphs import open_graphs
 from dtm_hf.runtime.sampling import pad_rows, sample
 from dtm_hf.runtime.schedule import Schedule, make_schedule
 from dtm_hf.runtime.spectra import log_mel
@@ -73,11 +73,12 @@ class Speaker:
     Args:
         folder (`str` or `os.PathLike`): of the port.
         threads (`int`, *optional*): that each network may use; by default those of `OMP_NUM_THREADS`, else the cores.
+        runtime (`str`, *optional*): `"onnx"` or `"openvino"`, which the port must be of; by default that which it is.
 
     Raises:
         FileNotFoundError: if there is no port, or a file of it is missing.
         ValueError: if a file is damaged, the parts are not of one pipeline, or there is no numpy in the place of one.
-        ImportError: if ONNX Runtime is not installed.
+        ImportError: if its runtime is not installed.
 
     Example:
 
@@ -89,7 +90,7 @@ class Speaker:
     ```
     """
 
-    def __init__(self, folder: str | os.PathLike, threads: int | None = None):
+    def __init__(self, folder: str | os.PathLike, threads: int | None = None, runtime: str | None = None):
         folder = Path(folder)
         index = read_json(folder / _INDEX_FILE)
         # First all that is read, then the graphs: what is wrong is said before anything is opened.
@@ -121,7 +122,7 @@ class Speaker:
             raise ValueError(f"{str(folder)!r} has a backbone that is told durations, and no networks that draw them.")
         if "head" in configs:
             check_head(folder, configs["head"], manifests["backbone"], bool(index.get("force_head")))
-        graphs = {name: open_graphs(folder / name, manifest, threads) for name, manifest in manifests.items()}
+        graphs = {name: open_graphs(folder / name, port, threads, runtime) for name, port in manifests.items()}
         if aligned:
             timers = [(configs[name], graphs[name]) for name in ("text_aligner", "duration_predictor")]
             self.timing = TokenTiming(self.tokenizer.ids, Aligner(*timers[0]), Durations(*timers[1]))
@@ -161,13 +162,14 @@ class Speaker:
         cache_dir: str | os.PathLike | None = None,
         token: str | bool | None = None,
         local_files_only: bool = False,
+        runtime: str | None = None,
     ) -> "Speaker":
         """
         Open a port in a folder or a Hub repository.
 
         Args:
             name (`str` or `os.PathLike`): folder or Hub name.
-            threads (`int`, *optional*): as of [`Speaker`].
+            threads (`int`, *optional*), runtime (`str`, *optional*): as of [`Speaker`].
             revision, cache_dir, token, local_files_only: as in `huggingface_hub.snapshot_download`.
         """
         if not os.path.isdir(name):
@@ -181,7 +183,7 @@ class Speaker:
             name = snapshot_download(
                 str(name), revision=revision, cache_dir=cache_dir, token=token, local_files_only=local_files_only
             )
-        return cls(name, threads)
+        return cls(name, threads, runtime)
 
     @property
     def _frame_rate(self) -> float:

@@ -103,10 +103,13 @@ def test_a_graph_that_cannot_be_traced_is_named(port_source, make_backbone, tmp_
 
 
 def test_formats_and_weights_that_there_are_not_are_refused(monkeypatch):
-    with pytest.raises(ValueError, match="`format` must be one of onnx, torch_export, but got 'tflite'"):
+    with pytest.raises(ValueError, match="`format` must be one of onnx, openvino, torch_export, but got 'tflite'"):
         check_format("tflite", "fp32")
     with pytest.raises(ValueError, match="`weights` must be one of fp32 for torch_export"):
         check_format("torch_export", "int8")
+    with pytest.raises(ValueError, match="`weights` must be one of fp32, fp16 for openvino"):
+        check_format("openvino", "int8")
     monkeypatch.setattr("dtm_hf.ports.export.find_spec", lambda name: None)
-    with pytest.raises(ImportError, match="pip install onnx onnxscript onnxruntime"):
-        check_format("onnx", "fp32")
+    for name, extra in (("onnx", "ports"), ("openvino", "openvino")):
+        with pytest.raises(ImportError, match=rf"`format` '{name}' needs {name}.*dtm-hf\[{extra}\]"):
+            check_format(name, "fp32")
