@@ -53,7 +53,10 @@ def run_arm(
     if len(seeds) != len(items):
         raise ValueError(f"`seeds` must have one entry for each of {len(items)} items, but got {len(seeds)}.")
     texts = [item.text for item in items]
-    recordings = [(item.reference_audio, sampling_rate) for item in items]
+    recordings = [
+        item.reference_audio if isinstance(item.reference_audio, str) else (item.reference_audio, sampling_rate)
+        for item in items
+    ]
     reference_texts = [item.reference_text for item in items]
     durations = [item.duration_s for item in items]
 
