@@ -14,7 +14,7 @@ from dtm_hf.app.desk import MAX_CHARACTERS, Desk, Settings, Tally, check_setting
 from dtm_hf.app.live import Streams, player
 from dtm_hf.app.paragraphs import split_paragraphs
 from dtm_hf.app.tables import TableRow, read_table, write_archive
-from dtm_hf.app.uploads import room_refused
+from dtm_hf.app.uploads import MAX_AGE_SECONDS, room_refused
 from dtm_hf.pictures import save_mel_picture
 from dtm_hf.serving.encoding import encode
 
@@ -147,7 +147,7 @@ class Page:
     def build(self, title: str) -> gr.Blocks:
         """The page as Gradio has it; mount it with [`~dtm_hf.app.site.create_site`]."""
         # Temporary files are looked at every five minutes, and go when they are an hour old.
-        with gr.Blocks(title=title, analytics_enabled=False, delete_cache=(300, 3600)) as blocks:
+        with gr.Blocks(title=title, analytics_enabled=False, delete_cache=(300, MAX_AGE_SECONDS)) as blocks:
             gr.Markdown(f"# {title}\nText to speech in few steps.")
             with gr.Accordion("How to speak", open=False):
                 model = gr.Dropdown(list(self.desk.models), label="Model", elem_id="model")

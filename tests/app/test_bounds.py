@@ -94,8 +94,12 @@ def test_a_request_has_a_bound_however_many_files_it_carries(site, folder):
             yield bytes(MIB)
 
     # Of a size that is not said before.
-    answer = httpx.post(f"{site}/gradio_api/queue/join", content=pieces(), timeout=60)
-    assert answer.status_code == 413
+    start = b'--b\r\nContent-Disposition: form-data; name="files"; filename="a.wav"\r\n\r\n'
+    form = {"Content-Type": "multipart/form-data; boundary=b"}
+    files = (piece for _ in range(6) for piece in (start, bytes(5 * MIB), b"\r\n"))
+    answer = httpx.post(f"{site}/gradio_api/upload", content=files, headers=form, timeout=60)
+    assert answer.status_code == 413 and "25 MiB" in answer.text
+    assert httpx.post(f"{site}/gradio_api/queue/join", content=pieces(), timeout=60).status_code == 400
     assert held(folder) == before
 
 
@@ -105,6 +109,17 @@ def test_the_folder_has_a_bound(site, folder, monkeypatch):
     assert httpx.post(f"{site}/gradio_api/upload", files=upload, timeout=60).status_code == 200
     answer = httpx.post(f"{site}/gradio_api/upload", files={"files": ("other.wav", b"1" * 3 * MIB)}, timeout=60)
     assert answer.status_code == 507 and "no room" in answer.json()["detail"]
+
+
+def test_an_upload_that_nobody_knows_of_goes_when_it_is_old(site, folder):
+    """Gradio knows of those alone that come in its own field."""
+    before = held(folder)
+    assert httpx.post(f"{site}/gradio_api/upload", files={"other": ("voice.wav", bytes(2 * MIB))}).status_code == 200
+    assert held(folder) == before + 2 * MIB
+    (left,) = (path for path in folder.iterdir() if path.is_file())
+    os.utime(left, (time.time() - 3700,) * 2)
+    httpx.post(f"{site}/gradio_api/upload", files={"files": ("voice.wav", bytes(MIB + 1))}).raise_for_status()
+    assert not left.exists() and held(folder) == before + MIB + 1
 
 
 def test_nothing_is_spoken_into_a_full_folder(speaker, voices, folder, monkeypatch):
