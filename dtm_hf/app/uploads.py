@@ -55,7 +55,8 @@ class Bounded:
             self._coming -= room
 
 
-_TOO_MUCH = f"A request may have {MAX_UPLOAD_BYTES >> 20} MiB, the maximum allowed size."
+# In words by which Gradio knows which status it has.
+_TOO_MUCH = f"The request exceeds the maximum allowed size of {MAX_UPLOAD_BYTES >> 20} MiB."
 
 
 def _counted(receive, most: int):
