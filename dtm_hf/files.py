@@ -4,8 +4,10 @@ import os
 import re
 import secrets
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 try:
@@ -82,6 +84,23 @@ def entries_written_aside(folder: str | os.PathLike) -> Iterator[Path]:
                     # No rename replaces a folder that holds something.
                     os.replace(old, aside / f"{new.name}.old")
                 os.replace(new, old)
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+
+
+@contextmanager
+def temporary_folder(name: str) -> Iterator[Path]:
+    """
+    A folder among the system's temporary ones, for this user alone, that goes when the block ends. What a killed
+    process left of its own there is removed.
+
+    Args:
+        name (`str`): part of its name.
+    """
+    path = Path(tempfile.gettempdir()) / name
+    with _beside(path, path, name, "", partial(Path.mkdir, mode=0o700)) as aside:
+        try:
+            yield aside
         finally:
             shutil.rmtree(aside, ignore_errors=True)
 

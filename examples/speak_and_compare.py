@@ -1,7 +1,8 @@
 """
 Speak one sentence in several ways, and see what each costs.
 
-    python examples/speak_and_compare.py [--model org/dtm-f5 --audio voice.wav --said "What is said in it."]
+    python examples/speak_and_compare.py
+    python examples/speak_and_compare.py --model org/dtm-f5 --reference-audio my.wav --reference-text "What is said."
 
 Without a model, the embedded one and its first voice. The folder `out` holds a WAV a way and a picture of all mels.
 """
@@ -14,21 +15,23 @@ import soundfile
 import torch
 
 from dtm_hf import DTMPipeline
-from dtm_hf.commands.models import EMBEDDED
-from dtm_hf.frontend.voices import packaged_voices
+from dtm_hf.commands.console import ArgumentError
+from dtm_hf.commands.models import EMBEDDED, choose_reference
 from dtm_hf.pictures import save_mel_picture
 
 parser = argparse.ArgumentParser()
 parser.add_argument("--model", default=str(EMBEDDED))
-parser.add_argument("--audio")
-parser.add_argument("--said")
+parser.add_argument("--reference-audio", type=Path, help="recording to speak like; by default a packaged one")
+parser.add_argument("--reference-text", help="what is said in it")
 parser.add_argument("--text", default="The train leaves at half past nine.")
 parser.add_argument("--out", type=Path, default=Path("out"))
 options = parser.parse_args()
+try:
+    voice = choose_reference(options.model, options.reference_audio, options.reference_text, None)
+except ArgumentError as error:
+    parser.error(str(error))
 options.out.mkdir(parents=True, exist_ok=True)
 
-voice = next(iter(packaged_voices(options.model).values()), None)
-audio, said = options.audio or str(voice.audio), options.said or voice.text
 pipe = DTMPipeline.from_pretrained(options.model)
 pipe.set_progress_bar_config(disable=True)
 
@@ -42,8 +45,8 @@ for name, (steps, head_steps) in ways.items():
     started = time.perf_counter()
     output = pipe(
         options.text,
-        reference_audio=audio,
-        reference_text=said,
+        reference_audio=str(voice.audio),
+        reference_text=voice.text,
         num_inference_steps=steps,
         num_head_steps=head_steps,
         # The same noise for all.

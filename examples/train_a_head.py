@@ -1,10 +1,11 @@
 """
 Train a flow head for a backbone on your own folder of clips, and speak with it.
 
-    python examples/train_a_head.py CLIPS [--base org/dtm-f5] [--out runs/my-head] [--steps 2000]
+    python examples/train_a_head.py CLIPS [--out runs/my-head] [--steps 2000]
+    python examples/train_a_head.py CLIPS --base org/dtm-f5 --reference-audio my.wav --reference-text "What is said."
 
 CLIPS holds audio files and a `metadata.csv` with the columns `file_name` and `text`. Without a base, the embedded
-model's backbone. The same command goes on where it stopped.
+model's backbone and its first voice. The same command goes on where it stopped.
 """
 
 import argparse
@@ -14,8 +15,8 @@ import soundfile
 import torch
 
 from dtm_hf import DTMPipeline
-from dtm_hf.commands.models import EMBEDDED
-from dtm_hf.frontend.voices import packaged_voices
+from dtm_hf.commands.console import ArgumentError
+from dtm_hf.commands.models import EMBEDDED, choose_reference
 from dtm_hf.training.config.arguments import SourceArguments
 from dtm_hf.training.corpus.passes import RowChecks
 from dtm_hf.training.corpus.prepare import Preparation, prepare
@@ -26,8 +27,15 @@ parser.add_argument("clips")
 parser.add_argument("--base", default=str(EMBEDDED))
 parser.add_argument("--out", type=Path, default=Path("runs/my-head"))
 parser.add_argument("--steps", type=int, default=2000)
+parser.add_argument("--reference-audio", type=Path, help="recording to speak like; by default a packaged one")
+parser.add_argument("--reference-text", help="what is said in it")
 parser.add_argument("--text", default="The train leaves at half past nine.")
 options = parser.parse_args()
+# Before anything takes long.
+try:
+    voice = choose_reference(options.base, options.reference_audio, options.reference_text, None)
+except ArgumentError as error:
+    parser.error(str(error))
 
 # Shuffled shards of what can be trained on, and some clips set apart to validate with.
 corpus = options.out / "corpus"
@@ -58,7 +66,6 @@ train([text for name, value in fields.items() for text in (f"--{name}", str(valu
 
 # The run is a whole pipeline; `--push_to_hub org/name` would have pushed it while it trained.
 pipe = DTMPipeline.from_pretrained(options.out / "run")
-voice = next(iter(packaged_voices(options.base).values()))
 output = pipe(
     options.text,
     reference_audio=str(voice.audio),

@@ -10,7 +10,6 @@ from dtm_hf.app.desk import Voice
 from dtm_hf.evaluation.arms import Arm, parse_arms
 from dtm_hf.evaluation.metric import BenchmarkItem
 from dtm_hf.evaluation.samplers import run_arm
-from dtm_hf.frontend.audio import load_reference
 from dtm_hf.pipelines.pipeline_dtm import DTMPipeline
 
 MAX_ARMS = 6
@@ -34,20 +33,25 @@ class Arms:
 
     Args:
         pipeline ([`DTMPipeline`]): with a head or without.
-        student ([`DTMPipeline`], *optional*): with a student.
+        student ([`DTMPipeline`], *optional*): with a student; by default `pipeline` itself if it has one.
 
     The networks are shared with who speaks otherwise, and the pipelines themselves are not: an arm mounts its own
     scheduler in one.
     """
 
     def __init__(self, pipeline: DTMPipeline, student: DTMPipeline | None = None):
-        self.pipeline, self.student = _own(pipeline), None if student is None else _own(student)
+        self.pipeline = own_pipeline(pipeline)
+        # What was made one with its student runs nothing else.
+        itself = self.pipeline if pipeline.backbone.config.step_counts is not None else None
+        self.student = itself if student is None else own_pipeline(student)
         self._lock = threading.Lock()
 
     @property
     def names(self) -> list[str]:
         """Arms that these networks can run, the dearest first."""
-        names = [f"euler-{steps}" for steps in _STEPS[:-1]] + ["epss-7"]
+        names = []
+        if self.pipeline.backbone.config.step_counts is None:
+            names = [f"euler-{steps}" for steps in _STEPS[:-1]] + ["epss-7"]
         if self.pipeline.head is not None:
             names += [f"dtm-{steps}x1" for steps in _STEPS[2:]]
         if self.student is not None:
@@ -68,8 +72,7 @@ class Arms:
         if unknown := [name for name in names if name not in self.names]:
             raise ValueError(f"Ways to speak are {self.names}, but got {unknown[0]!r}.")
         rate = self.pipeline.feature_extractor.sampling_rate
-        audio, _ = load_reference(voice.audio, sampling_rate=rate)
-        item = BenchmarkItem(id="page", text=text, reference_audio=audio, reference_text=voice.text)
+        item = BenchmarkItem(id="page", text=text, reference_audio=voice.audio, reference_text=voice.text)
         baked = self.pipeline.head is not None and self.pipeline.head.config.guidance_scale is not None
         for arm in parse_arms(",".join(names)):
             with self._lock:
@@ -79,7 +82,7 @@ class Arms:
             yield ArmSpeech(arm, output.audios[0], seconds, arm.backbone_passes(baked))
 
 
-def _own(pipeline: DTMPipeline) -> DTMPipeline:
+def own_pipeline(pipeline: DTMPipeline) -> DTMPipeline:
     """The same networks in a pipeline of its own."""
     config = pipeline.config
     own = DTMPipeline(**pipeline.components, force_head=config.force_head, mean_mel=config.mean_mel)

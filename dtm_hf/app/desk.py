@@ -136,7 +136,8 @@ class Desk:
                 asked.cancel()
             check_finite(wave)
             tally.first = tally.first or time.perf_counter() - tally.started
-            tally.chunks, tally.passes, tally.unspoken = tally.chunks + 1, tally.passes + passes, row.unspoken
+            tally.chunks, tally.passes = tally.chunks + 1, tally.passes + passes
+            tally.unspoken = list(dict.fromkeys([*tally.unspoken, *row.unspoken]))
             yield from self._counted(fader.add(wave), tally, speaker.sampling_rate)
         yield from self._counted(fader.end(), tally, speaker.sampling_rate)
 

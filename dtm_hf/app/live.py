@@ -6,7 +6,7 @@ script that plays them. Gradio's own streams need an `ffmpeg` program.
 import secrets
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from html import escape
 from pathlib import Path
 
@@ -20,13 +20,17 @@ PATH = "/live"
 # What is not heard by then never will be, and what does not go on by then has no end.
 _SECONDS = 600.0
 _MAX_STREAMS = 64
+# Of all streams together: some ninety minutes at 24 kHz.
+_MAX_BYTES = 256 * 2**20
 
 
 class Stream:
     """One utterance on its way from who speaks to who listens; a browser may fetch it more than once."""
 
-    def __init__(self, sampling_rate: int):
+    def __init__(self, sampling_rate: int, grown: Callable[[], None] = lambda: None):
         self.sampling_rate, self.name, self.born = sampling_rate, secrets.token_urlsafe(16), time.monotonic()
+        self.size = 0
+        self._grown = grown
         self._pieces: list[bytes] = []
         self._ended = False
         self._more = threading.Condition()
@@ -40,7 +44,9 @@ class Stream:
         """Samples `(T,)` that are known."""
         with self._more:
             self._pieces.append(to_pcm(wave))
+            self.size += len(self._pieces[-1])
             self._more.notify_all()
+        self._grown()
 
     def end(self) -> None:
         """No more will come."""
@@ -69,12 +75,24 @@ class Streams:
         self._lock = threading.Lock()
 
     def open(self, sampling_rate: int) -> Stream:
-        """A new one; what is old, or too many, is forgotten, the oldest first."""
-        stream = Stream(sampling_rate)
+        """A new one; what is old, or too many or too much, is forgotten, the oldest first."""
+        stream = Stream(sampling_rate, self._forget)
         with self._lock:
-            kept = [other for other in self._streams.values() if stream.born - other.born < _SECONDS]
-            self._streams = {other.name: other for other in [*kept[1 - _MAX_STREAMS :], stream]}
+            self._streams[stream.name] = stream
+        self._forget()
         return stream
+
+    def _forget(self) -> None:
+        now = time.monotonic()
+        with self._lock:
+            kept, size = [], 0
+            for stream in reversed(self._streams.values()):
+                size += stream.size
+                # The newest stays, however long it is.
+                if kept and (size > _MAX_BYTES or len(kept) == _MAX_STREAMS or now - stream.born >= _SECONDS):
+                    break
+                kept.append(stream)
+            self._streams = {stream.name: stream for stream in reversed(kept)}
 
     def find(self, name: str) -> Stream | None:
         """The one of a name."""

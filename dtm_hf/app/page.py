@@ -10,10 +10,11 @@ import numpy as np
 from PIL import Image
 
 from dtm_hf.app.arms import MAX_ARMS, Arms
-from dtm_hf.app.desk import MAX_CHARACTERS, Desk, Settings, Tally, in_page_words, told_on_the_page
+from dtm_hf.app.desk import MAX_CHARACTERS, Desk, Settings, Tally, check_settings, in_page_words, told_on_the_page
 from dtm_hf.app.live import Streams, player
 from dtm_hf.app.paragraphs import split_paragraphs
 from dtm_hf.app.tables import TableRow, read_table, write_archive
+from dtm_hf.app.uploads import MAX_AGE_SECONDS, room_refused
 from dtm_hf.pictures import save_mel_picture
 from dtm_hf.serving.encoding import encode
 
@@ -40,8 +41,8 @@ class Page:
 
     def speak(self, model, text, voice, recording, said, steps, guidance, seed, speed) -> Iterator[tuple]:
         """Sound as it comes; then the whole, its picture and what it cost."""
-        settings = _settings(steps, guidance, seed, speed)
         with told_on_the_page():
+            settings = _settings(steps, guidance, seed, speed)
             chosen = self.desk.voice(voice, recording, said)
             tally = Tally()
             waves = self.desk.stream(model, text, chosen, settings, tally)
@@ -49,8 +50,8 @@ class Page:
 
     def speak_long(self, model, text, voice, steps, guidance, seed, speed) -> Iterator[tuple]:
         """Paragraph by paragraph, each in its voice."""
-        settings = _settings(steps, guidance, seed, speed)
         with told_on_the_page():
+            settings = _settings(steps, guidance, seed, speed)
             if len(text or "") > MAX_CHARACTERS:
                 raise ValueError(f"`text` must be at most {MAX_CHARACTERS} characters, but got {len(text)}.")
             paragraphs = split_paragraphs(text or "", self.desk.voices, voice)
@@ -66,8 +67,9 @@ class Page:
 
     def speak_table(self, model, table, voice, steps, guidance, seed, speed) -> Iterator[tuple]:
         """A CSV to a ZIP of WAVs."""
-        settings = _settings(steps, guidance, seed, speed)
         with told_on_the_page(), tempfile.TemporaryDirectory(dir=self.folder) as aside:
+            settings = _settings(steps, guidance, seed, speed)
+            self._check_room()
             if not table:
                 raise ValueError("A table is missing: a CSV with a column “text”.")
             rows, tally = read_table(table), Tally()
@@ -94,11 +96,14 @@ class Page:
     def compare(self, names, text, voice, recording, said, seed) -> Iterator[list]:
         """The same sentence by several arms, each as soon as it is spoken."""
         with told_on_the_page():
+            settings = _settings(None, None, seed, 1.0)
+            check_settings(settings)
+            self._check_room()
             chosen = self.desk.voice(voice, recording, said)
             rate = self.arms.pipeline.vocoder.sampling_rate
             updates: list[Any] = [gr.Audio(visible=False)] * MAX_ARMS
             dearest = None
-            for index, speech in enumerate(self.arms.run(names, text, chosen, int(seed or 0))):
+            for index, speech in enumerate(self.arms.run(names, text, chosen, settings.seed)):
                 dearest = dearest or speech.seconds
                 label = (
                     f"{speech.arm.name}: {speech.passes} passes, {speech.seconds:.2f} s "
@@ -114,8 +119,13 @@ class Page:
                 return ""
             return said if (said or "").strip() else self.desk.transcribe(recording)
 
+    def _check_room(self) -> None:
+        if refused := room_refused(self.folder):
+            raise ValueError(refused)
+
     def _heard(self, model: str, waves: Iterator[np.ndarray], tally: Tally, with_picture: bool) -> Iterator[tuple]:
         speaker = self.desk.batcher(model).speaker
+        self._check_room()
         rate, parts = speaker.sampling_rate, []
         stream = self.streams.open(rate)
         try:
@@ -137,7 +147,7 @@ class Page:
     def build(self, title: str) -> gr.Blocks:
         """The page as Gradio has it; mount it with [`~dtm_hf.app.site.create_site`]."""
         # Temporary files are looked at every five minutes, and go when they are an hour old.
-        with gr.Blocks(title=title, analytics_enabled=False, delete_cache=(300, 3600)) as blocks:
+        with gr.Blocks(title=title, analytics_enabled=False, delete_cache=(300, MAX_AGE_SECONDS)) as blocks:
             gr.Markdown(f"# {title}\nText to speech in few steps.")
             with gr.Accordion("How to speak", open=False):
                 model = gr.Dropdown(list(self.desk.models), label="Model", elem_id="model")
@@ -155,7 +165,7 @@ class Page:
                 said = gr.Textbox(label="What is said in it", elem_id="said")
             how = [steps, guidance, seed, speed]
             if self.desk.hear is not None:
-                recording.change(self.hear, [recording, said], said, api_visibility="private")
+                recording.change(self.hear, [recording, said], said, concurrency_limit=1, api_visibility="private")
             with gr.Tab("Speak", elem_id="tab-speak"):
                 self._speak_tab([model], [voice, recording, said, *how])
             if self.arms is not None:
@@ -182,7 +192,8 @@ class Page:
 
     def _compare_tab(self, rest: list) -> None:
         names = self.arms.names
-        preferred = [name for name in ("euler-32", "epss-7", "dtm-4x1", "student-4") if name in names]
+        preferred = [name for name in ("euler-32", "epss-7", "dtm-4x1", "student-4") if name in names] or names[:1]
+        gr.Markdown("Each way has steps and guidance of its own, and the speed 1; the seed is the one above.")
         text = gr.Textbox(label="Text", lines=2, elem_id="compare-text")
         chosen = gr.CheckboxGroup(names, value=preferred, label="Ways to speak", elem_id="arms")
         button = gr.Button("Compare", variant="primary", elem_id="compare")

@@ -4,8 +4,9 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
+
+from dtm_hf.files import temporary_folder
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -13,21 +14,18 @@ if TYPE_CHECKING:
     from dtm_hf.app.arms import Arms
     from dtm_hf.app.desk import Desk
 
-# More than a minute of any recording that people have, and far less than what fills a disk.
-MAX_UPLOAD_BYTES = 25 * 2**20
-
 
 @contextmanager
 def page_folder() -> Iterator[Path]:
     """
-    A temporary folder that holds all that the page reads and writes, and goes with it. Gradio asks for its name when
-    it is imported: enter before.
+    A temporary folder that holds all that the page reads and writes, and goes with it, or, where the page was killed,
+    when the next one starts. Gradio asks for its name when it is imported: enter before.
     """
-    with TemporaryDirectory(prefix="dtm-hf-app-") as folder:
+    with temporary_folder("dtm-hf-app") as folder:
         before = os.environ.get("GRADIO_TEMP_DIR")
-        os.environ |= {"GRADIO_TEMP_DIR": folder, "GRADIO_ANALYTICS_ENABLED": "False"}
+        os.environ |= {"GRADIO_TEMP_DIR": str(folder), "GRADIO_ANALYTICS_ENABLED": "False"}
         try:
-            yield Path(folder)
+            yield folder
         finally:
             if before is None:
                 del os.environ["GRADIO_TEMP_DIR"]
@@ -52,9 +50,11 @@ def create_site(
 
     from dtm_hf.app.live import Streams, script, serve_streams
     from dtm_hf.app.page import Page
+    from dtm_hf.app.uploads import MAX_UPLOAD_BYTES, Bounded
     from dtm_hf.serving.server import LOOPBACK_NAMES
 
     app, streams = FastAPI(docs_url=None, redoc_url=None, openapi_url=None), Streams()
+    app.add_middleware(Bounded, folder=folder)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=hosts or LOOPBACK_NAMES)
     serve_streams(app, streams)
     # The default theme asks for fonts of another host.

@@ -5,11 +5,15 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .console import say_note, stderr
 from .models import load_ears
 from .serving import ServiceModel, listen, needs
+
+if TYPE_CHECKING:
+    from dtm_hf.app.arms import Arms
+    from dtm_hf.runtime.contract import RowSpeaker
 
 
 @contextmanager
@@ -28,6 +32,51 @@ def _unwound_by_sigterm() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
+def open_models(service: ServiceModel, chosen: str) -> "tuple[dict[str, RowSpeaker], int, Arms | None]":
+    """
+    What speaks, by the names of the page's list: a pipeline, and a student that is named or lies beside it. With how
+    many rows each should be given at once, and the ways to sample that a port has none of.
+
+    Raises:
+        ValueError, OSError: for what cannot be loaded.
+    """
+    speaker, rows = replace(service, student=None).open(chosen)
+    if service.runtime != "torch":
+        return {service.title: speaker}, rows, None
+    from dtm_hf.app.arms import Arms, own_pipeline
+    from dtm_hf.serving.pipeline_speaker import PipelineSpeaker
+
+    hub = {"local_files_only": service.local_files_only}
+    place = {"revision": service.revision, "subfolder": "student"}
+    if service.student is None and not _holds_student(chosen, **hub, **place):
+        return {service.title: speaker}, rows, Arms(speaker.pipeline)
+    # All but the backbone is shared.
+    student = own_pipeline(speaker.pipeline)
+    try:
+        if service.student is None:
+            student.load_student(chosen, **hub, **place)
+        else:
+            student.load_student(service.student, **hub)
+    except ValueError as error:
+        which = "the student beside it" if service.student is None else f"`--student` {service.student!r}"
+        raise ValueError(f"{which}: {error}") from error
+    speakers = {service.title: speaker, f"{service.title}, student": PipelineSpeaker(student)}
+    if service.student is not None:
+        # What was asked for comes first.
+        speakers = dict(reversed(speakers.items()))
+    return speakers, rows, Arms(speaker.pipeline, student)
+
+
+def _holds_student(chosen: str, **hub) -> bool:
+    from transformers.utils import cached_file
+
+    try:
+        return cached_file(chosen, "config.json", _raise_exceptions_for_missing_entries=False, **hub) is not None
+    except OSError:
+        # The pipeline was loaded without asking the Hub, which cannot be asked now.
+        return False
+
+
 def run_page(service: ServiceModel, *, recognizer: str | None, host: str, port: int) -> None:
     """Listen, load, and show the page until SIGINT or SIGTERM. Bad arguments are refused before anything is loaded."""
     needs("app", "gradio", "fastapi", "uvicorn")
@@ -41,22 +90,11 @@ def run_page(service: ServiceModel, *, recognizer: str | None, host: str, port: 
         stack.enter_context(_unwound_by_sigterm())
         folder = stack.enter_context(page_folder())
         ears = load_ears(recognizer)
-        from dtm_hf.app.arms import Arms
         from dtm_hf.app.desk import Desk
         from dtm_hf.runtime import Batcher
         from dtm_hf.serving.listening import is_loopback, make_server, url_of
 
-        speaker, rows = service.open(chosen)
-        speakers, arms = {service.title: speaker}, None
-        if service.runtime == "torch":
-            # A student that lies beside its pipeline is there to be compared with.
-            beside = Path(chosen) / "student"
-            student = None
-            if service.student is None and beside.is_dir():
-                student, _ = replace(service, student=str(beside)).open(chosen)
-                speakers[f"{service.title}, student"] = student
-
-            arms = None if service.student is not None else Arms(speaker.pipeline, student and student.pipeline)
+        speakers, rows, arms = open_models(service, chosen)
         models = {name: stack.enter_context(Batcher(each, max_rows=rows)) for name, each in speakers.items()}
         if not is_loopback(opened):
             say_note("anybody who reaches this page may speak with it, and upload recordings.")

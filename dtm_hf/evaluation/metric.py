@@ -14,7 +14,8 @@ class BenchmarkItem:
     Args:
         id (`str`): Unique in its set.
         text (`str`): What to say.
-        reference_audio (`np.ndarray` of shape `(T,)`): Mono float32 prompt at the rate of the set.
+        reference_audio (`np.ndarray` of shape `(T,)` or `str`): Mono float32 prompt at the rate of the set; a path
+            where the pipeline is to read and cut the recording itself.
         reference_text (`str`): What the prompt says.
         recording (`np.ndarray` of shape `(T,)`, *optional*): The text as its speaker says it, at the same rate.
         language (`str`, defaults to `"en"`): Language of the text.
@@ -24,7 +25,7 @@ class BenchmarkItem:
 
     id: str
     text: str
-    reference_audio: np.ndarray
+    reference_audio: np.ndarray | str
     reference_text: str
     recording: np.ndarray | None = None
     language: str = "en"

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -87,8 +88,11 @@ def starts(
     return rows, pipe.prepare_latents(rows, generators)
 
 
-def _said(items: list[BenchmarkItem], sampling_rate: int) -> tuple[list[str], list[tuple], list[str]]:
-    recordings = [(item.reference_audio, sampling_rate) for item in items]
+def _said(items: list[BenchmarkItem], sampling_rate: int) -> tuple[list[str], list[Any], list[str]]:
+    recordings = [
+        item.reference_audio if isinstance(item.reference_audio, str) else (item.reference_audio, sampling_rate)
+        for item in items
+    ]
     return [item.text for item in items], recordings, [item.reference_text for item in items]
 
 

@@ -21,6 +21,13 @@ _MAX_VALUES = MAX_READ_SECONDS * 2 * 192_000
 _MISSING_SHARE, _MISSING_SHARE_OF_MP3 = 0.02, 0.5
 # What a program that writes into a pipe puts where it does not know the size yet.
 _UNKNOWN_SIZES = {0, 0x7FFFFFFF, 0xFFFFFFFF}
+# The formats of FFmpeg that lie in one file, by their names there. Playlists and scripts (hls, concat, dash, sdp, ...)
+# open what they name, so whoever may upload a recording could hear any other file: no format but these is opened, and
+# it is told by what is in a file, not by what it is called.
+_FORMATS = ",".join(
+    "mov matroska webm aac loas asf xwma avi flv mpegts mpeg amr amrnb amrwb ac3 eac3 dts caf ape wv tta tak mpc mpc8 "
+    "dsf rm voc aiff au wav w64 ogg flac mp3".split()
+)
 _WAY_ON = "Convert it first, for example with `ffmpeg -i recording.m4a recording.wav`"
 
 
@@ -127,9 +134,12 @@ def _decode_with_av(source: str | os.PathLike | bytes) -> Sound | None:
     except ImportError:
         return None
     try:
-        file = io.BytesIO(source) if isinstance(source, bytes) else os.path.abspath(source)
-        # No playlist leads to the network.
-        with av.open(file, options={"protocol_whitelist": "file"}) as container:
+        # FFmpeg reads what is open already, and opens nothing.
+        options = {"format_whitelist": _FORMATS, "protocol_whitelist": ""}
+        with (
+            io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb") as file,
+            av.open(file, options=options) as container,
+        ):
             if not container.streams.audio:
                 raise ValueError("it holds no audio stream")
             stream = container.streams.audio[0]
@@ -159,7 +169,6 @@ def _decode_with_program(source: str | os.PathLike | bytes) -> Sound | None:
     program = shutil.which("ffmpeg")
     if program is None:
         return None
-    # No playlist leads to the network, and nothing that begins with a dash is an option.
     with ExitStack() as stack:
         if isinstance(source, bytes):
             # Some formats have what their start means at their end, which a pipe cannot go to first.
@@ -167,7 +176,9 @@ def _decode_with_program(source: str | os.PathLike | bytes) -> Sound | None:
             file.write(source)
             file.flush()
             source = file.name
-        reading = ["-protocol_whitelist", "file,pipe", "-i", f"file:{os.path.abspath(source)}", "-vn", "-sn", "-dn"]
+        only = ["-format_whitelist", _FORMATS, "-protocol_whitelist", "file"]
+        # Nothing that begins with a dash is an option.
+        reading = [*only, "-i", f"file:{os.path.abspath(source)}", "-vn", "-sn", "-dn"]
         writing = ["-t", str(MAX_READ_SECONDS + 1), "-ac", "1", "-c:a", "pcm_f32le", "-f", "wav", "-"]
         run = subprocess.run([program, "-v", "error", "-nostdin", *reading, *writing], capture_output=True)
     if run.returncode != 0:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import soundfile
 from served import running
+from tiny import SAMPLING_RATE, voice
 
 from dtm_hf.app.paragraphs import split_paragraphs
 from dtm_hf.app.tables import MAX_ROWS, MAX_TABLE_BYTES, read_table
@@ -155,6 +156,54 @@ def test_what_cannot_be_spoken_is_told_in_the_words_of_the_page(arguments, told,
         list(page.speak(*arguments))
 
 
+def test_what_is_left_out_of_any_paragraph_is_told(page):
+    text = "Hello \u8a9e there.\n\nGood \u00e6 day.\n\nYes."
+    assert list(page.speak_long("tiny", text, "anna", *HOW))[-1][2].endswith("; left out: \u8a9e \u00e6.")
+
+
+def test_a_number_that_is_none_is_told_on_the_page(page):
+    import gradio
+
+    with pytest.raises(gradio.Error):
+        list(page.speak("tiny", "Hi.", "anna", None, None, 1, None, float("nan"), 1.0))
+
+
+@pytest.fixture
+def arms(speaker):
+    from dtm_hf.app.arms import Arms
+
+    return Arms(speaker.pipeline)
+
+
+def test_a_long_and_quiet_recording_is_cut_with_its_text_in_every_way(arms, speaker, tmp_path):
+    """As the pipeline does it: the same samples."""
+    from dtm_hf.app.desk import Voice
+
+    said = " ".join(
+        f"What is said {when} takes about five seconds, as one hears in it." for when in ("once", "then", "last")
+    )
+    pause = np.zeros(SAMPLING_RATE // 2, np.float32)
+    clauses = [voice(5.0, seed=seed) * 0.1 for seed in range(3)]
+    soundfile.write(
+        tmp_path / "long.wav", np.concatenate([clauses[0], pause, clauses[1], pause, clauses[2]]), SAMPLING_RATE
+    )
+    path = str(tmp_path / "long.wav")
+    (spoken,) = arms.run(["dtm-2x1"], "Good day.", Voice(path, said), 3)
+    own = speaker.pipeline(
+        "Good day.", path, said, num_inference_steps=2, num_head_steps=1, generator=speaker.noise(3)
+    )
+    np.testing.assert_array_equal(spoken.audio, own.audios[0])
+
+
+@pytest.mark.parametrize("seed", [-1, 1e20, float("nan")])
+def test_a_seed_that_is_none_is_refused_by_the_ways_to_speak_as_well(seed, page, arms):
+    import gradio
+
+    page.arms = arms
+    with pytest.raises(gradio.Error, match="“Seed”" if seed == seed else "NaN"):
+        list(page.compare(["dtm-2x1"], "Hi.", "anna", None, None, seed))
+
+
 def test_a_recording_is_heard_where_nothing_is_written(page, reference_audio):
     assert page.hear(str(reference_audio), "") == "heard 1 s"
     assert page.hear(str(reference_audio), "Written.") == "Written."
@@ -195,7 +244,8 @@ def test_those_who_come_when_too_many_wait_are_told_so(gated, voices, folder, mo
 
 
 def test_nothing_but_the_pages_own_folder_can_be_read_and_uploads_are_bounded(desk, folder, reference_audio, voices):
-    from dtm_hf.app.site import MAX_UPLOAD_BYTES, create_site
+    from dtm_hf.app.site import create_site
+    from dtm_hf.app.uploads import MAX_UPLOAD_BYTES
 
     with running(create_site(desk, None, folder, "tiny")) as url, httpx.Client(base_url=url, timeout=60) as client:
         assert client.get("/").status_code == 200

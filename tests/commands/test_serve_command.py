@@ -54,7 +54,7 @@ def test_a_page_that_is_told_to_end_leaves_nothing_behind(folder, reference_audi
     url = re.search(r"http://127\.0\.0\.1:\d+", log.read_text())[0]
     upload = {"files": ("voice.wav", reference_audio.read_bytes())}
     (stored,) = httpx.post(f"{url}/gradio_api/upload", files=upload, timeout=60).json()
-    (page,) = [above for above in Path(stored).parents if above.name.startswith("dtm-hf-app-")]
+    (page,) = [above for above in Path(stored).parents if above.name.startswith(".dtm-hf-app.")]
     assert Path(stored).is_file()
     running.process.terminate()
     assert running.wait(60) == 128 + signal.SIGTERM

@@ -63,6 +63,23 @@ def test_push_pull_and_speak(run, tmp_path, capsys):
     assert seconds(tmp_path / "speech.wav") > 0.5
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("train_a_head.py", "clips", "--base", "org/no-voices"),
+        ("push_pull_speak.py", "org/mine", "--model", "org/no-voices"),
+        ("speak_and_compare.py", "--model", "org/no-voices"),
+        ("speak_and_compare.py", "--reference-audio", str(next(iter(packaged_voices(EMBEDDED).values())).audio)),
+    ],
+    ids=lambda arguments: " ".join(arguments[:-1]),
+)
+def test_a_voice_that_is_missing_is_told_before_anything_is_done(arguments, run, tmp_path, capsys):
+    with pytest.raises(SystemExit) as ended:
+        run(*arguments)
+    assert ended.value.code == 2 and "`--reference-text`" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_every_example_is_tested():
     source = Path(__file__).read_text(encoding="utf-8")
     assert all(f'"{path.name}"' in source for path in EXAMPLES.glob("*.py"))

@@ -1,6 +1,7 @@
 """Files of sound: how much of them is read, and what is said of those that cannot be."""
 
 import io
+import shutil
 import stat
 import sys
 
@@ -61,6 +62,9 @@ def test_an_ffmpeg_program_is_asked_where_there_is_one(monkeypatch, tmp_path):
     program.write_text(
         f"#!{sys.executable} -SE\nimport sys\n"
         "path = next(a for a in sys.argv if a.startswith('file:'))[5:]\n"
+        "given = sys.argv[: sys.argv.index('-i')]\n"
+        "formats = set(given[given.index('-format_whitelist') + 1].split(','))\n"
+        "if 'mov' not in formats or formats & {'hls', 'concat', 'dash', 'sdp', 'imf'}: sys.exit('It opens others')\n"
         "if open(path, 'rb').read(4) != b'good': sys.exit('Invalid data found')\n"
         f"sys.stdout.buffer.write(open({str(tmp_path / 'sound')!r}, 'rb').read())\n"
     )
@@ -74,3 +78,60 @@ def test_an_ffmpeg_program_is_asked_where_there_is_one(monkeypatch, tmp_path):
         np.testing.assert_allclose(sound.samples[:, 0], tone(1.0), atol=1e-4)
     with pytest.raises(ValueError, match=r"cannot be read as audio \(ffmpeg: Invalid data found\)"):
         decode(b"bad sound", "voice.m4a")
+
+
+@pytest.mark.parametrize("decoder", ["av", "ffmpeg"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:1,\nfile://{folder}/private.mp3\n#EXT-X-ENDLIST\n",
+        "#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:1,\nprivate.mp3\n#EXT-X-ENDLIST\n",
+        "ffconcat version 1.0\nfile private.mp3\n",
+        "ffconcat version 1.0\nfile {folder}/private.mp3\n",
+        "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=audio 5004 RTP/AVP 0\n",
+    ],
+    ids=["playlist", "relative playlist", "concat", "absolute concat", "sdp"],
+)
+def test_a_file_that_names_another_does_not_make_it_heard(content, decoder, monkeypatch, tmp_path):
+    if decoder == "ffmpeg":
+        if shutil.which("ffmpeg") is None:
+            pytest.skip("there is no ffmpeg program")
+        monkeypatch.setitem(sys.modules, "av", None)
+    soundfile.write(tmp_path / "private.mp3", tone(1.0), 8000, format="MP3")
+    content = content.format(folder=tmp_path)
+    for name in ("x.m3u8", "x.ffconcat", "x.sdp", "x.wav", "x.m4a", "x"):
+        (tmp_path / name).write_text(content)
+        with pytest.raises(ValueError, match="cannot be read as audio"):
+            decode(tmp_path / name, name)
+    with pytest.raises(ValueError, match="cannot be read as audio"):
+        decode(content.encode(), "(bytes)")
+
+
+def test_ffmpeg_opens_nothing_by_itself(monkeypatch, tmp_path):
+    """Even a format that names other files, were it let through."""
+    monkeypatch.setattr("dtm_hf.frontend.decoding._FORMATS", "hls,concat,mp3")
+    soundfile.write(tmp_path / "private.mp3", tone(1.0), 8000, format="MP3")
+    (tmp_path / "x.m3u8").write_text(
+        "#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:1,\nprivate.mp3\n#EXT-X-ENDLIST\n", encoding="utf-8"
+    )
+    (tmp_path / "x.ffconcat").write_text("ffconcat version 1.0\nfile private.mp3\n", encoding="utf-8")
+    for name in ("x.m3u8", "x.ffconcat"):
+        with pytest.raises(ValueError, match="cannot be read as audio"):
+            decode(tmp_path / name, name)
+
+
+def test_what_else_is_read_lies_in_one_file(tmp_path):
+    """Kinds that browsers and telephones record, by path and as bytes; their names do not matter."""
+    av = pytest.importorskip("av")
+    for format, codec in (("mp4", "aac"), ("matroska", "aac"), ("adts", "aac"), ("asf", "wmav2"), ("mpegts", "mp2")):
+        with av.open(str(tmp_path / "sound"), "w", format=format) as container:
+            stream = container.add_stream(codec, rate=44100, layout="mono")
+            stream.bit_rate = 64_000
+            for start in range(0, 44100, 1024):
+                samples = tone(1.0, 44100)[None, start : start + 1024]
+                frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples), format="fltp", layout="mono")
+                frame.sample_rate, frame.pts = 44100, start
+                container.mux(stream.encode(frame))
+            container.mux(stream.encode(None))
+        for source in (tmp_path / "sound", (tmp_path / "sound").read_bytes()):
+            assert decode(source, format).seconds == pytest.approx(1.0, abs=0.1), format

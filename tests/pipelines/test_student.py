@@ -4,11 +4,15 @@ import json
 
 import pytest
 import torch
+from hub_server import hub_of_this_process
 from tiny import randomise
 
 from dtm_hf import DTMPipeline, DTMScheduler
 from dtm_hf.app.arms import Arms
+from dtm_hf.app.desk import Voice
 from dtm_hf.backbone.student import Student, StudentConfig
+from dtm_hf.commands.page import open_models
+from dtm_hf.commands.serving import ServiceModel
 from dtm_hf.serving.pipeline_speaker import PipelineSpeaker
 from dtm_hf.training.objectives.adapters import F5_LAYERS, AdapterNetworks
 from dtm_hf.training.objectives.prediction import prediction_for
@@ -184,3 +188,40 @@ def test_arms_leave_the_pipelines_of_others_alone(tiny_pipeline, student):
     arms = Arms(tiny_pipeline, distilled)
     for own, shared in ((arms.pipeline, tiny_pipeline), (arms.student, distilled)):
         assert own is not shared and own.backbone is shared.backbone
+
+
+def test_a_pipeline_that_is_a_student_is_offered_what_it_can_run(pipeline, reference_audio):
+    arms = Arms(pipeline)
+    assert arms.names == ["student-4", "student-2", "student-1"]
+    (spoken,) = arms.run(["student-1"], TEXT, Voice(str(reference_audio), SAID), 0)
+    assert spoken.passes == 1 and len(spoken.audio)
+
+
+@pytest.mark.parametrize("place", ["beside", "beside on the Hub", "named"])
+def test_the_page_finds_a_student_and_compares_it(place, tiny_pipeline, student, tmp_path):
+    folder = tmp_path / "model"
+    tiny_pipeline.save_pretrained(folder)
+    student.save_pretrained(tmp_path / "adapters" if place == "named" else folder / "student")
+    named = str(tmp_path / "adapters") if place == "named" else None
+    with hub_of_this_process(tmp_path / "hub"):
+        model = str(folder)
+        if place == "beside on the Hub":
+            from huggingface_hub import HfApi
+
+            HfApi().create_repo("org/tiny")
+            HfApi().upload_folder(repo_id="org/tiny", folder_path=folder)
+            model = "org/tiny"
+        service = ServiceModel(model=model, student=named, device="cpu")
+        speakers, _, arms = open_models(service, service.chosen)
+    title = service.title
+    assert list(speakers) == ([f"{title}, student", title] if named else [title, f"{title}, student"])
+    served = [speakers[name].pipeline.backbone.config.step_counts for name in (title, f"{title}, student")]
+    assert served == [None, list(COUNTS)]
+    assert {"euler-32", "dtm-4x1", "student-4"} <= set(arms.names)
+
+
+def test_the_page_of_a_model_without_a_student_has_none(tiny_pipeline, tmp_path):
+    tiny_pipeline.save_pretrained(tmp_path / "model")
+    service = ServiceModel(model=str(tmp_path / "model"), device="cpu")
+    speakers, _, arms = open_models(service, service.chosen)
+    assert list(speakers) == ["model"] and arms.student is None
