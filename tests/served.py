@@ -30,12 +30,12 @@ def running(app):
 
 
 @contextmanager
-def serving(speaker, voices, **options):
+def serving(speaker, voices, max_rows=4, **options):
     """`url`, `client` (httpx), and what `health` says, of a speech server that lasts for the block."""
     from dtm_hf.runtime import Batcher
     from dtm_hf.serving.server import create_app
 
-    with running(create_app(Batcher(speaker, max_rows=4), voices, "tiny", **options)) as url:
+    with running(create_app(Batcher(speaker, max_rows=max_rows), voices, "tiny", **options)) as url:
         with httpx.Client(base_url=url, timeout=60) as client:
             yield SimpleNamespace(url=url, client=client, health=lambda: client.get("/health").json())
 

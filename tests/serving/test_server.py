@@ -274,3 +274,14 @@ def test_what_takes_too_long_is_given_up(audio_format, gated, voices):
         assert (answer.status_code, answer.json()["error"]["code"]) == (504, "timeout")
         gated.let()
         assert running.health()["requests"] == 0
+
+
+def test_a_long_text_neither_holds_up_the_others_nor_outlives_its_client(gated, voices):
+    with serving(gated, voices, max_rows=1) as running:
+        with pytest.raises(httpx.TimeoutException):
+            long = body("Good morning to you all, and a good evening. " * 40)
+            httpx.post(f"{running.url}/v1/audio/speech", json=long, timeout=0.5)
+        wait_for(lambda: gated.texts and running.health()["requests"] == 0)
+        gated.let(2)
+        assert running.client.post("/v1/audio/speech", json=body("Last.")).status_code == 200
+        assert len(gated.texts) == 2 and gated.texts[1] == "Last."
