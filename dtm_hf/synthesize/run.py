@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dtm_hf.commands.console import ArgumentError
-from dtm_hf.commands.models import choose_model, load_ears, load_pipeline
-from dtm_hf.frontend.voices import packaged_voices
+from dtm_hf.commands.models import choose_model, load_ears, load_pipeline, model_voices
 from dtm_hf.hub import hub_name
 from dtm_hf.reading import show
 from dtm_hf.synthesize.journal import Journal
@@ -255,7 +254,8 @@ def _voices(request: Request, model: str) -> dict[str, SourceVoice]:
         except (ValueError, OSError) as error:
             message = str(error).replace("`voices`", "`--voices`")
             raise ArgumentError(message if "--voices" in message else f"`--voices`: {message}") from error
-    voices = {name: SourceVoice(str(voice.audio), voice.text) for name, voice in packaged_voices(model).items()}
+    packaged = model_voices(model, request.revision, request.local_files_only)
+    voices = {name: SourceVoice(str(voice.audio), voice.text) for name, voice in packaged.items()}
     if not voices:
         raise ArgumentError(f"`--voices` is needed: {model!r} packages no recording.")
     return voices

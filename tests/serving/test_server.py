@@ -1,7 +1,11 @@
 """The server as its clients see it: the official `openai` client, over loopback."""
 
+import contextlib
 import io
+import json
+import socket
 import threading
+from urllib.parse import urlsplit
 
 import httpx
 import numpy as np
@@ -9,10 +13,14 @@ import openai
 import pytest
 import soundfile
 import torch
-from served import serving
+from served import running, serving
 
+from dtm_hf.frontend.voices import Recording
+from dtm_hf.runtime import Batcher
 from dtm_hf.serving.encoding import FORMATS
 from dtm_hf.serving.limits import Limits
+from dtm_hf.serving.listening import open_socket
+from dtm_hf.serving.server import create_app
 
 SAID = "What is said."
 TEXT = "Good morning. Hello there, all of you. Yes."
@@ -285,3 +293,68 @@ def test_a_long_text_neither_holds_up_the_others_nor_outlives_its_client(gated, 
         gated.let(2)
         assert running.client.post("/v1/audio/speech", json=body("Last.")).status_code == 200
         assert len(gated.texts) == 2 and gated.texts[1] == "Last."
+
+
+def test_a_client_that_stops_reading_is_hung_up_on(speaker, voices, monkeypatch):
+    def with_little_room(host, port):
+        opened = open_socket(host, port)
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        return opened
+
+    monkeypatch.setattr("dtm_hf.serving.listening.open_socket", with_little_room)
+    with serving(speaker, voices, patience_s=0.5) as running, socket.socket() as unread:
+        unread.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        asked = json.dumps(body("Good morning to you all. " * 100, "pcm")).encode()
+        unread.connect(("127.0.0.1", urlsplit(running.url).port))
+        head = f"POST /v1/audio/speech HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(asked)}\r\n"
+        unread.sendall(f"{head}Content-Type: application/json\r\n\r\n".encode() + asked)
+        wait_for(lambda: running.health()["served"] == 1)
+        wait_for(lambda: running.health()["requests"] == 0)
+        # Cut off, and not ended.
+        heard = b""
+        with contextlib.suppress(ConnectionResetError):
+            while piece := unread.recv(2**20):
+                heard += piece
+        assert heard.startswith(b"HTTP/1.1 200") and not heard.endswith(b"0\r\n\r\n")
+
+
+def test_a_voice_is_read_once_and_before_anybody_asks(speaker, voices, tmp_path, monkeypatch):
+    from dtm_hf.frontend import audio
+
+    (tmp_path / "carl.wav").write_bytes(b"RIFF and nothing else")
+    with pytest.raises(ValueError, match="`voices`: 'carl' cannot be used"):
+        create_app(Batcher(speaker), voices | {"carl": Recording(tmp_path / "carl.wav", SAID)}, "tiny")
+    with pytest.raises(ValueError, match="`voices`: 'carl' cannot be used: `reference_text`"):
+        create_app(Batcher(speaker), {"carl": Recording(voices["anna"].audio, "語")}, "tiny")
+    with serving(speaker, voices) as running:
+        monkeypatch.setattr(audio, "_decode_file", lambda path: pytest.fail(f"{path} was read again"))
+        for audio_format in ("wav", "pcm"):
+            assert running.client.post("/v1/audio/speech", json=body("Hi.", audio_format)).status_code == 200
+
+
+def test_what_is_late_before_it_waits_is_not_spoken(gated, voices, monkeypatch):
+    prepare, begun = gated.speaker.prepare, threading.Event()
+
+    def slow(*args, **kwargs):
+        begun.wait(0.6)
+        return prepare(*args, **kwargs)
+
+    with serving(gated, voices, limits=Limits(timeout_s=0.3)) as running:
+        monkeypatch.setattr(gated, "prepare", slow, raising=False)
+        assert running.client.post("/v1/audio/speech", json=body("Late.")).status_code == 504
+        monkeypatch.undo()
+        gated.let()
+        threading.Event().wait(0.8)
+        assert running.client.post("/v1/audio/speech", json=body("Last.")).status_code == 200
+    assert gated.texts == ["Last."]
+
+
+def test_it_answers_to_the_address_that_it_listens_at(speaker, voices):
+    from dtm_hf.serving.listening import host_names, url_of
+
+    with open_socket("127.0.0.2", 0) as opened:
+        names, address = host_names(opened), url_of(opened).removeprefix("http://")
+        app = create_app(Batcher(speaker), voices, "tiny", hosts=names)
+        with running(app) as url:
+            assert httpx.get(f"{url}/health", headers={"host": address}).status_code == 200
+            assert httpx.get(f"{url}/health", headers={"host": "evil.example"}).status_code == 400

@@ -377,6 +377,32 @@ def test_a_batch_that_the_memory_does_not_hold_is_sampled_in_parts(sources, tmp_
     assert result.exit_code == 1 and result.stderr.splitlines()[-1] == "Error: full"
 
 
+def test_the_voices_of_a_pipeline_of_the_hub_are_those_packaged_with_it(sources, tmp_path):
+    from huggingface_hub import HfApi
+
+    from dtm_hf.commands.serving import ServiceModel
+
+    model = tmp_path / "tiny"
+    shutil.copytree(sources / "tiny", model)
+    for suffix in (".wav", ".txt"):
+        shutil.copyfile(sources / f"voices/anna{suffix}", model / f"reference-eva{suffix}")
+    (tmp_path / "texts.txt").write_text("One.\n")
+    with hub_of_this_process(tmp_path / "hub"):
+        HfApi().create_repo("org/tiny")
+        HfApi().upload_folder(repo_id="org/tiny", folder_path=model)
+        served = ServiceModel(model="org/tiny").recordings("org/tiny")
+        assert list(served) == ["eva"] and served["eva"].text == "What is said."
+        with pytest.raises(OSError, match="`--model` 'org/absent'"):
+            ServiceModel(model="org/absent").recordings("org/absent")
+        texts, output = str(tmp_path / "texts.txt"), str(tmp_path / "out")
+        result = CliRunner().invoke(app, ["--texts", texts, "--model", "org/tiny", "-o", output, *FAST])
+        assert result.exit_code == 0, result.output
+        rows = [
+            row for path in (tmp_path / "out").glob("data/*") for row in pyarrow.parquet.read_table(path).to_pylist()
+        ]
+        assert [row["speaker"] for row in rows] == ["eva"]
+
+
 def test_what_cannot_be_pushed_is_said_before_anything_is_spoken(sources, tmp_path):
     with hub_of_this_process(tmp_path / "hub") as hub:
         hub.fail_next(9, status=403, matching="preupload")
