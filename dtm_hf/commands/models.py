@@ -62,7 +62,7 @@ def model_voices(model: str, revision: str | None = None, local_files_only: bool
     The recordings packaged with a model, by name, wherever it lies; arguments as of [`load_pipeline`].
 
     Raises:
-        OSError: if there is no such repository, or it cannot be reached.
+        ArgumentError: if there is no such repository, or it cannot be reached.
     """
     if Path(model).is_dir():
         return packaged_voices(model)
@@ -73,7 +73,9 @@ def model_voices(model: str, revision: str | None = None, local_files_only: bool
     try:
         folder = snapshot_download(model, revision=revision, allow_patterns=files, local_files_only=local_files_only)
     except OSError as error:
-        raise OSError(f"`--model` {model!r} is no folder here, and of the Hub it cannot be loaded: {error}") from error
+        raise ArgumentError(
+            f"`--model` {model!r} is no folder here, and of the Hub it cannot be loaded: {error}"
+        ) from error
     return packaged_voices(folder)
 
 
