@@ -1,6 +1,7 @@
 """A model opened to speak for many, and the server of `dtm-hf serve`."""
 
 import importlib.util
+import warnings
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,7 +76,10 @@ class ServiceModel:
             raise ArgumentError(f"`--voices` is needed: {chosen!r} packages no recording.")
         for name, voice in voices.items():
             try:
-                read_speech(voice.audio)
+                with warnings.catch_warnings():
+                    # It is read again with its text, and what there is to say is said then.
+                    warnings.simplefilter("ignore")
+                    read_speech(voice.audio)
             except (ValueError, OSError) as error:
                 raise ArgumentError(f"`--voices`: {show(name)} cannot be used: {error}") from error
         return voices
