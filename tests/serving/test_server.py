@@ -212,6 +212,18 @@ def body(text, audio_format="wav"):
     return {"model": "tiny", "input": text, "voice": "anna", "response_format": audio_format, **FAST}
 
 
+@contextlib.contextmanager
+def asked(url, fields):
+    """A connection with little room, on which speech is asked for and nothing is read; it hangs up at the end."""
+    content = json.dumps(fields).encode()
+    head = f"POST /v1/audio/speech HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(content)}\r\n"
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.connect(("127.0.0.1", urlsplit(url).port))
+        connection.sendall(f"{head}Content-Type: application/json\r\n\r\n".encode() + content)
+        yield connection
+
+
 def in_background(function):
     found = []
     thread = threading.Thread(target=lambda: found.append(function()))
@@ -286,10 +298,9 @@ def test_what_takes_too_long_is_given_up(audio_format, gated, voices):
 
 def test_a_long_text_neither_holds_up_the_others_nor_outlives_its_client(gated, voices):
     with serving(gated, voices, max_rows=1) as running:
-        with pytest.raises(httpx.TimeoutException):
-            long = body("Good morning to you all, and a good evening. " * 40)
-            httpx.post(f"{running.url}/v1/audio/speech", json=long, timeout=0.5)
-        wait_for(lambda: gated.texts and running.health()["requests"] == 0)
+        with asked(running.url, body("Good morning to you all, and a good evening. " * 40)):
+            wait_for(lambda: gated.texts)
+        wait_for(lambda: running.health()["requests"] == 0)
         gated.let(2)
         assert running.client.post("/v1/audio/speech", json=body("Last.")).status_code == 200
         assert len(gated.texts) == 2 and gated.texts[1] == "Last."
@@ -302,12 +313,8 @@ def test_a_client_that_stops_reading_is_hung_up_on(speaker, voices, monkeypatch)
         return opened
 
     monkeypatch.setattr("dtm_hf.serving.listening.open_socket", with_little_room)
-    with serving(speaker, voices, patience_s=0.5) as running, socket.socket() as unread:
-        unread.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        asked = json.dumps(body("Good morning to you all. " * 100, "pcm")).encode()
-        unread.connect(("127.0.0.1", urlsplit(running.url).port))
-        head = f"POST /v1/audio/speech HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(asked)}\r\n"
-        unread.sendall(f"{head}Content-Type: application/json\r\n\r\n".encode() + asked)
+    text = "Good morning to you all. " * 100
+    with serving(speaker, voices, patience_s=0.5) as running, asked(running.url, body(text, "pcm")) as unread:
         wait_for(lambda: running.health()["served"] == 1)
         wait_for(lambda: running.health()["requests"] == 0)
         # Cut off, and not ended.
