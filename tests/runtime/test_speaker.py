@@ -119,13 +119,14 @@ def test_a_damaged_graph_is_named(copy):
         ("backbone/config.json", None),
     ],
 )
-def test_what_lacks_a_part_is_damaged(file, change, copy):
+def test_what_lacks_a_part_is_damaged(file, change, copy, reference_audio):
     (copy / "text_normalizer").mkdir()
     (copy / "text_normalizer/normalizer_config.json").write_text("{}")
     path = copy / file
     path.write_text(json.dumps({} if change is None else json.loads(path.read_text()) | change))
+    # Some of it is missed when it is read, and some when it is used.
     with pytest.raises(ValueError, match="damaged") as error:
-        Speaker(copy)
+        Speaker(copy)("Hi.", reference_audio, "What is said.")
     assert str(copy) in str(error.value)
 
 
