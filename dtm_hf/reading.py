@@ -5,6 +5,8 @@ alone.
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 # A configuration of megabytes is none. Vocabularies and results for cards are the largest, of some 100 kB.
@@ -16,6 +18,26 @@ def show(value: Any) -> str:
     """A value as a message can hold it: in one line, and not too much of it."""
     shown = " ".join(repr(value).split())
     return shown if len(shown) <= _MAX_SHOWN else f"{shown[:_MAX_SHOWN]}..."
+
+
+class Configuration(dict):
+    """The content of a configuration; what is missing is told with the name of its file, whenever it is missed."""
+
+    def __init__(self, content: dict[str, Any], source: str | os.PathLike):
+        super().__init__(content)
+        self._source = os.fspath(source)
+
+    def __missing__(self, name: str) -> Any:
+        raise ValueError(f"{self._source!r} is damaged: `{name}` is missing.")
+
+
+@contextmanager
+def naming_damage(source: str | os.PathLike) -> Iterator[None]:
+    """What of a folder's files is of another kind than it should be becomes a `ValueError` that says of which."""
+    try:
+        yield
+    except (LookupError, TypeError, AttributeError) as error:
+        raise ValueError(f"{os.fspath(source)!r} is damaged: {type(error).__name__} {show(error)}.") from error
 
 
 def read_json(path: str | os.PathLike) -> dict[str, Any]:
@@ -34,7 +56,7 @@ def read_json(path: str | os.PathLike) -> dict[str, Any]:
         raise ValueError(f"{os.fspath(path)!r} is not valid JSON: {show(error)}.") from error
     if not isinstance(content, dict):
         raise ValueError(f"{os.fspath(path)!r} must hold names with values, but holds a {type(content).__name__}.")
-    return content
+    return Configuration(content, path)
 
 
 def read_yaml(path: str | os.PathLike) -> Any:

@@ -13,12 +13,12 @@ SAID = "What is said."
 
 
 @contextmanager
-def running(app):
-    """The address of an ASGI application that runs for the block."""
+def running(app, **server):
+    """The address of an ASGI application that runs for the block; arguments as of `make_server`."""
     from dtm_hf.serving.listening import make_server, open_socket, url_of
 
     with open_socket("127.0.0.1", 0) as opened:
-        server = make_server(app)
+        server = make_server(app, **server)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [opened]})
         thread.start()
         try:
@@ -30,12 +30,13 @@ def running(app):
 
 
 @contextmanager
-def serving(speaker, voices, **options):
+def serving(speaker, voices, max_rows=4, patience_s=120, **options):
     """`url`, `client` (httpx), and what `health` says, of a speech server that lasts for the block."""
     from dtm_hf.runtime import Batcher
     from dtm_hf.serving.server import create_app
 
-    with running(create_app(Batcher(speaker, max_rows=4), voices, "tiny", **options)) as url:
+    app = create_app(Batcher(speaker, max_rows=max_rows), voices, "tiny", **options)
+    with running(app, patience_s=patience_s) as url:
         with httpx.Client(base_url=url, timeout=60) as client:
             yield SimpleNamespace(url=url, client=client, health=lambda: client.get("/health").json())
 

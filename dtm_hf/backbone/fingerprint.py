@@ -8,12 +8,13 @@ of them is rounded, so that a copy that went through float16, eight bits or fewe
 
 import base64
 import hashlib
+import json
 import struct
 import warnings
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Self
+from dataclasses import asdict, dataclass
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -50,6 +51,36 @@ def weights_fingerprint(module: nn.Module) -> str:
         values = parameter.detach().to("cpu", torch.bfloat16).contiguous()
         digest.update(values.view(torch.int16).numpy())
     return digest.hexdigest()[:16]
+
+
+def fingerprint_of(module: nn.Module) -> str:
+    """[`weights_fingerprint`] of a module; of a port, whose weights are in its graphs, that of what it was made of."""
+    return getattr(module, "fingerprint", None) or weights_fingerprint(module)
+
+
+def component_fingerprint(component: Any) -> str:
+    """
+    SHA-256 of all that decides what a component of a pipeline does, as 16 hexadecimal digits: its class, its
+    configuration or vocabulary, its weights, and of a port how these are kept.
+
+    Args:
+        component: a network, a port, a scheduler, a tokenizer, or a user's own that has no configuration.
+    """
+    config = getattr(component, "config", {})
+    if hasattr(component, "get_vocab"):
+        config = {"vocabulary": component.get_vocab(), "words": sorted(getattr(component, "words", None) or ())}
+    elif hasattr(component, "to_dict") or hasattr(config, "to_dict"):
+        config = (component if hasattr(component, "to_dict") else config).to_dict()
+    # What begins with an underscore, and the version, says where it was loaded from and by whom.
+    config = {name: config[name] for name in config if not name.startswith("_") and name != "transformers_version"}
+    manifest = getattr(component, "manifest", None)
+    parts = {
+        "class": type(component).__name__,
+        "config": config,
+        "weights": fingerprint_of(component) if isinstance(component, nn.Module) else None,
+        "port": None if manifest is None else asdict(manifest),
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)

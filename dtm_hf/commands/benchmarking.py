@@ -11,10 +11,9 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from dtm_hf.evaluation.arms import Arm, parse_arms
-from dtm_hf.frontend.voices import packaged_voices
 
 from .console import ArgumentError, say_note, stderr
-from .models import choose_model, choose_reference, load_pipeline
+from .models import choose_model, choose_reference, load_pipeline, model_voices
 
 if TYPE_CHECKING:
     from dtm_hf import DTMPipeline
@@ -130,8 +129,9 @@ def _prompts(request: BenchmarkRequest, model: str) -> list[tuple[Path, str]]:
                 f"but `--set` {request.items!r} has prompts of its own."
             )
         return []
-    chosen = choose_reference(model, request.reference_audio, request.reference_text, request.voice)
-    voices = list(packaged_voices(model).values()) if asked == (None, None, None) else [chosen]
+    where = request.revision, request.local_files_only
+    chosen = choose_reference(model, request.reference_audio, request.reference_text, request.voice, *where)
+    voices = list(model_voices(model, *where).values()) if asked == (None, None, None) else [chosen]
     return [(voice.audio, voice.text) for voice in voices]
 
 
@@ -209,6 +209,7 @@ def _settings(
     """What a figure depends on, besides the arm and the seed; what no arm has used yet is `None`."""
     import torch
 
+    from dtm_hf.backbone.fingerprint import fingerprint_of
     from dtm_hf.evaluation.metrics.words import WordErrorRate
 
     device = pipe._execution_device
@@ -216,7 +217,7 @@ def _settings(
     return {
         "backbone": pipe.backbone.fingerprint,
         "runtime": _runtime(pipe.backbone),
-        "head": _head_fingerprint(pipe.head) if any(arm.needs_head for arm in arms) else None,
+        "head": fingerprint_of(pipe.head) if any(arm.needs_head for arm in arms) else None,
         "mean_mel": None if means is None else _digest(means),
         "student": student.backbone.fingerprint if any(arm.needs_student for arm in arms) else None,
         # What these arms take from the pipeline's scheduler.
@@ -246,14 +247,7 @@ def _durations(request: BenchmarkRequest, pipe: "DTMPipeline") -> str:
 def _runtime(backbone) -> str:
     """A port has the fingerprint of its source, and its own rounding."""
     manifest = getattr(backbone, "manifest", None)
-    return "torch" if manifest is None else f"{manifest.format} {manifest.weights}"
-
-
-def _head_fingerprint(head) -> str:
-    from dtm_hf.backbone.fingerprint import weights_fingerprint
-
-    # The weights of a ported head are in its graphs.
-    return getattr(head, "fingerprint", None) or weights_fingerprint(head)
+    return "torch" if manifest is None else f"{manifest.export_format} {manifest.weights}"
 
 
 def _digest(figures) -> str:

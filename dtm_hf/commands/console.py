@@ -57,7 +57,11 @@ class ReportingGroup(TyperGroup):
         with _own_warnings(ctx.params["traceback"], said):
             try:
                 return super().invoke(ctx)
-            except (ValueError, TypeError, OSError, ImportError, MemoryError, RecursionError) as error:
+            except (typer.Exit, typer.Abort):
+                # RuntimeErrors by descent.
+                raise
+            # RuntimeError is what torch raises, of a GPU whose memory is full among the rest.
+            except (ValueError, TypeError, OSError, ImportError, MemoryError, RuntimeError) as error:
                 if ctx.params["traceback"]:
                     raise
                 # A pipe that its reader closed is no error to explain.

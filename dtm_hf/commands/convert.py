@@ -26,7 +26,7 @@ def convert_f5(
     absent = [
         f"`{name}` {path!r} is no file"
         for name, path in (("CHECKPOINT", checkpoint), ("VOCAB", vocab))
-        if not path.startswith("hf://") and not Path(path).expanduser().is_file()
+        if not path.startswith("hf://") and not Path(path).is_file()
     ]
     if absent:
         raise ArgumentError(f"{', and '.join(absent)}; give a local path or hf://org/repo/path.")
@@ -43,13 +43,13 @@ def convert_f5(
         status.update(f"Reading {checkpoint}")
         problems: list[str] = []
         with _naming("CHECKPOINT", checkpoint, problems):
-            file = resolve_file(_local(checkpoint), revision=revision)
+            file = resolve_file(checkpoint, revision=revision)
         with _naming("VOCAB", vocab, problems):
-            vocab_file = resolve_file(_local(vocab), revision=revision)
+            vocab_file = resolve_file(vocab, revision=revision)
         spectrum_inverter = dtm_hf.GriffinLimVocoder()
         if vocoder is not None:
             with _naming("--vocoder", vocoder, problems):
-                spectrum_inverter = dtm_hf.VocosVocoder.from_vocos_checkpoint(_local(vocoder))
+                spectrum_inverter = dtm_hf.VocosVocoder.from_vocos_checkpoint(vocoder)
         # All at once: who is offline fetches them elsewhere, and in one go.
         if problems:
             raise OSError(" ".join(problems))
@@ -83,8 +83,3 @@ def _naming(argument: str, value: str, problems: list[str]) -> Iterator[None]:
         yield
     except OSError as error:
         problems.append(f"`{argument}` {value!r} cannot be had: {error}")
-
-
-def _local(path: str) -> str:
-    """A path with its `~` resolved; names on the Hub hold none."""
-    return str(Path(path).expanduser()) if path.startswith("~") else path

@@ -5,10 +5,8 @@ from pathlib import Path
 
 import typer
 
-from dtm_hf.frontend.voices import packaged_voices
-
 from .console import ArgumentError, quiet_libraries, stderr
-from .models import ANY_KIND, EMBEDDED, choose_model, load_pipeline
+from .models import ANY_KIND, EMBEDDED, choose_model, load_pipeline, model_voices
 
 
 def export(
@@ -39,7 +37,7 @@ def export(
     )
     with stderr.status(f"Exporting as {export_format}, a graph after the other"):
         export_pipeline(pipeline, output, export_format, weights)
-    for voice in packaged_voices(model).values():
+    for voice in model_voices(model, revision, local_files_only).values():
         for file in (voice.audio, voice.audio.with_suffix(".txt")):
             shutil.copyfile(file, output / file.name)
     size = sum(path.stat().st_size for path in output.rglob("*") if path.is_file())

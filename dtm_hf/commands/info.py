@@ -7,10 +7,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from dtm_hf.frontend.voices import packaged_voices
 from dtm_hf.scheduling.solvers import effective_solver
 
-from .models import ANY_KIND, load_pipeline, pipeline_kind
+from .models import ANY_KIND, load_pipeline, model_voices, pipeline_kind
 
 if TYPE_CHECKING:
     from diffusers.pipelines.pipeline_utils import DiffusionPipeline
@@ -32,7 +31,7 @@ def show_info(model: str, revision: str | None = None, local_files_only: bool = 
     if kind in _OTHER_FACTS:
         console.print(_OTHER_FACTS[kind](pipeline))
     else:
-        console.print(_facts(pipeline, packaged_voices(model)))
+        console.print(_facts(pipeline, model_voices(model, revision, local_files_only)))
     if graphs:
         _print_graphs(pipeline)
 

@@ -17,6 +17,10 @@ from .options import (
     LocalFilesOnly,
     Model,
     Output,
+    PathArgument,
+    PathOption,
+    PlaceArgument,
+    PlaceOption,
     PortFormat,
     PortWeights,
     Precision,
@@ -99,12 +103,12 @@ def speak_text(
         typer.Argument(help="What to say; several are written to a file each. - is standard input.", metavar="TEXT"),
     ] = None,
     text_file: Annotated[
-        Path | None, typer.Option(help="What to say, from a file in UTF-8, in the place of TEXT.", show_default=False)
+        Path | None, PathOption(help="What to say, from a file in UTF-8, in the place of TEXT.", show_default=False)
     ] = None,
     split_lines: Annotated[bool, typer.Option("--split-lines", help="Each line is a text by itself.")] = False,
     reference_audio: Annotated[
         Path | None,
-        typer.Option(
+        PathOption(
             help="Recording of the voice, up to 12 s; for a SpeechT5 also an .npy embedding.",
             show_default="one packaged with the pipeline",
         ),
@@ -186,9 +190,9 @@ def speak_text(
 def export(
     model: Annotated[
         str,
-        typer.Argument(metavar="MODEL", help="Folder or Hub name of a pipeline; dtm-f5-voice is the embedded."),
+        PlaceArgument(metavar="MODEL", help="Folder or Hub name of a pipeline; dtm-f5-voice is the embedded."),
     ],
-    output: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write; must not exist or be empty.")],
+    output: Annotated[Path, PathArgument(metavar="OUT", help="Folder to write; must not exist or be empty.")],
     export_format: Annotated[PortFormat, typer.Option("--format", help="Of the graphs.")] = PortFormat.onnx,
     weights: Annotated[PortWeights, typer.Option(help="Of the graphs; fp16 is computed in fp32.")] = PortWeights.fp32,
     student: StudentAdapters = None,
@@ -212,10 +216,10 @@ def export(
 @app.command()
 def parity(
     model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="Folder or Hub name of a pipeline; dtm-f5-voice is the embedded.")
+        str, PlaceArgument(metavar="MODEL", help="Folder or Hub name of a pipeline; dtm-f5-voice is the embedded.")
     ],
-    port: Annotated[str, typer.Argument(metavar="PORT", help="Folder or Hub name of a port of it.")],
-    report: Annotated[Path | None, typer.Option("--json", help="File for the whole report.")] = None,
+    port: Annotated[str, PlaceArgument(metavar="PORT", help="Folder or Hub name of a port of it.")],
+    report: Annotated[Path | None, PathOption("--json", help="File for the whole report.")] = None,
     revision: Revision = None,
     local_files_only: LocalFilesOnly = False,
 ) -> None:
@@ -229,7 +233,7 @@ def parity(
 def info(
     model: Annotated[
         str | None,
-        typer.Argument(
+        PlaceArgument(
             help="Folder of a pipeline or name of a Hub repository.", show_default="the embedded dtm-f5-voice"
         ),
     ] = None,
@@ -249,17 +253,17 @@ def info(
 @app.command("convert-f5")
 def convert(
     checkpoint: Annotated[
-        str, typer.Argument(metavar="CHECKPOINT", help="Official .safetensors or .pt file, or hf://org/repo/path.")
+        str, PlaceArgument(metavar="CHECKPOINT", help="Official .safetensors or .pt file, or hf://org/repo/path.")
     ],
-    vocab: Annotated[str, typer.Argument(metavar="VOCAB", help="Its vocab.txt, or hf://org/repo/path.")],
-    output: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write; must not exist or be empty.")],
+    vocab: Annotated[str, PlaceArgument(metavar="VOCAB", help="Its vocab.txt, or hf://org/repo/path.")],
+    output: Annotated[Path, PathArgument(metavar="OUT", help="Folder to write; must not exist or be empty.")],
     variant: Annotated[
         str | None,
         typer.Option(help="v1_base, v1_small, base or small.", show_default="told by path and size, else v1"),
     ] = None,
     vocoder: Annotated[
         str | None,
-        typer.Option(
+        PlaceOption(
             help="Folder or Hub repository with the files of a Vocos.", show_default="Griffin-Lim, no weights"
         ),
     ] = None,
@@ -288,14 +292,14 @@ def convert(
 def benchmark(
     items: Annotated[
         str,
-        typer.Option(
+        PlaceOption(
             "--set",
             help="Folder of a corpus; a .csv, .tsv or .jsonl list of reference_audio, reference_text, text and, if "
             "there is one, recording; typed, a hundred lines that people type, or a .txt list of text|kind, in the "
             "packaged voices; or seed-tts-en:FOLDER, seed-tts-zh:FOLDER, librispeech-pc:FOLDER.",
         ),
     ],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the results; goes on where it stopped.")],
+    output: Annotated[Path, PathOption("--output", "-o", help="Folder of the results; goes on where it stopped.")],
     model: Model = None,
     student: StudentAdapters = None,
     arms: Annotated[
@@ -316,7 +320,7 @@ def benchmark(
         ),
     ] = None,
     reference_audio: Annotated[
-        Path | None, typer.Option(help="Recording of the voice for a list of texts alone.", show_default=False)
+        Path | None, PathOption(help="Recording of the voice for a list of texts alone.", show_default=False)
     ] = None,
     reference_text: Annotated[str | None, typer.Option(help="What is said in it.", show_default=False)] = None,
     recognizer: Annotated[
@@ -341,7 +345,7 @@ def benchmark(
     batch_size: Annotated[int, typer.Option(min=1, help="Sentences sampled at once.")] = 4,
     speaker_checkpoint: Annotated[
         Path | None,
-        typer.Option(help="wavlm_large_finetune.pth: judges similarity on the public lists.", show_default=False),
+        PathOption(help="wavlm_large_finetune.pth: judges similarity on the public lists.", show_default=False),
     ] = None,
     repeats: Annotated[int, typer.Option(min=0, help="Counted runs of each arm to time it; 0 times nothing.")] = 5,
     dtype: Annotated[Precision, typer.Option(help="Type of the weights.")] = Precision.float32,

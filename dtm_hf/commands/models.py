@@ -8,7 +8,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dtm_hf.frontend.voices import Recording, packaged_voices
+from dtm_hf.frontend.voices import PACKAGED, Recording, packaged_voices
 
 from .console import ArgumentError, quiet_libraries, stderr
 
@@ -57,9 +57,38 @@ def _near(path: Path) -> str | None:
     return next((there[name] for name in difflib.get_close_matches(path.name, there, 1)), None)
 
 
-def choose_reference(model: str, audio: Path | None, text: str | None, voice: str | None) -> Recording:
+def model_voices(model: str, revision: str | None = None, local_files_only: bool = False) -> dict[str, Recording]:
     """
-    The recording to speak like: `audio` with `text`, else a packaged one of the model.
+    The recordings packaged with a model, by name, wherever it lies; arguments as of [`load_pipeline`].
+
+    Raises:
+        ArgumentError: if there is no such repository, or it cannot be reached.
+    """
+    if Path(model).is_dir():
+        return packaged_voices(model)
+    from huggingface_hub import snapshot_download
+
+    # A pipeline is loaded without them: they are no part of it.
+    files = [f"{PACKAGED}*{suffix}" for suffix in (".wav", ".txt")]
+    try:
+        folder = snapshot_download(model, revision=revision, allow_patterns=files, local_files_only=local_files_only)
+    except OSError as error:
+        raise ArgumentError(
+            f"`--model` {model!r} is no folder here, and of the Hub it cannot be loaded: {error}"
+        ) from error
+    return packaged_voices(folder)
+
+
+def choose_reference(
+    model: str,
+    audio: Path | None,
+    text: str | None,
+    voice: str | None,
+    revision: str | None = None,
+    local_files_only: bool = False,
+) -> Recording:
+    """
+    The recording to speak like: `audio` with `text`, else a packaged one of the model, as of [`model_voices`].
 
     Read once here, which takes no model, so that a bad recording is refused at once.
     """
@@ -68,13 +97,13 @@ def choose_reference(model: str, audio: Path | None, text: str | None, voice: st
             raise ArgumentError("`--voice` and `--reference-audio` exclude each other.")
         if text is None or not text.strip():
             raise ArgumentError(f"`--reference-text` is missing: what is said in {str(audio)!r}.")
-        reference = Recording(audio.expanduser(), text)
+        reference = Recording(audio, text)
     elif text is not None:
         raise ArgumentError(
             "`--reference-text` is given without the recording that it belongs to, `--reference-audio`."
         )
     else:
-        voices = packaged_voices(model)
+        voices = model_voices(model, revision, local_files_only)
         if not voices:
             raise ArgumentError(
                 f"`--reference-audio` and `--reference-text` are needed: {model!r} packages no recording."

@@ -1,6 +1,7 @@
 """Options that several commands have, and the choices of those with a few."""
 
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -47,14 +48,38 @@ class Durations(StrEnum):
     recording = "recording"
 
 
+def path(typed: str | Path) -> Path:
+    """
+    A path with its `~`, which a shell leaves alone in `--output=~/speech` and in quotes.
+
+    Raises:
+        BadParameter: if it is the home of a user that there is not.
+    """
+    try:
+        return Path(typed).expanduser()
+    except RuntimeError as error:
+        raise typer.BadParameter(f"{str(typed)!r} is in the home of a user that there is not.") from error
+
+
+def place(typed: str) -> str:
+    """A folder or a file, as of [`path`], or a name on the Hub as it is."""
+    return str(path(typed)) if typed.startswith("~") else typed
+
+
+# Every option that may be a path is one of these: what follows has one name for a file.
+PathOption = partial(typer.Option, parser=path)
+PlaceOption = partial(typer.Option, parser=place)
+PathArgument = partial(typer.Argument, parser=path)
+PlaceArgument = partial(typer.Argument, parser=place)
+
 Model = Annotated[
     str | None,
-    typer.Option(help="Folder of a pipeline or name of a Hub repository.", show_default="the embedded dtm-f5-voice"),
+    PlaceOption(help="Folder of a pipeline or name of a Hub repository.", show_default="the embedded dtm-f5-voice"),
 ]
 StudentAdapters = Annotated[
-    str | None, typer.Option(help="Folder or Hub name of a distilled student's adapters.", show_default=False)
+    str | None, PlaceOption(help="Folder or Hub name of a distilled student's adapters.", show_default=False)
 ]
-Output = Annotated[Path, typer.Option("--output", "-o", help="WAV file to write; an existing one is replaced.")]
+Output = Annotated[Path, PathOption("--output", "-o", help="WAV file to write; an existing one is replaced.")]
 Voice = Annotated[
     str | None,
     typer.Option(

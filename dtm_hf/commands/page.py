@@ -92,7 +92,7 @@ def run_page(service: ServiceModel, *, recognizer: str | None, host: str, port: 
         ears = load_ears(recognizer)
         from dtm_hf.app.desk import Desk
         from dtm_hf.runtime import Batcher
-        from dtm_hf.serving.listening import is_loopback, make_server, url_of
+        from dtm_hf.serving.listening import host_names, is_loopback, make_server, url_of
 
         speakers, rows, arms = open_models(service, chosen)
         models = {name: stack.enter_context(Batcher(each, max_rows=rows)) for name, each in speakers.items()}
@@ -103,7 +103,7 @@ def run_page(service: ServiceModel, *, recognizer: str | None, host: str, port: 
             arms,
             folder,
             service.title,
-            None if is_loopback(opened) else ["*"],
+            host_names(opened),
         )
         stderr.print(
             f"The page is at {url_of(opened)}. Ctrl-C ends it.", markup=False, highlight=False, soft_wrap=True

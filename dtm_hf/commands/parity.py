@@ -19,7 +19,9 @@ def parity(model: str, port: str, report_file: Path | None, revision: str | None
     except ArgumentError as error:
         raise ArgumentError(str(error).replace("`--model`", "`PORT`")) from error
     kind = pipeline_kind(model, revision, local_files_only)
-    reference = choose_reference(model, None, None, None) if kind == "DTMPipeline" else None
+    reference = (
+        choose_reference(model, None, None, None, revision, local_files_only) if kind == "DTMPipeline" else None
+    )
     source = load_pipeline(model, kinds=ANY_KIND, device="cpu", revision=revision, local_files_only=local_files_only)
     ported = load_pipeline(port, kinds=ANY_KIND, device="cpu", local_files_only=local_files_only)
     with stderr.status("Comparing"):

@@ -31,7 +31,14 @@ def speak_port(request: SpeakRequest) -> None:
             f"`--dtype` {request.dtype} is for `--runtime torch`; a port has the type that it was exported with."
         )
     model = choose_port(request.model, request.runtime)
-    reference = choose_reference(model, request.reference_audio, request.reference_text, request.voice)
+    reference = choose_reference(
+        model,
+        request.reference_audio,
+        request.reference_text,
+        request.voice,
+        request.revision,
+        request.local_files_only,
+    )
     check_request(request, model, reference)
     with ExitStack() as stack:
         wavs = [stack.enter_context(written_aside(path)) for path in request.outputs]

@@ -90,12 +90,12 @@ def read_texts(texts: list[str] | None, file: Path | None, split_lines: bool) ->
 def _read(file: Path | None) -> str:
     """A file, or standard input for `None`."""
     name = "`TEXT` - (standard input)" if file is None else f"`--text-file` {str(file)!r}"
-    if file is not None and not file.expanduser().is_file():
+    if file is not None and not file.is_file():
         raise ArgumentError(f"{name} is no existing file.")
     if file is None:
         content = sys.stdin.buffer.read(_MAX_TEXT_BYTES + 1)
     else:
-        with open(file.expanduser(), "rb") as opened:
+        with open(file, "rb") as opened:
             content = opened.read(_MAX_TEXT_BYTES + 1)
     if len(content) > _MAX_TEXT_BYTES:
         raise ArgumentError(f"{name} must be at most {_MAX_TEXT_BYTES >> 20} MiB of text.")
@@ -190,7 +190,7 @@ def _check_sampling(request: SpeakRequest, model: Path) -> None:
     head = {"guidance_scale": None, "guidance_scale_range": None} | small_config(model / "head" / "config.json")
     served = small_config(model / "backbone" / "config.json").get("step_counts")
     if request.student is not None:
-        student = small_config(Path(request.student).expanduser() / "config.json")
+        student = small_config(Path(request.student) / "config.json")
         sampler |= student.get("sampler") or {}
         served, has_head = student.get("step_counts"), False
     steps = sampler["num_inference_steps"] if request.steps is None else request.steps

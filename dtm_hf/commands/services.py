@@ -5,11 +5,11 @@ from typing import Annotated
 
 import typer
 
-from .options import LocalFilesOnly, Model, Precision, Revision, Runtime, StudentAdapters
+from .options import LocalFilesOnly, Model, PathOption, Precision, Revision, Runtime, StudentAdapters
 
 VoicesFolder = Annotated[
     Path | None,
-    typer.Option(
+    PathOption(
         help="Folder of further voices: recordings, each with what is said in it beside it as NAME.txt.",
         show_default=False,
     ),

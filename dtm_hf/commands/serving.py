@@ -1,15 +1,18 @@
 """A model opened to speak for many, and the server of `dtm-hf serve`."""
 
 import importlib.util
+import warnings
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dtm_hf.frontend.voices import Recording, packaged_voices, voices_of_folder
+from dtm_hf.frontend.audio import read_speech
+from dtm_hf.frontend.voices import Recording, voices_of_folder
+from dtm_hf.reading import show
 
 from .console import ArgumentError, say_note, stderr
-from .models import choose_model, load_pipeline
+from .models import choose_model, load_pipeline, model_voices
 from .port_speaking import choose_port, open_port
 
 if TYPE_CHECKING:
@@ -61,9 +64,9 @@ class ServiceModel:
         Its voices by name: those packaged with it, and those of the folder, which come before them.
 
         Raises:
-            ArgumentError: if there are none, or the folder holds none.
+            ArgumentError: if there are none, the folder holds none, or one is no recording.
         """
-        voices = packaged_voices(chosen)
+        voices = model_voices(chosen, self.revision, self.local_files_only)
         if self.voices is not None:
             try:
                 voices |= voices_of_folder(self.voices)
@@ -71,6 +74,14 @@ class ServiceModel:
                 raise ArgumentError(str(error).replace("`voices`", "`--voices`")) from error
         if not voices:
             raise ArgumentError(f"`--voices` is needed: {chosen!r} packages no recording.")
+        for name, voice in voices.items():
+            try:
+                with warnings.catch_warnings():
+                    # It is read again with its text, and what there is to say is said then.
+                    warnings.simplefilter("ignore")
+                    read_speech(voice.audio)
+            except (ValueError, OSError) as error:
+                raise ArgumentError(f"`--voices`: {show(name)} cannot be used: {error}") from error
         return voices
 
     def open(self, chosen: str) -> "tuple[RowSpeaker, int]":
@@ -120,21 +131,23 @@ def run_server(
     with closing(listen(host, port)) as opened:
         from dtm_hf.runtime import Batcher
         from dtm_hf.serving.limits import Limits
-        from dtm_hf.serving.listening import is_loopback, make_server, url_of
+        from dtm_hf.serving.listening import host_names, is_loopback, make_server, url_of
         from dtm_hf.serving.server import create_app
 
         speaker, rows = service.open(chosen)
-        at_home = is_loopback(opened)
-        if token is None and not at_home:
+        if token is None and not is_loopback(opened):
             say_note("anybody who reaches this server may speak with it; `--token` asks for a word.")
-        app = create_app(
-            Batcher(speaker, max_rows=rows),
-            voices,
-            service.title,
-            limits=Limits(max_characters, max_steps, max_requests, timeout_s),
-            token=token,
-            hosts=None if at_home else ["*"],
-        )
+        try:
+            app = create_app(
+                Batcher(speaker, max_rows=rows),
+                voices,
+                service.title,
+                limits=Limits(max_characters, max_steps, max_requests, timeout_s),
+                token=token,
+                hosts=host_names(opened),
+            )
+        except ValueError as error:
+            raise ArgumentError(str(error).replace("`voices`", "`--voices`")) from error
         stderr.print(
             f"Serving {chosen} at {url_of(opened)}/v1, voices {', '.join(sorted(voices))}. Ctrl-C ends it.",
             markup=False,

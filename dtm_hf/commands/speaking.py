@@ -38,7 +38,14 @@ def speak(request: SpeakRequest) -> None:
     if kind in others:
         others[kind](request, model)
         return
-    reference = choose_reference(model, request.reference_audio, request.reference_text, request.voice)
+    reference = choose_reference(
+        model,
+        request.reference_audio,
+        request.reference_text,
+        request.voice,
+        request.revision,
+        request.local_files_only,
+    )
     check_request(request, model, reference)
     with ExitStack() as stack:
         wavs = [stack.enter_context(written_aside(path)) for path in request.outputs]

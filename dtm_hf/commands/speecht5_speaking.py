@@ -92,7 +92,7 @@ def _choose_speaker(request: SpeakRequest) -> tuple[str | None, str | None]:
         raise ArgumentError("`--voice` and `--reference-audio` exclude each other.")
     if audio is None:
         return request.voice, None
-    if not audio.expanduser().is_file():
+    if not audio.is_file():
         raise ArgumentError(f"`--reference-audio` {str(audio)!r} is no existing file.")
-    path = str(audio.expanduser())
+    path = str(audio)
     return (path, None) if path.endswith(".npy") else (None, path)

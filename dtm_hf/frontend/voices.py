@@ -5,6 +5,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+# How the names of the recordings of a pipeline begin.
+PACKAGED = "reference"
 # What is looked at of a folder: what a recording may be called, not all that can be read.
 _SUFFIXES = (".wav", ".flac", ".ogg", ".mp3", ".m4a")
 _MAX_TEXT_BYTES = 64 * 2**10
@@ -21,10 +23,10 @@ class Recording:
 def packaged_voices(model: str | os.PathLike) -> dict[str, Recording]:
     """Recordings in the folder of a pipeline: `reference.wav` as "default", `reference-NAME.wav` as NAME."""
     voices = {}
-    for audio in sorted(Path(model).glob("reference*.wav"), key=lambda audio: audio.stem):
+    for audio in sorted(Path(model).glob(f"{PACKAGED}*.wav"), key=lambda audio: audio.stem):
         said = audio.with_suffix(".txt")
-        if said.is_file() and re.fullmatch(r"reference(-.+)?", audio.stem):
-            name = audio.stem.removeprefix("reference").removeprefix("-") or "default"
+        if said.is_file() and re.fullmatch(rf"{PACKAGED}(-.+)?", audio.stem):
+            name = audio.stem.removeprefix(PACKAGED).removeprefix("-") or "default"
             voices[name] = Recording(audio, said.read_text(encoding="utf-8").strip())
     return voices
 
@@ -63,4 +65,4 @@ def voices_of_folder(folder: str | os.PathLike) -> dict[str, Recording]:
     return voices
 
 
-__all__ = ["Recording", "packaged_voices", "voices_of_folder"]
+__all__ = ["PACKAGED", "Recording", "packaged_voices", "voices_of_folder"]

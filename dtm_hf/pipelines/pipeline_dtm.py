@@ -133,6 +133,8 @@ class DTMPipeline(RepositoryMixin, CallStateMixin, StreamMixin, DiffusionPipelin
     @torch.no_grad()
     def encode_reference(self, reference_audio: Any, reference_text: str) -> Reference:
         """Read and check one recording and its text; shapes as in [`F5FeatureExtractor`]."""
+        if isinstance(reference_audio, Reference):
+            return reference_audio
         extractor, timing = self.feature_extractor, self._timing
         said, _ = spoken_text(reference_text, self.tokenizer)
         waveform, rms, text = read_prompt(reference_audio, said, extractor.sampling_rate, timing.measure)
@@ -198,8 +200,7 @@ class DTMPipeline(RepositoryMixin, CallStateMixin, StreamMixin, DiffusionPipelin
         """Noise `(B, N, M)` for the rows, drawn or as given; a row's does not depend on its neighbours."""
         device = self._execution_device
         if latents is None:
-            sources = noise_sources(rows, generator)
-            return speech.draw_noise(rows, sources, self.feature_extractor.feature_size, device)
+            return speech.draw_noise(rows, noise_sources(rows, generator), self.feature_extractor.feature_size, device)
         num_frames = max(row.num_frames for row in rows)
         shape = (len(rows), num_frames, self.feature_extractor.feature_size)
         if latents.shape != shape:
@@ -233,9 +234,7 @@ class DTMPipeline(RepositoryMixin, CallStateMixin, StreamMixin, DiffusionPipelin
         scheduler, guidance = self.choose(num_inference_steps, num_head_steps, guidance_scale, guidance_end)
         if latents is not None:
             latents = self.prepare_latents(rows, latents=latents)
-        if max_batch_frames is None:
-            max_batch_frames = default_batch_frames(self.backbone, device)
-        batches = split_batches(rows, max_batch_frames)
+        batches = split_batches(rows, max_batch_frames or default_batch_frames(self.backbone, device))
         sources = noise_sources(rows, generator)
         state = self._last_call.state = SamplingState(guidance, len(scheduler.timesteps) * len(batches))
         mels = []
@@ -327,7 +326,7 @@ class DTMPipeline(RepositoryMixin, CallStateMixin, StreamMixin, DiffusionPipelin
                 What to say. Long text is cut as F5-TTS cuts it, and a clause that is too long at words.
             reference_audio:
                 A recording of the voice, or a list with one a text: a path, an array with its rate, or an Audio row of
-                `datasets`. Clipped to 12 s.
+                `datasets`; or what `encode_reference` made of one. Clipped to 12 s.
             reference_text (`str` or `list[str]`):
                 What is said in the recording.
             num_inference_steps (`int`, *optional*):

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
-from dtm_hf.backbone.fingerprint import weights_fingerprint
+from dtm_hf.backbone.fingerprint import fingerprint_of
 from dtm_hf.ports.comparison import Difference, difference
 from dtm_hf.ports.graph import Graph
 from dtm_hf.ports.ported import Ported
@@ -76,7 +76,7 @@ def ported_parts(source: DiffusionPipeline, ported: DiffusionPipeline, needed: s
     for name, part in parts.items():
         component = source.components[name]
         graphs = None if component is None else recipe_of(name, component)
-        mark = None if graphs is None else getattr(component, "fingerprint", None) or weights_fingerprint(component)
+        mark = None if graphs is None else fingerprint_of(component)
         if mark != part.fingerprint:
             raise ValueError(
                 f"`PORT` was made of another {name}: its fingerprint is {part.fingerprint}, that of `MODEL` {mark}."

@@ -17,7 +17,7 @@ from torch.export import Dim
 from transformers.exporters import AutoHfExporter, ExportedModel
 from transformers.modeling_utils import PreTrainedModel
 
-from dtm_hf.backbone.fingerprint import WeightsSketch, weights_fingerprint
+from dtm_hf.backbone.fingerprint import WeightsSketch, fingerprint_of
 from dtm_hf.files import folder_written_aside
 from dtm_hf.ports.graph import Graph, Recipe
 from dtm_hf.ports.recipes import recipe_of, residual_layers_read
@@ -138,7 +138,7 @@ def export_component(
         weights=weights,
         graphs={name: entry["file"] for name, entry in manifest["components"].items()},
         source_class=type(component).__name__,
-        fingerprint=getattr(component, "fingerprint", None) or weights_fingerprint(component),
+        fingerprint=fingerprint_of(component),
         sketch=str(WeightsSketch.of(component)),
         num_parameters=sum(parameter.numel() for parameter in component.parameters()),
         revision=getattr(config, "revision", None),

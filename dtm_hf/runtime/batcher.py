@@ -1,11 +1,10 @@
 """`Batcher`: requests of many clients, spoken together."""
 
-import queue
 import threading
-import time
 from collections.abc import Callable, Hashable
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,24 +17,38 @@ from dtm_hf.runtime.speaker import Speech
 
 @dataclass(frozen=True, eq=False)
 class _Request:
-    """Rows of one text on their way; those with the same `key` can be sampled together."""
+    """
+    Rows of one text on their way, each with what it draws its noise from; those with the same `key` can be sampled
+    together. `answer` is no more than pending until all is spoken: so it can be given up between two rows.
+    """
 
-    rows: list[SpeechRow]
-    generator: Any
+    rows: list[tuple[SpeechRow, Any]]
     key: tuple[tuple[str, Hashable], ...]
     finish: Callable[[list[np.ndarray]], Any]
-    answer: Future
+    answer: Future = field(default_factory=Future)
+    waves: list[np.ndarray] = field(default_factory=list)
+
+    @property
+    def next_rows(self) -> list[tuple[SpeechRow, Any]]:
+        """Those that are not spoken."""
+        return self.rows[len(self.waves) :]
+
+    def end(self, tell: Callable[[], None]) -> None:
+        """Tell the answer, unless it was given up."""
+        if not self.answer.done() and self.answer.set_running_or_notify_cancel():
+            tell()
 
 
 class Batcher:
     """
     Speaks what any number of threads ask for, in batches: one thread runs the networks, on the rows of all requests
-    that are waiting and are sampled alike. A client's speech does not depend on who else asks, but for int8 ports,
+    that are waiting and are sampled alike. Who asks for more rows than a batch has waits between them for the others,
+    and what is cancelled is spoken no further. A client's speech does not depend on who else asks, but for int8 ports,
     whose activations are rounded by the batch.
 
     Args:
         speaker ([`Speaker`] or another [`~dtm_hf.runtime.contract.RowSpeaker`]): what speaks.
-        max_rows (`int`, defaults to 8): rows that are sampled at once; a request with more goes alone.
+        max_rows (`int`, defaults to 8): rows that are sampled at once.
         max_wait_s (`float`, defaults to 0.01): seconds that the first request of a batch waits for others.
 
     Raises:
@@ -56,10 +69,9 @@ class Batcher:
         if not max_wait_s >= 0:
             raise ValueError(f"`max_wait_s` must be 0 or more, but got {max_wait_s!r}.")
         self.speaker, self.max_rows, self.max_wait_s = speaker, max_rows, max_wait_s
-        self._waiting: queue.Queue[_Request | None] = queue.Queue()
-        self._aside: list[_Request] = []
+        self._turns: list[_Request] = []
         self._closed = False
-        self._closing = threading.Lock()
+        self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._serve, name="dtm-hf batcher", daemon=True)
         self._thread.start()
 
@@ -91,7 +103,7 @@ class Batcher:
         def finish(waves: list[np.ndarray]) -> Speech:
             return Speech(cross_fade(waves, rate), rate, unspoken_characters(rows)[0])
 
-        return self._put(_Request(rows, generator, _key(sampling), finish, Future()))
+        return self._put(rows, generator, sampling, finish)
 
     def submit_rows(self, rows: list[SpeechRow], generator: Any, **sampling) -> "Future[list[np.ndarray]]":
         """
@@ -103,21 +115,24 @@ class Batcher:
         Raises:
             RuntimeError: if the batcher is closed.
         """
-        return self._put(_Request(rows, generator, _key(sampling), lambda waves: waves, Future()))
+        return self._put(rows, generator, sampling, lambda waves: waves)
 
-    def _put(self, request: _Request) -> Future:
-        with self._closing:
+    def _put(self, rows: list[SpeechRow], generator: Any, sampling: dict[str, Hashable], finish: Callable) -> Future:
+        # All at once: what a row draws from follows from the state in which the first finds the generator.
+        sources = self.speaker.noise_sources(rows, generator)
+        request = _Request(list(zip(rows, sources, strict=True)), tuple(sorted(sampling.items())), finish)
+        with self._changed:
             if self._closed:
                 raise RuntimeError("This batcher is closed.")
-            self._waiting.put(request)
+            self._turns.append(request)
+            self._changed.notify()
         return request.answer
 
     def close(self) -> None:
         """Speak what was asked for, then end."""
-        with self._closing:
-            if not self._closed:
-                self._closed = True
-                self._waiting.put(None)
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
         self._thread.join()
 
     def __enter__(self) -> "Batcher":
@@ -128,50 +143,42 @@ class Batcher:
 
     def _serve(self) -> None:
         while (batch := self._next_batch()) is not None:
-            batch = [request for request in batch if request.answer.set_running_or_notify_cancel()]
-            if not batch:
-                continue
             try:
                 self._speak(batch)
             except BaseException as error:
-                for request in batch:
-                    if not request.answer.done():
-                        request.answer.set_exception(error)
+                for request, _ in batch:
+                    request.end(partial(request.answer.set_exception, error))
 
-    def _next_batch(self) -> list[_Request] | None:
-        """The oldest request with those that fit to it; `None` when there are no more to come."""
-        first = self._aside.pop(0) if self._aside else self._waiting.get()
-        if first is None:
-            return None
-        batch, aside, until = [first], [], time.monotonic() + self.max_wait_s
+    def _alike(self) -> list[_Request]:
+        """The request whose turn it is, and those that are sampled as it is; none of what is given up."""
+        self._turns = [request for request in self._turns if not request.answer.done()]
+        return [request for request in self._turns if request.key == self._turns[0].key]
 
-        def offer(request: _Request) -> None:
-            rows = sum(len(other.rows) for other in batch) + len(request.rows)
-            (batch if request.key == first.key and rows <= self.max_rows else aside).append(request)
+    def _next_batch(self) -> list[tuple[_Request, list[tuple[SpeechRow, Any]]]] | None:
+        """Requests, each with those of its rows that are sampled now; `None` when there are no more to come."""
 
-        for request in self._aside:
-            offer(request)
-        while sum(len(request.rows) for request in batch) < self.max_rows:
-            try:
-                request = self._waiting.get(timeout=max(0.0, until - time.monotonic()))
-            except queue.Empty:
-                break
-            if request is None:
-                # To be found again once what was put aside is spoken.
-                self._waiting.put(None)
-                break
-            offer(request)
-        self._aside = aside
-        return batch
+        def is_full() -> bool:
+            return sum(len(request.next_rows) for request in self._alike()) >= self.max_rows
 
-    def _speak(self, batch: list[_Request]) -> None:
-        rows = [row for request in batch for row in request.rows]
-        sources = [self.speaker.noise_sources(request.rows, request.generator) for request in batch]
-        generators = [source for of_request in sources for source in of_request]
-        mels = iter(self.speaker.sample(rows, generators=generators, **dict(batch[0].key)))
-        for request in batch:
-            request.answer.set_result(request.finish([self.speaker.vocode(row, next(mels)) for row in request.rows]))
+        with self._changed:
+            self._changed.wait_for(lambda: self._alike() or self._closed)
+            self._changed.wait_for(lambda: is_full() or self._closed, self.max_wait_s)
+            batch, room = [], self.max_rows
+            for request in self._alike():
+                if rows := request.next_rows[:room]:
+                    batch.append((request, rows))
+                    room -= len(rows)
+            # Who has more to say says it when the others had their turn.
+            served = [request for request, _ in batch]
+            self._turns = [request for request in self._turns if request not in served] + served
+            return batch if batch or not self._closed else None
 
-
-def _key(sampling: dict[str, Hashable]) -> tuple[tuple[str, Hashable], ...]:
-    return tuple(sorted(sampling.items()))
+    def _speak(self, batch: list[tuple[_Request, list[tuple[SpeechRow, Any]]]]) -> None:
+        if not batch:
+            return
+        rows, sources = zip(*(row for _, rows in batch for row in rows), strict=True)
+        mels = iter(self.speaker.sample(list(rows), generators=list(sources), **dict(batch[0][0].key)))
+        for request, spoken in batch:
+            request.waves.extend(self.speaker.vocode(row, next(mels)) for row, _ in spoken)
+            if not request.next_rows:
+                request.end(partial(request.answer.set_result, request.finish(request.waves)))

@@ -27,7 +27,10 @@ class RowSpeaker(Protocol):
         duration_s: float | None = None,
         generator: Any = None,
     ) -> list[SpeechRow]:
-        """What there is to be said, cut into rows; refuses what cannot be."""
+        """
+        What there is to be said, cut into rows; refuses what cannot be. The `reference` of a row may be given in the
+        place of the recording that it was read from.
+        """
         ...
 
     def stream_rows(

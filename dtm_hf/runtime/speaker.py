@@ -20,7 +20,7 @@ from dtm_hf.pipelines.proportional_timing import ProportionalTiming
 from dtm_hf.pipelines.reference import read_prompt
 from dtm_hf.pipelines.rows import Reference, SpeechInputs, SpeechRow, check_inputs, divide, unspoken_characters
 from dtm_hf.pipelines.streaming import check_one_text, fade_together, one_by_one
-from dtm_hf.reading import read_json
+from dtm_hf.reading import naming_damage, read_json
 from dtm_hf.runtime.graphs import open_graphs
 from dtm_hf.runtime.griffin_lim import GriffinLim
 from dtm_hf.runtime.manifest import CONFIG_FILE, Manifest, check_head
@@ -66,9 +66,7 @@ class Speaker:
     """
     Speaks text in the voice of a recording with a port that `dtm-hf export` wrote. Neither torch nor what stands on it
     is imported. The same seed gives the same noise as torch's generator on the CPU, so the same speech as the pipeline
-    that the port was made of.
-
-    Threads may share a speaker: a call keeps its state to itself.
+    that the port was made of. Threads may share a speaker.
 
     Args:
         folder (`str` or `os.PathLike`): of the port.
@@ -91,7 +89,10 @@ class Speaker:
     """
 
     def __init__(self, folder: str | os.PathLike, threads: int | None = None, runtime: str | None = None):
-        folder = Path(folder)
+        with naming_damage(folder):
+            self._open(Path(folder), threads, runtime)
+
+    def _open(self, folder: Path, threads: int | None, runtime: str | None) -> None:
         index = read_json(folder / _INDEX_FILE)
         # First all that is read, then the graphs: what is wrong is said before anything is opened.
         self._classes = {name: entry[1] for name, entry in index.items() if isinstance(entry, list) and entry[1]}
@@ -196,7 +197,9 @@ class Speaker:
         return self.vocoder.sampling_rate
 
     def encode_reference(self, reference_audio: Any, reference_text: str) -> Reference:
-        """Read and check one recording, to speak like it more than once."""
+        """Read and check one recording, to speak like it more than once: what this gives may be given in its place."""
+        if isinstance(reference_audio, Reference):
+            return reference_audio
         said, _ = spoken_text(reference_text, self.tokenizer)
         waveform, rms, text = read_prompt(reference_audio, said, self.features["sampling_rate"], self.timing.measure)
         mel, num_frames = log_mel(waveform, self.features), len(waveform) // self.features["hop_length"]

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 from starlette.concurrency import run_in_threadpool
 
-from dtm_hf.frontend.voices import Recording
+from dtm_hf.pipelines.chunking import cross_fade
 from dtm_hf.pipelines.streaming import Fader
 from dtm_hf.runtime.batcher import Batcher
-from dtm_hf.runtime.speaker import Speech
 from dtm_hf.serving.limits import Refused
 from dtm_hf.serving.schema import SpeechBody, refused_argument
+from dtm_hf.serving.voices import ReadVoice
 
 # What a pipeline raises for an argument that it refuses; anything else is a fault of the server.
 _REFUSALS = (TypeError, ValueError)
@@ -25,15 +25,15 @@ class ClientGone(Exception):
 
 
 async def speak(
-    batcher: Batcher, body: SpeechBody, voice: Recording, timeout_s: float, hung_up: Callable[[], Awaitable[None]]
-) -> Speech:
+    batcher: Batcher, body: SpeechBody, voice: ReadVoice, timeout_s: float, hung_up: Callable[[], Awaitable[None]]
+) -> np.ndarray:
     """
-    The whole of a text.
+    The whole of a text, as samples `(T,)`.
 
     Args:
         batcher ([`Batcher`]): who is asked.
         body ([`SpeechBody`]): what for.
-        voice ([`Recording`]): in whose voice.
+        voice ([`ReadVoice`]): in whose voice.
         timeout_s (`float`): seconds that it may take.
         hung_up (`Callable`): returns when the client has hung up.
 
@@ -41,31 +41,29 @@ async def speak(
         Refused: for an argument that cannot be served, or when the time is over.
         ClientGone: if the client hung up.
     """
+    speaker = batcher.speaker
+    generator = speaker.noise(body.seed)
     try:
         async with asyncio.timeout(timeout_s):
-            asked = await run_in_threadpool(
-                batcher.submit,
-                body.input,
-                str(voice.audio),
-                voice.text,
-                speed=body.speed,
-                seed=body.seed,
-                **body.sampling,
+            rows = await run_in_threadpool(
+                speaker.prepare, body.input, voice.reference, voice.text, body.speed, None, generator
             )
-            return await _answer(asked, hung_up)
+            # Asked for out here: what a thread asks for after the time is over would be spoken for nobody.
+            waves = await _answer(batcher.submit_rows(rows, generator, **body.sampling), hung_up)
+        return cross_fade(waves, speaker.sampling_rate)
     except TimeoutError:
         raise _late(timeout_s) from None
     except _REFUSALS as error:
         raise refused_argument(error) from error
 
 
-async def stream(batcher: Batcher, body: SpeechBody, voice: Recording, timeout_s: float) -> AsyncIterator[np.ndarray]:
+async def stream(batcher: Batcher, body: SpeechBody, voice: ReadVoice, timeout_s: float) -> AsyncIterator[np.ndarray]:
     """Samples `(T_i,)` of a text as they come; `timeout_s` is what each piece may take. Raises as [`speak`]."""
     speaker, fader = batcher.speaker, Fader(batcher.speaker.sampling_rate)
     generator = speaker.noise(body.seed)
     try:
         rows = await run_in_threadpool(
-            speaker.stream_rows, body.input, str(voice.audio), voice.text, body.speed, generator
+            speaker.stream_rows, body.input, voice.reference, voice.text, body.speed, generator
         )
         # Lengths may be drawn of the generator that the noise is drawn of: no row is asked for before the last came.
         while (row := await run_in_threadpool(next, rows, None)) is not None:
@@ -98,7 +96,7 @@ async def begun(
 
 
 async def _answer(asked: Future, hung_up: Callable[[], Awaitable[None]] | None = None) -> Any:
-    """What was asked for. A request that nobody waits for any more is not spoken, unless it is already."""
+    """What was asked for. A request that nobody waits for any more is spoken no further."""
     try:
         waiting = asyncio.wrap_future(asked)
         return await (waiting if hung_up is None else _unless_gone(waiting, hung_up))

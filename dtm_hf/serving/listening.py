@@ -3,6 +3,10 @@
 import ipaddress
 import socket
 from typing import Any
+from urllib.parse import urlsplit
+
+# What a browser calls a server of its own machine.
+LOOPBACK_NAMES = ["localhost", "127.0.0.1", "[::1]"]
 
 
 def open_socket(host: str, port: int) -> socket.socket:
@@ -48,13 +52,45 @@ def is_loopback(opened: socket.socket) -> bool:
     return ipaddress.ip_address(opened.getsockname()[0].partition("%")[0]).is_loopback
 
 
-def make_server(app: Any) -> Any:
-    """A `uvicorn.Server` of an ASGI application: `run(sockets=[...])` lasts until SIGINT or SIGTERM."""
+def host_names(opened: socket.socket) -> list[str]:
+    """
+    What clients may call it: any name where other machines reach it; on loopback the names of that and its own
+    address, for another name was made to lead here by a page of the web.
+    """
+    return [*LOOPBACK_NAMES, urlsplit(url_of(opened)).netloc.rpartition(":")[0]] if is_loopback(opened) else ["*"]
+
+
+def make_server(app: Any, patience_s: float = 120.0) -> Any:
+    """
+    A `uvicorn.Server` of an ASGI application: `run(sockets=[...])` lasts until SIGINT or SIGTERM.
+
+    Args:
+        app: the application.
+        patience_s (`float`, defaults to 120): seconds after which a client that takes nothing of what waits for it is
+            hung up on. uvicorn waits for ever, and the request keeps its place.
+    """
     import uvicorn
+    from uvicorn.protocols.http.auto import AutoHTTPProtocol
+
+    class Impatient(AutoHTTPProtocol):
+        # asyncio calls the two where what waits has become too much, and where most of it is gone.
+        def pause_writing(self) -> None:
+            super().pause_writing()
+            self._hanging_up = self.loop.call_later(patience_s, self.transport.abort)
+
+        def resume_writing(self) -> None:
+            self._hanging_up.cancel()
+            super().resume_writing()
 
     # Beyond so many connections they are refused; seconds that the last requests have when it ends.
     config = uvicorn.Config(
-        app, log_level="warning", access_log=False, server_header=False, limit_concurrency=1000, timeout_keep_alive=5
+        app,
+        http=Impatient,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        limit_concurrency=1000,
+        timeout_keep_alive=5,
     )
     config.timeout_graceful_shutdown = 30
     return uvicorn.Server(config)

@@ -16,10 +16,10 @@ from dtm_hf.runtime.batcher import Batcher
 from dtm_hf.serving.asking import ClientGone, begun, speak, stream
 from dtm_hf.serving.encoding import FORMATS, encode, formats_there, to_pcm
 from dtm_hf.serving.limits import BearerToken, BoundedBody, Gate, Limits, Refused
+from dtm_hf.serving.listening import LOOPBACK_NAMES
 from dtm_hf.serving.schema import NO_OBJECT, SpeechBody, check_body, refused_field
+from dtm_hf.serving.voices import read_voices
 
-# What a browser calls a server of its own machine; another name was made to lead here.
-LOOPBACK_NAMES = ["localhost", "127.0.0.1", "[::1]"]
 # nginx's status for a client that hung up; nobody reads it.
 _CLIENT_CLOSED_REQUEST = 499
 
@@ -38,7 +38,7 @@ def create_app(
 
     Args:
         batcher ([`Batcher`]): who speaks; closed when the server ends.
-        voices (`dict` of [`Recording`]): by name.
+        voices (`dict` of [`Recording`]): by name; read here, and not again.
         model (`str`): what clients call it.
         limits ([`Limits`], *optional*): what may be asked.
         token (`str`, *optional*): what clients must know; without, anybody who reaches the server may speak.
@@ -46,10 +46,11 @@ def create_app(
             loopback, so that no page of the web reaches a server on the machine of who reads it.
 
     Raises:
-        ValueError: without a voice.
+        ValueError: without a voice, and for one that cannot be spoken like.
     """
     if not voices:
         raise ValueError("`voices` must hold at least one recording.")
+    known = read_voices(batcher.speaker, voices)
     limits, formats, names = limits or Limits(), formats_there(), sorted(voices)
     gate = Gate(limits.max_requests)
 
@@ -80,7 +81,7 @@ def create_app(
     @app.post("/v1/audio/speech", response_class=Response)
     async def create_speech(body: SpeechBody, request: Request) -> Response:
         check_body(body, model, names, formats, limits)
-        voice, rate = voices[body.voice_name], batcher.speaker.sampling_rate
+        voice, rate = known[body.voice_name], batcher.speaker.sampling_rate
 
         async def hung_up() -> None:
             while (await request.receive())["type"] != "http.disconnect":
@@ -91,8 +92,8 @@ def create_app(
             pieces = _pcm(gate, stream(batcher, body, voice, limits.timeout_s))
             return StreamingResponse(await begun(pieces, hung_up), media_type=media_type)
         with gate.entered():
-            speech = await speak(batcher, body, voice, limits.timeout_s, hung_up)
-            content = await run_in_threadpool(encode, speech.audio, rate, body.response_format)
+            audio = await speak(batcher, body, voice, limits.timeout_s, hung_up)
+            content = await run_in_threadpool(encode, audio, rate, body.response_format)
         return Response(content, media_type=FORMATS[body.response_format].media_type)
 
     return app

@@ -10,6 +10,8 @@ from dtm_hf.commands.options import (
     HeadSteps,
     LocalFilesOnly,
     Model,
+    PathOption,
+    PlaceOption,
     Precision,
     Revision,
     Seed,
@@ -23,14 +25,14 @@ app = typer.Typer(cls=ReportingGroup, add_completion=False, pretty_exceptions_en
 @app.callback(invoke_without_command=True)
 def main(
     texts: Annotated[
-        str, typer.Option(help="A file (.txt, .jsonl, .csv, .tsv, .parquet), a folder or a Hub name; it is streamed.")
+        str, PlaceOption(help="A file (.txt, .jsonl, .csv, .tsv, .parquet), a folder or a Hub name; it is streamed.")
     ],
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="Folder of the shards; what was cut short goes on there.")
+        Path, PathOption("--output", "-o", help="Folder of the shards; what was cut short goes on there.")
     ],
     voices: Annotated[
         str | None,
-        typer.Option(
+        PlaceOption(
             help="Folder of NAME.wav with NAME.txt, or a data set with audio and text.",
             show_default="those packaged with the model",
         ),

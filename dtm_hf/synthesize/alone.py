@@ -2,8 +2,7 @@
 
 from functools import cached_property
 
-from dtm_hf.commands.models import choose_model, load_pipeline
-from dtm_hf.frontend.voices import packaged_voices
+from dtm_hf.commands.models import choose_model, load_pipeline, model_voices
 from dtm_hf.synthesize.plan import PlannedRow
 from dtm_hf.synthesize.sources import SourceVoice
 from dtm_hf.synthesize.speaking import SpokenRow, speak_rows
@@ -22,7 +21,7 @@ class ModelVoices:
 
     def __init__(self, model: str | None = None):
         self.model = choose_model(model)
-        packaged = packaged_voices(self.model)
+        packaged = model_voices(self.model)
         self.voices = {name: SourceVoice(str(voice.audio), voice.text) for name, voice in packaged.items()}
 
     @cached_property

@@ -52,18 +52,26 @@ def make_plan(
         rows (iterable of `dict`): texts, and where they say so, their voices.
         voices (`list[str]`): names; a row without one gets one of them, by its number.
         text_column (`str`), voice_column (`str`): of the rows.
+
+    Raises:
+        ValueError: if no row has the text column.
     """
-    seed, shards = settings["seed"], settings["num_shards"]
+    columns: set[str] = set()
+    seed, shards, known = settings["seed"], settings["num_shards"], frozenset(voices)
     with folder_written_aside(folder) as aside:
         with ExitStack() as stack:
             files = [stack.enter_context(open(aside / _shard(k), "w", encoding="utf-8")) for k in range(shards)]
             bad = stack.enter_context(open(aside / _BAD, "w", encoding="utf-8"))
             for number, row in enumerate(rows):
-                planned = _plan_row(number, row, seed, voices, text_column, voice_column)
+                columns |= row.keys()
+                planned = _plan_row(number, row, seed, voices, known, text_column, voice_column)
                 if isinstance(planned, str):
                     bad.write(json.dumps({"id": number, "error": planned}) + "\n")
                 else:
                     files[draw(seed, number, "shard", shards)].write(json.dumps(asdict(planned)) + "\n")
+        if text_column not in columns:
+            held = f"has the columns {show(sorted(columns))}" if columns else "holds no row"
+            raise ValueError(f"`--text-column` {text_column!r} is none of `--texts`, which {held}.")
         for k in range(shards):
             # Shuffled inside of the shard as well.
             lines = (aside / _shard(k)).read_text(encoding="utf-8").splitlines()
@@ -72,7 +80,15 @@ def make_plan(
         (aside / _SETTINGS).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
 
-def _plan_row(number: int, row: dict[str, Any], seed: int, voices: list[str], text_column: str, voice_column: str):
+def _plan_row(
+    number: int,
+    row: dict[str, Any],
+    seed: int,
+    voices: list[str],
+    known: frozenset[str],
+    text_column: str,
+    voice_column: str,
+) -> PlannedRow | str:
     """A [`PlannedRow`], or why there is none."""
     text, voice = row.get(text_column), row.get(voice_column)
     if not isinstance(text, str) or not text.strip():
@@ -81,7 +97,7 @@ def _plan_row(number: int, row: dict[str, Any], seed: int, voices: list[str], te
         return f"`{text_column}` must be at most {MAX_CHARACTERS} characters, but got {len(text)}."
     if voice is None:
         voice = voices[draw(seed, number, "voice", len(voices))]
-    if voice not in voices:
+    if not isinstance(voice, str) or voice not in known:
         return f"`{voice_column}` must be one of the {len(voices)} voices, but got {show(voice)}."
     return PlannedRow(number, text, voice, draw(seed, number, "seed"))
 

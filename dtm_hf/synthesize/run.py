@@ -1,5 +1,6 @@
 """The whole of it: a plan, shards shared out among the ranks, and a summary."""
 
+import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,8 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dtm_hf.commands.console import ArgumentError
-from dtm_hf.commands.models import choose_model, load_ears, load_pipeline
-from dtm_hf.frontend.voices import packaged_voices
+from dtm_hf.commands.models import choose_model, load_ears, load_pipeline, model_voices
 from dtm_hf.hub import hub_name
 from dtm_hf.reading import show
 from dtm_hf.synthesize.journal import Journal
@@ -22,12 +22,13 @@ from dtm_hf.synthesize.plan import (
     plan_settings,
     planned_rows,
 )
-from dtm_hf.synthesize.shards import shard_path, to_flac, write_outcome, write_shard, write_summary
+from dtm_hf.synthesize.shards import SUMMARY, shard_path, to_flac, write_outcome, write_shard, write_summary
 from dtm_hf.synthesize.sources import SourceVoice, read_voices, stream_rows
 from dtm_hf.synthesize.speaking import SpokenRow, speak_rows
 
 if TYPE_CHECKING:
     from dtm_hf.evaluation.recognizers import Recognizer
+    from dtm_hf.serving.pipeline_speaker import PipelineSpeaker
 
 _WORK = ".work"
 _TOLD_SECONDS = 10.0
@@ -94,6 +95,8 @@ def synthesize(request: Request, say=print) -> dict[str, Any] | None:
     state = PartialState(cpu=request.device == "cpu")
     torch.set_num_threads(request.threads)
     device = request.device or str(state.device)
+    if request.push_to_hub is not None and state.is_main_process:
+        _open_repository(request.push_to_hub)
     pipeline = load_pipeline(
         model,
         dtype=request.dtype,
@@ -120,6 +123,7 @@ def synthesize(request: Request, say=print) -> dict[str, Any] | None:
     if has_plan(plan):
         check_plan(plan, settings)
     else:
+        _check_voices(speaker, voices)
         rows = stream_rows(request.texts, request.split)
         make_plan(plan, settings, rows, sorted(voices), request.text_column, request.voice_column)
     outcomes = [_outcome(request.output, shard) for shard in range(request.num_shards)]
@@ -138,16 +142,34 @@ def synthesize(request: Request, say=print) -> dict[str, Any] | None:
     return summary
 
 
+def _open_repository(name: str) -> None:
+    """
+    Made if it is not there, and asked for leave to write.
+
+    Raises:
+        ArgumentError: if what will be spoken cannot be pushed.
+    """
+    from huggingface_hub import CommitOperationAdd, HfApi
+
+    hub = HfApi()
+    try:
+        hub.create_repo(name, repo_type="dataset", exist_ok=True)
+        # Asks for leave and uploads nothing: small files go with a commit alone.
+        hub.preupload_lfs_files(name, [CommitOperationAdd(SUMMARY, b"{}")], repo_type="dataset")
+    except OSError as error:
+        raise ArgumentError(f"`--push-to-hub` {name!r} cannot be written: {error}") from error
+
+
 def _push(request: Request) -> None:
     from huggingface_hub import HfApi
 
-    hub = HfApi()
-    hub.create_repo(request.push_to_hub, repo_type="dataset", exist_ok=True)
-    hub.upload_folder(
+    HfApi().upload_folder(
         repo_id=request.push_to_hub,
         folder_path=request.output,
         repo_type="dataset",
         ignore_patterns=[f"{_WORK}/**"],
+        # Those of a run with another `--num-shards` would be read with these.
+        delete_patterns=shard_path(Path(), 0, 0).with_name("*.parquet").as_posix(),
         commit_message="Speech by dtm_hf.synthesize",
     )
 
@@ -232,26 +254,46 @@ def _voices(request: Request, model: str) -> dict[str, SourceVoice]:
         except (ValueError, OSError) as error:
             message = str(error).replace("`voices`", "`--voices`")
             raise ArgumentError(message if "--voices" in message else f"`--voices`: {message}") from error
-    voices = {name: SourceVoice(str(voice.audio), voice.text) for name, voice in packaged_voices(model).items()}
+    packaged = model_voices(model, request.revision, request.local_files_only)
+    voices = {name: SourceVoice(str(voice.audio), voice.text) for name, voice in packaged.items()}
     if not voices:
         raise ArgumentError(f"`--voices` is needed: {model!r} packages no recording.")
     return voices
 
 
+def _check_voices(speaker: "PipelineSpeaker", voices: dict[str, SourceVoice]) -> None:
+    """
+    Raises:
+        ArgumentError: for a recording that cannot be spoken like with its text: its rows would be left out one by one.
+    """
+    from dtm_hf.serving.voices import encode_voice
+
+    for name, voice in voices.items():
+        try:
+            encode_voice(speaker, voice.audio, voice.text)
+        except (ValueError, TypeError, OSError) as error:
+            raise ArgumentError(f"`--voices`: {show(name)} cannot be used: {error}") from error
+
+
 def _settings(request, pipeline, voices, frames: int, ears) -> dict[str, Any]:
     """What decides the speech, to the bit: a run goes on with the same, whoever speaks."""
+    from dtm_hf.backbone.fingerprint import component_fingerprint
+
     digest = sha256("".join(f"{name}:{voice.digest}\n" for name, voice in sorted(voices.items())).encode())
-    head = pipeline.head
+    parts = {
+        name: None if component is None else component_fingerprint(component)
+        for name, component in pipeline.components.items()
+    }
     scheduler = pipeline.scheduler.config
-    return {
+    means = pipeline.config.mean_mel
+    return parts | {
         "texts": request.texts,
         "split": request.split,
         "text_column": request.text_column,
         "voice_column": request.voice_column,
         "voices": digest.hexdigest(),
         "model": request.model or "dtm-f5-voice",
-        "backbone": pipeline.backbone.fingerprint,
-        "head": None if head is None else head.config.backbone_fingerprint,
+        "mean_mel": None if means is None else sha256(json.dumps(means).encode()).hexdigest()[:16],
         "student": request.student,
         "num_inference_steps": request.steps or scheduler.num_inference_steps,
         "num_head_steps": scheduler.num_head_steps if request.head_steps is None else request.head_steps,

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 
 from dtm_hf.pipelines.batching import split_batches
 from dtm_hf.pipelines.chunking import cross_fade
@@ -77,12 +78,7 @@ def _speak_window(speaker, window, voices, sampling, max_batch_frames, done) -> 
         together = chunks[batch.start : batch.stop]
         if not any(row.id in missing for row, _, _ in together):
             continue
-        mels = speaker.sample(
-            [chunk for _, chunk, _ in together],
-            generators=[source for _, _, source in together],
-            max_batch_frames=_ONE_BATCH,
-            **sampling,
-        )
+        mels = _sample(speaker, [each[1:] for each in together], sampling)
         for (row, chunk, _), mel in zip(together, mels, strict=True):
             if row.id not in missing:
                 continue
@@ -91,6 +87,28 @@ def _speak_window(speaker, window, voices, sampling, max_batch_frames, done) -> 
             if all(wave is not None for wave in waves):
                 del missing[row.id]
                 yield _joined(row, waves, speaker.sampling_rate)
+
+
+def _sample(speaker: PipelineSpeaker, chunks: list[tuple], sampling: dict[str, Any]) -> list[torch.Tensor]:
+    """
+    Log-mels of chunks that are sampled at once, each with its source of noise; by halves where that takes more memory
+    than there is: the next run would come to the same batch.
+    """
+    states = [source.get_state() for _, source in chunks]
+    try:
+        return speaker.sample(
+            [chunk for chunk, _ in chunks],
+            generators=[source for _, source in chunks],
+            max_batch_frames=_ONE_BATCH,
+            **sampling,
+        )
+    except torch.OutOfMemoryError:
+        if len(chunks) == 1:
+            raise
+    for (_, source), state in zip(chunks, states, strict=True):
+        source.set_state(state)
+    half = len(chunks) // 2
+    return [mel for part in (chunks[:half], chunks[half:]) for mel in _sample(speaker, part, sampling)]
 
 
 def _joined(row: PlannedRow, waves: list[np.ndarray], rate: int) -> SpokenRow:

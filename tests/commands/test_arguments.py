@@ -5,6 +5,8 @@ files, standard input and several texts. On the embedded pipeline.
 
 import os
 import stat
+import typing
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from typer.testing import CliRunner
 
 from dtm_hf.commands import models, requests
 from dtm_hf.commands.main import app
+from dtm_hf.commands.options import place
 
 STUDENT = models.EMBEDDED / "student"
 
@@ -171,3 +174,70 @@ def test_it_is_played_where_a_player_is_there(monkeypatch, tmp_path):
     assert (tmp_path / "aplay.played").read_text().strip() == os.fspath(output)
     player.write_text("#!/bin/sh\necho no device >&2\nexit 1\n")
     requests.play(output)
+
+
+def paths_of(function):
+    """Parameters of a command that are paths, or may be, and what each is read with."""
+    from dtm_hf.commands.options import path
+
+    found = {}
+    for name, hint in typing.get_type_hints(function, include_extras=True).items():
+        if typing.get_origin(hint) is typing.Annotated:
+            kind, option = typing.get_args(hint)[:2]
+            if kind in (Path, Path | None) or (name in PLACES and kind is not int):
+                found[name] = option.parser is (path if kind in (Path, Path | None) else place)
+    return found
+
+
+PLACES = ("model", "student", "port", "checkpoint", "vocab", "vocoder", "items", "texts")
+
+
+def test_every_path_is_read_with_its_home():
+    from dtm_hf.synthesize.__main__ import app as synthesize
+
+    commands = [command.callback for command in app.registered_commands] + [synthesize.registered_callback.callback]
+    read = {(command.__name__, name): well for command in commands for name, well in paths_of(command).items()}
+    # A text to be said is none.
+    del read["speak_text", "texts"]
+    assert len(read) > 25 and [option for option, well in read.items() if not well] == []
+    assert [place(name) for name in ("org/name", "hf://org/name/x", "./~x")] == ["org/name", "hf://org/name/x", "./~x"]
+
+
+def test_what_is_written_goes_where_home_is(monkeypatch, tmp_path):
+    from dtm_hf.synthesize.__main__ import app as synthesize
+
+    (tmp_path / "texts.txt").write_text("Hi.\n")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    more = ("--num-shards", "1", "--steps", "1", "--head-steps", "0", "--device", "cpu")
+    result = CliRunner().invoke(synthesize, ["--texts", "~/texts.txt", "--output=~/speech", *more])
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "speech" / "summary.json").is_file() and not (tmp_path / "~").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["speak", "Hi.", "--model", "~no-such-user/x"],
+        ["speak", "Hi.", "--output=~no-such-user/x.wav"],
+        ["serve", "--voices", "~no-such-user/x"],
+    ],
+)
+def test_a_home_that_there_is_not_is_refused_by_its_option(arguments, nothing_is_loaded):
+    result = run(*arguments)
+    assert result.exit_code == 2 and "Traceback" not in result.stderr
+    assert arguments[-2] in result.stderr or arguments[-1].startswith("--output") and "--output" in result.stderr
+    assert "no-such-user" in result.stderr and isinstance(result.exception, SystemExit)
+
+
+def test_a_gpu_whose_memory_is_full_is_told_in_one_line(monkeypatch):
+    import torch
+
+    def load(*_args, **_kwargs):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr("dtm_hf.commands.speaking.load_pipeline", load)
+    result = run("speak", "Hi.")
+    assert result.exit_code == 1 and one_error_line(result) == "Error: CUDA out of memory."
+    # The way in which typer ends a command is none.
+    assert run("speak", "--help").exit_code == 0

@@ -150,7 +150,7 @@ def nothing_is_loaded(monkeypatch):
             "no.wav",
         ),
         (["speak", "Hi.", "--model", "{model}", "--reference-audio", "{vocab}", "--reference-text", "a"], "as audio"),
-        (["speak", "Hi.", "--model", "org/name", "--local-files-only"], "`--reference-audio`"),
+        (["speak", "Hi.", "--model", "org/name", "--local-files-only"], "`--model`"),
         (["speak", "Hi.", "--model", "{model}", "-o", "speech.mp3"], ".wav"),
         (["speak", "Hi.", "--model", "{model}", "--speed", "0"], "`--speed`"),
         (["speak", "Hi.", "--model", "{model}", "--guidance", "nan"], "`--guidance`"),

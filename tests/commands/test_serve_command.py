@@ -69,11 +69,13 @@ def test_a_page_that_is_told_to_end_leaves_nothing_behind(folder, reference_audi
         (["serve", "--host", "no.such.host.invalid"], "`--host`"),
         (["serve", "--voices", "{tmp}/absent"], "`--voices`"),
         (["serve", "--voices", "{tmp}"], "`--voices`"),
+        (["serve", "--voices", "{tmp}/voices"], "`--voices`: 'carl' cannot be used"),
         (["serve", "--token", " "], "`--token`"),
         (["serve", "--model", "{tmp}/absent"], "`--model`"),
         (["serve", "--runtime", "onnx", "--student", "x"], "`--student`"),
         (["app", "--port", "{taken}"], "`--port` {taken}"),
         (["app", "--voices", "{tmp}"], "`--voices`"),
+        (["app", "--voices", "{tmp}/voices"], "`--voices`: 'carl' cannot be used"),
         (["app", "--port", "0", "--recognizer", "nobody"], "`--recognizer`"),
     ],
 )
@@ -82,6 +84,9 @@ def test_what_cannot_be_served_is_refused_before_loading(arguments, named, tmp_p
         raise AssertionError("a model was loaded")
 
     monkeypatch.setattr("dtm_hf.commands.serving.load_pipeline", load)
+    (tmp_path / "voices").mkdir()
+    (tmp_path / "voices/carl.wav").write_bytes(b"RIFF and nothing else")
+    (tmp_path / "voices/carl.txt").write_text("What is said.")
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()

@@ -90,6 +90,52 @@ def test_a_closed_batcher_takes_nothing_more_and_speaks_what_it_has(speaker, ref
         batcher.submit("Hi.", reference_audio, SAID)
 
 
+LONG = "Good morning to you all, and a good evening. " * 12
+
+
+def test_others_are_spoken_between_the_rows_of_a_long_text(speaker, reference_audio, monkeypatch):
+    order, sample, begun = [], speaker.sample, threading.Event()
+
+    def noted(rows, *args, **kwargs):
+        order.append([row.text for row in rows])
+        assert begun.wait(60)
+        return sample(rows, *args, **kwargs)
+
+    monkeypatch.setattr(speaker, "sample", noted)
+    fast = {"num_inference_steps": 1, "num_head_steps": 0}
+    with Batcher(speaker, max_rows=1, max_wait_s=0.0) as batcher:
+        long = batcher.submit(LONG, reference_audio, SAID, seed=3, **fast)
+        short = [batcher.submit(text, reference_audio, SAID, **fast) for text in TEXTS[:2]]
+        begun.set()
+        assert all(len(answer.result(60).audio) for answer in short)
+        spoken = long.result(60).audio
+    texts = [text for (text,) in order]
+    assert len(texts) >= 5 and texts[1:3] == TEXTS[:2]
+    # And a long text is what it is alone.
+    monkeypatch.undo()
+    np.testing.assert_array_equal(spoken, speaker(LONG, reference_audio, SAID, seed=3, **fast).audio)
+
+
+def test_what_is_given_up_is_spoken_no_further(speaker, reference_audio, monkeypatch):
+    rows, sample, asked, permits = [], speaker.sample, threading.Semaphore(0), threading.Semaphore(0)
+
+    def noted(batch, *args, **kwargs):
+        rows.extend(row.text for row in batch)
+        asked.release()
+        assert permits.acquire(timeout=60)
+        return sample(batch, *args, **kwargs)
+
+    monkeypatch.setattr(speaker, "sample", noted)
+    fast = {"num_inference_steps": 1, "num_head_steps": 0}
+    with Batcher(speaker, max_rows=1, max_wait_s=0.0) as batcher:
+        long = batcher.submit(LONG, reference_audio, SAID, **fast)
+        assert asked.acquire(timeout=60)
+        assert long.cancel()
+        permits.release(100)
+        assert len(batcher.submit("Hi.", reference_audio, SAID, **fast).result(60).audio)
+    assert len(rows) == 2 and rows[1] == "Hi."
+
+
 @pytest.mark.parametrize("settings", [{"max_rows": 0}, {"max_rows": 1.5}, {"max_wait_s": -1}])
 def test_settings_that_make_no_sense_are_refused(speaker, settings):
     with pytest.raises(ValueError, match=next(iter(settings))):

@@ -110,6 +110,26 @@ def test_a_damaged_graph_is_named(copy):
         Speaker(copy)
 
 
+@pytest.mark.parametrize(
+    ("file", "change"),
+    [
+        ("model_index.json", {"backbone": ["dtm_hf"]}),
+        ("model_index.json", {"text_normalizer": ["dtm_hf", "TextNormalizer"]}),
+        ("vocoder/config.json", None),
+        ("backbone/config.json", None),
+    ],
+)
+def test_what_lacks_a_part_is_damaged(file, change, copy, reference_audio):
+    (copy / "text_normalizer").mkdir()
+    (copy / "text_normalizer/normalizer_config.json").write_text("{}")
+    path = copy / file
+    path.write_text(json.dumps({} if change is None else json.loads(path.read_text()) | change))
+    # Some of it is missed when it is read, and some when it is used.
+    with pytest.raises(ValueError, match="damaged") as error:
+        Speaker(copy)("Hi.", reference_audio, "What is said.")
+    assert str(copy) in str(error.value)
+
+
 def test_a_head_of_another_backbone_is_refused(copy):
     edit(copy / "head" / "config.json", backbone_fingerprint="0123456789abcdef")
     with pytest.raises(ValueError, match="0123456789abcdef"):

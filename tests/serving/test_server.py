@@ -1,7 +1,11 @@
 """The server as its clients see it: the official `openai` client, over loopback."""
 
+import contextlib
 import io
+import json
+import socket
 import threading
+from urllib.parse import urlsplit
 
 import httpx
 import numpy as np
@@ -9,10 +13,14 @@ import openai
 import pytest
 import soundfile
 import torch
-from served import serving
+from served import running, serving
 
+from dtm_hf.frontend.voices import Recording
+from dtm_hf.runtime import Batcher
 from dtm_hf.serving.encoding import FORMATS
 from dtm_hf.serving.limits import Limits
+from dtm_hf.serving.listening import open_socket
+from dtm_hf.serving.server import create_app
 
 SAID = "What is said."
 TEXT = "Good morning. Hello there, all of you. Yes."
@@ -204,6 +212,18 @@ def body(text, audio_format="wav"):
     return {"model": "tiny", "input": text, "voice": "anna", "response_format": audio_format, **FAST}
 
 
+@contextlib.contextmanager
+def asked(url, fields):
+    """A connection with little room, on which speech is asked for and nothing is read; it hangs up at the end."""
+    content = json.dumps(fields).encode()
+    head = f"POST /v1/audio/speech HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(content)}\r\n"
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.connect(("127.0.0.1", urlsplit(url).port))
+        connection.sendall(f"{head}Content-Type: application/json\r\n\r\n".encode() + content)
+        yield connection
+
+
 def in_background(function):
     found = []
     thread = threading.Thread(target=lambda: found.append(function()))
@@ -274,3 +294,76 @@ def test_what_takes_too_long_is_given_up(audio_format, gated, voices):
         assert (answer.status_code, answer.json()["error"]["code"]) == (504, "timeout")
         gated.let()
         assert running.health()["requests"] == 0
+
+
+def test_a_long_text_neither_holds_up_the_others_nor_outlives_its_client(gated, voices):
+    with serving(gated, voices, max_rows=1) as running:
+        with asked(running.url, body("Good morning to you all, and a good evening. " * 40)):
+            wait_for(lambda: gated.texts)
+        wait_for(lambda: running.health()["requests"] == 0)
+        gated.let(2)
+        assert running.client.post("/v1/audio/speech", json=body("Last.")).status_code == 200
+        assert len(gated.texts) == 2 and gated.texts[1] == "Last."
+
+
+def test_a_client_that_stops_reading_is_hung_up_on(speaker, voices, monkeypatch):
+    def with_little_room(host, port):
+        opened = open_socket(host, port)
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        return opened
+
+    monkeypatch.setattr("dtm_hf.serving.listening.open_socket", with_little_room)
+    text = "Good morning to you all. " * 100
+    with serving(speaker, voices, patience_s=0.5) as running, asked(running.url, body(text, "pcm")) as unread:
+        wait_for(lambda: running.health()["served"] == 1)
+        wait_for(lambda: running.health()["requests"] == 0)
+        # Cut off, and not ended.
+        heard = b""
+        with contextlib.suppress(ConnectionResetError):
+            while piece := unread.recv(2**20):
+                heard += piece
+        assert heard.startswith(b"HTTP/1.1 200") and not heard.endswith(b"0\r\n\r\n")
+
+
+def test_a_voice_is_read_once_and_before_anybody_asks(speaker, voices, tmp_path, monkeypatch):
+    from dtm_hf.frontend import audio
+
+    (tmp_path / "carl.wav").write_bytes(b"RIFF and nothing else")
+    with pytest.raises(ValueError, match="`voices`: 'carl' cannot be used"):
+        create_app(Batcher(speaker), voices | {"carl": Recording(tmp_path / "carl.wav", SAID)}, "tiny")
+    with pytest.raises(ValueError, match="`voices`: 'carl' cannot be used: `reference_text`"):
+        create_app(Batcher(speaker), {"carl": Recording(voices["anna"].audio, "語")}, "tiny")
+    with serving(speaker, voices) as running:
+        monkeypatch.setattr(audio, "_decode_file", lambda path: pytest.fail(f"{path} was read again"))
+        for audio_format in ("wav", "pcm"):
+            assert running.client.post("/v1/audio/speech", json=body("Hi.", audio_format)).status_code == 200
+
+
+def test_what_is_late_before_it_waits_is_not_spoken(gated, voices, monkeypatch):
+    prepare, may_begin, prepared = gated.speaker.prepare, threading.Event(), threading.Event()
+
+    def slow(*args, **kwargs):
+        assert may_begin.wait(60)
+        rows = prepare(*args, **kwargs)
+        prepared.set()
+        return rows
+
+    with serving(gated, voices, limits=Limits(timeout_s=0.3)) as running:
+        monkeypatch.setattr(gated, "prepare", slow, raising=False)
+        assert running.client.post("/v1/audio/speech", json=body("Late.")).status_code == 504
+        may_begin.set()
+        assert prepared.wait(60)
+        gated.let()
+    # The server has ended, and what was asked for is spoken by then.
+    assert gated.texts == []
+
+
+def test_it_answers_to_the_address_that_it_listens_at(speaker, voices):
+    from dtm_hf.serving.listening import host_names, url_of
+
+    with open_socket("127.0.0.2", 0) as opened:
+        names, address = host_names(opened), url_of(opened).removeprefix("http://")
+        app = create_app(Batcher(speaker), voices, "tiny", hosts=names)
+        with running(app) as url:
+            assert httpx.get(f"{url}/health", headers={"host": address}).status_code == 200
+            assert httpx.get(f"{url}/health", headers={"host": "evil.example"}).status_code == 400

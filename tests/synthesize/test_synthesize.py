@@ -12,49 +12,9 @@ import torch
 from hub_server import hub_of_this_process
 from loopback import free_port
 from processes import Forked, command, wait_until
-from typer.testing import CliRunner
+from synthesized import LINES, LONG, NUM_ROWS, arguments, contents, run
 
-from dtm_hf.synthesize.__main__ import app
 from dtm_hf.synthesize.journal import Journal
-
-NUM_ROWS = 16
-LINES = [f"Line {'one two three four five six seven eight'[: 3 + 5 * (i % 8)]}." for i in range(NUM_ROWS)]
-LONG = 5
-FAST = ("--steps", "1", "--head-steps", "0", "--device", "cpu", "--num-shards", "3")
-
-
-@pytest.fixture(scope="module")
-def sources(port_source, reference_audio, tmp_path_factory):
-    """Folder of a model with two voices, and a list of texts of which three cannot be spoken."""
-    folder = tmp_path_factory.mktemp("sources")
-    port_source.save_pretrained(folder / "tiny")
-    voices = folder / "voices"
-    voices.mkdir()
-    for name, said in {"anna": "What is said.", "ben": "What was said."}.items():
-        (voices / f"{name}.wav").write_bytes(reference_audio.read_bytes())
-        (voices / f"{name}.txt").write_text(said)
-    rows = [{"text": line, "voice": None} for line in LINES]
-    rows[3]["text"], rows[7]["voice"], rows[11]["text"], rows[9]["voice"] = " ", "carl", "語", "ben"
-    # Of several chunks.
-    rows[LONG]["text"] = "A long line, which is cut into chunks, " * 12
-    (folder / "texts.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
-    return folder
-
-
-def arguments(sources, output, *more):
-    model, voices = str(sources / "tiny"), str(sources / "voices")
-    texts = str(sources / "texts.jsonl")
-    return ["--texts", texts, "--model", model, "--voices", voices, "-o", str(output), *FAST, *more]
-
-
-def run(sources, output, *more):
-    return CliRunner().invoke(app, arguments(sources, output, *more))
-
-
-def contents(output):
-    """What is not bookkeeping."""
-    paths = [path for path in Path(output).rglob("*") if path.is_file() and ".work" not in path.parts]
-    return {path.relative_to(output).as_posix(): path.read_bytes() for path in paths}
 
 
 @pytest.fixture(scope="module")
@@ -233,33 +193,6 @@ def test_what_a_recogniser_does_not_hear_is_left_out(sources, tmp_path, monkeypa
     assert "another `max_word_error`" in run(sources, tmp_path / "out", *heard, "--max-word-error", "9").stderr
     assert run(sources, tmp_path / "all", *heard, "--max-word-error", "9").exit_code == 0
     assert json.loads((tmp_path / "all/summary.json").read_text())["rows"] == 3
-
-
-@pytest.mark.parametrize(
-    ("more", "named"),
-    [
-        (("--texts", "{tmp}/absent.txt"), "absent.txt"),
-        (("--texts", "{tmp}/texts.docx"), ".jsonl"),
-        (("--texts", "{tmp}/broken.jsonl"), "broken.jsonl"),
-        (("--voices", "{tmp}/absent"), "`--voices`"),
-        (("--voices", "{tmp}"), "`--voices`"),
-        (("--output", "{tmp}/texts.docx"), "`--output`"),
-        (("--output", "{tmp}"), "`--output`"),
-        (("--head-steps", "3"), "`--head-steps`"),
-        (("--model", "{tmp}/absent"), "`--model`"),
-        (("--push-to-hub", "a b"), "`--push-to-hub`"),
-        (("--recognizer", "nobody"), "`--recognizer`"),
-        (("--recognizer", "whisper:{tmp}"), "`--recognizer`"),
-    ],
-)
-def test_what_cannot_be_done_is_one_line(more, named, sources, tmp_path):
-    (tmp_path / "texts.docx").write_text("x")
-    (tmp_path / "broken.jsonl").write_text('{"text": "a"}\n{"text": ')
-    more = [each.replace("{tmp}", str(tmp_path)) for each in more]
-    result = run(sources, tmp_path / "out", *more)
-    assert result.exit_code in (1, 2) and "Traceback" not in result.output
-    lines = [line for line in result.stderr.splitlines() if line.startswith("Error: ")]
-    assert len(lines) == 1 and named in lines[0], result.stderr
 
 
 def test_another_run_is_not_gone_on_with(straight, sources):
