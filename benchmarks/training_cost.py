@@ -8,8 +8,8 @@ What training a head costs, in passes of the frozen backbone, as ratios within o
 head, the precision and the checkpointing of their recipes in training/configs. First an optimizer step against one
 pass of the conditional branch on the same batch: of a head that says what guidance adds for walks of each of the
 numbers of steps that it is trained for (each as often), of a head that draws for k = 1, 4 and 16 draws of (s, Y_0) a
-pass. Every arm runs in turn, `--repeats` times after a warm-up, and medians are printed; beside them the same ratio in
-the arithmetic that torch counts, which no machine changes. Then `--run-steps` steps of the training command itself on
+pass. Every arm runs in turn, `--repeats` times after a warm-up, and medians are printed, on a CPU of its own time, which
+other work does not lengthen; beside them the same ratio in the arithmetic that torch counts. Then `--run-steps` steps of the training command itself on
 speech-like noise: its share of waiting for data and of padding. Peak memory is the allocator's on a GPU, the resident
 set elsewhere (Linux).
 
@@ -201,6 +201,7 @@ def measure_steps(bench: Bench, frames: int, repeats: int) -> None:
     }
     arms = {"one pass": lambda: bench.forward(batch)} | steps
     times, peaks, operations, passes = {name: [] for name in arms}, {}, {}, {}
+    clock = time.perf_counter if bench.device.type == "cuda" else time.process_time
     for round_number in range(1 + repeats):
         for name, call in arms.items():
             reset_peak(bench.device)
@@ -210,10 +211,10 @@ def measure_steps(bench: Bench, frames: int, repeats: int) -> None:
                         call()
                 operations[name], passes[name] = counter.get_total_flops(), sum(seen)
                 continue
-            began = time.perf_counter()
+            began = clock()
             call()
             bench.wait()
-            times[name].append(time.perf_counter() - began)
+            times[name].append(clock() - began)
             peaks[name] = max(peaks.get(name, 0.0), peak_gib(bench.device))
     medians = {name: statistics.median(values) for name, values in times.items()}
     if bench.guides:
@@ -303,7 +304,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--run-steps", type=int, default=10, help="of the training command; 0 to go without")
     parser.add_argument("--workers", type=int, default=2, help="processes that read and decode")
     parser.add_argument("--count-memory", action="store_true", help="count, instead of measuring")
-    parser.add_argument("--count-utterances", type=int, default=1)
+    parser.add_argument("--count-utterances", type=int, default=2)
     options = parser.parse_args(argv)
 
     import torch
