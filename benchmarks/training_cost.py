@@ -8,10 +8,10 @@ What training a head costs, in passes of the frozen backbone, as ratios within o
 head, the precision and the checkpointing of their recipes in training/configs. First an optimizer step against one
 pass of the conditional branch on the same batch: of a head that says what guidance adds for walks of each of the
 numbers of steps that it is trained for (each as often), of a head that draws for k = 1, 4 and 16 draws of (s, Y_0) a
-pass. Every arm runs in turn, `--repeats` times after a warm-up, and medians are printed, on a CPU of its own time, which
-other work does not lengthen; beside them the same ratio in the arithmetic that torch counts. Then `--run-steps` steps of the training command itself on
-speech-like noise: its share of waiting for data and of padding. Peak memory is the allocator's on a GPU, the resident
-set elsewhere (Linux).
+pass. Every arm runs in turn, `--repeats` times after a warm-up, and medians are printed, on a CPU of its own time,
+which other work does not lengthen; beside them the same ratio in the arithmetic that torch counts. Then `--run-steps`
+steps of the training command itself on speech-like noise: its share of waiting for data and of padding. Peak memory is
+the allocator's on a GPU, the resident set elsewhere (Linux).
 
 `--count-memory` runs a few utterances on the CPU instead, counts what is alive in each part of a step, and extends the
 count to `--frames`.
@@ -98,8 +98,8 @@ class Bench:
         from dtm_hf.training.objectives.conditioning import MelBatch
 
         torch, frames = self.torch, self.utterance_frames
-        lengths = torch.linspace(0.95 * frames, frames, utterances).long().flip(0)
-        lengths[0] = frames
+        # One alone is padded as well: a mask takes memory.
+        lengths = torch.linspace(0.95 * frames, frames, utterances).long()
         mask = (torch.arange(frames)[None] < lengths[:, None]).to(self.device)
         mel = torch.randn(utterances, frames, self.backbone.config.mel_dim, device=self.device) * mask[..., None]
         text_ids = torch.randint(1, self.tokenizer.vocab_size, (utterances, frames * 3 // 20), device=self.device)
@@ -304,7 +304,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--run-steps", type=int, default=10, help="of the training command; 0 to go without")
     parser.add_argument("--workers", type=int, default=2, help="processes that read and decode")
     parser.add_argument("--count-memory", action="store_true", help="count, instead of measuring")
-    parser.add_argument("--count-utterances", type=int, default=2)
+    parser.add_argument("--count-utterances", type=int, default=1)
     options = parser.parse_args(argv)
 
     import torch
