@@ -1,6 +1,7 @@
 """The models that the benchmarks build with random weights, in the sizes of what is shipped: read, not repeated."""
 
 import argparse
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", choices=MODELS, default="embedded", help="the embedded size, or F5-TTS v1 Base")
 
 
+# Asked for again where new tensors have no content, which a recipe cannot be checked with.
+@cache
 def recipe(model: str, head: str = "guidance") -> "TrainingConfig":
     """What the head of a model is trained with."""
     from dtm_hf.training.systems import parse_config

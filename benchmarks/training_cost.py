@@ -13,13 +13,14 @@ which other work does not lengthen; beside them the same ratio in the arithmetic
 steps of the training command itself on speech-like noise: its share of waiting for data and of padding. Peak memory is
 the allocator's on a GPU, the resident set elsewhere (Linux).
 
-`--count-memory` runs a few utterances on the CPU instead, counts what is alive in each part of a step, and extends the
-count to `--frames`.
+`--count-memory` counts what is alive in each part of a step instead, of tensors that have a size and no content: on
+any machine, in seconds.
 """
 
 import argparse
 import contextlib
 import dataclasses
+import functools
 import io
 import json
 import math
@@ -27,6 +28,7 @@ import re
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import model_sizes
@@ -45,6 +47,8 @@ class Bench:
         device (`str`): where all of it lies.
         utterance_frames (`int`): of each utterance of a batch, about.
         counts (`list[int]`, *optional*): numbers of steps, or of draws, in place of the recipe's.
+        place (`Callable`, *optional*): what is done to the networks in place of moving them to `device`, where they
+            are to be made without content.
     """
 
     def __init__(
@@ -54,6 +58,7 @@ class Bench:
         device: str = "cpu",
         utterance_frames: int = 600,
         counts: list[int] | None = None,
+        place: Callable | None = None,
     ):
         import torch
         from diffusers.training_utils import EMAModel
@@ -66,9 +71,12 @@ class Bench:
         self.torch, self.device, self.utterance_frames = torch, torch.device(device), utterance_frames
         self.config = model_sizes.recipe(model, head)
         self.tokenizer = F5Tokenizer(default_vocab())
-        self.backbone = model_sizes.random_backbone(model, self.tokenizer.vocab_size).to(device)
-        self.backbone.to(getattr(torch, self.config.model.backbone_dtype))
-        self.head = model_sizes.random_head(model, self.backbone, head).to(device).train()
+        with torch.device("meta") if place else contextlib.nullcontext():
+            self.backbone = model_sizes.random_backbone(model, self.tokenizer.vocab_size)
+            self.backbone.to(getattr(torch, self.config.model.backbone_dtype))
+            self.head = model_sizes.random_head(model, self.backbone, head).train()
+        for part in (self.backbone, self.head):
+            place(part) if place else part.to(device)
         if self.config.optimization.gradient_checkpointing:
             self.head.gradient_checkpointing_enable()
         self.scheduler = DTMScheduler(**self.head.config.sampler)
@@ -304,26 +312,27 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--run-steps", type=int, default=10, help="of the training command; 0 to go without")
     parser.add_argument("--workers", type=int, default=2, help="processes that read and decode")
     parser.add_argument("--count-memory", action="store_true", help="count, instead of measuring")
-    parser.add_argument("--count-utterances", type=int, default=1)
     options = parser.parse_args(argv)
 
     import torch
 
     device = "cuda" if torch.cuda.is_available() and not options.count_memory else "cpu"
-    bench = Bench(options.model, options.head, device, options.utterance_frames, options.counts)
+
+    build = functools.partial(Bench, options.model, options.head, device, options.utterance_frames, options.counts)
+    if options.count_memory:
+        count_memory(build, options.frames)
+        return
+    bench = build()
     place = torch.cuda.get_device_name() if device == "cuda" else f"CPU, {torch.get_num_threads()} thread(s)"
     optimization = bench.config.optimization
     print(
         f"{options.model}, {options.head} head, {sum(p.numel() for p in bench.parameters):,} parameters, "
         f"{options.frames:,} frames a batch, mixed precision {optimization.mixed_precision}, backbone in "
         f"{bench.config.model.backbone_dtype}, {place}"
-        + (", gradient checkpointing" if optimization.gradient_checkpointing and not options.count_memory else "")
-        + ("" if options.count_memory else f", {options.repeats} repeats"),
+        + (", gradient checkpointing" if optimization.gradient_checkpointing else "")
+        + f", {options.repeats} repeats",
         flush=True,
     )
-    if options.count_memory:
-        count_memory(bench, options.frames, options.count_utterances)
-        return
     measure_steps(bench, options.frames, options.repeats)
     if options.run_steps:
         measure_run(bench, options.frames, options.run_steps, options.workers)

@@ -57,7 +57,6 @@ def test_steps_are_counted_in_passes(script, head, monkeypatch, capsys):
     assert rest[-1].startswith("training command, 1 steps: ")
 
 
-@pytest.mark.slow
 def test_memory_is_counted(script, capsys):
     script("training_cost").main("--count-memory --frames 1000 --utterance-frames 100".split())
     text = capsys.readouterr().out

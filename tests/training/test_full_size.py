@@ -69,7 +69,7 @@ def test_the_head_is_cheap_at_every_number_of_steps_it_serves():
 
 def test_the_head_that_draws_is_still_trained():
     """By the options that the page names, which are those that its figures were measured with."""
-    (options,) = re.findall(r"`(--head_prediction residual [^`]*)`", DOCUMENT)
+    (options,) = re.findall(r"`(--head_prediction residual\s[^`]*)`", DOCUMENT)
     config = parse_config(["--config", CONFIG, *options.split()])
     assert config.objective.head_prediction == "residual" and config.objective.head_architecture == "conv"
     sizes = runpy.run_path(str(ROOT / "benchmarks/model_sizes.py"))
@@ -137,7 +137,7 @@ def test_a_head_is_trained_on_a_checkpoint_of_full_size(folder, reference_audio)
     argv += "--frames_per_batch 150 --num_workers 0 --max_steps 3 --warmup_steps 0".split()
     argv += "--log_interval 1 --save_interval 1 --eval_interval 3".split()
     training = Launched([*argv, *QUIET])
-    assert training.wait() == 0, training.output.read_text()[-2000:]
+    assert training.wait(1800) == 0, training.output.read_text()[-2000:]
     for name in ("loss", "grad_norm"):
         figures = log(run, name)
         assert set(figures) == {1, 2, 3} and all(0 < value < math.inf for value in figures.values())
