@@ -1,7 +1,7 @@
 """
 What training a head costs, in passes of the frozen backbone, as ratios within one run.
 
-    python benchmarks/training_cost.py --model embedded|full [--head drawing] [--frames 38400] [--repeats 5]
+    python benchmarks/training_cost.py --model embedded|full [--head drawing] [--frames 9600] [--repeats 5]
     python benchmarks/training_cost.py --model full --count-memory
 
 `embedded` is the embedded default, `full` the architecture of F5-TTS v1 Base, both with random weights and with the
@@ -306,7 +306,7 @@ def main(argv: list[str] | None = None) -> None:
     model_sizes.add_options(parser)
     parser.add_argument("--head", choices=model_sizes.HEADS, default="guidance", help="what is trained")
     parser.add_argument("--counts", type=int, nargs="+", help="numbers of steps, or of draws; the recipe's by default")
-    parser.add_argument("--frames", type=int, default=38400, help="of a batch")
+    parser.add_argument("--frames", type=int, help="of a batch; the recipe's by default")
     parser.add_argument("--utterance-frames", type=int, default=600, help="of an utterance; 600 are 6.4 s")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--run-steps", type=int, default=10, help="of the training command; 0 to go without")
@@ -318,6 +318,8 @@ def main(argv: list[str] | None = None) -> None:
 
     device = "cuda" if torch.cuda.is_available() and not options.count_memory else "cpu"
 
+    if options.frames is None:
+        options.frames = model_sizes.recipe(options.model, options.head).data.frames_per_batch
     build = functools.partial(Bench, options.model, options.head, device, options.utterance_frames, options.counts)
     if options.count_memory:
         count_memory(build, options.frames)
