@@ -185,15 +185,18 @@ def peak_gib(device) -> float:
 def operation_counts() -> dict:
     """What torch's counter of operations has to be told."""
     import torch
-    from torch.utils.flop_counter import sdpa_flop_count
+    from torch.utils.flop_counter import sdpa_backward_flop_count, sdpa_flop_count
 
     def convolution_backward(grad_out, sample, weight, *_, out_shape=None):
         # As many as forward for the sample's gradient and again for the weight's: torch's forgets the groups.
         return 2 * 2 * math.prod(grad_out) * math.prod(weight[1:])
 
     return {
-        # The one attention kernel that it does not know.
+        # The attention kernels that it does not know.
         torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v),
+        torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: (
+            lambda grad, q, k, v, *_, **__: sdpa_backward_flop_count(grad, q, k, v)
+        ),
         torch.ops.aten.convolution_backward: convolution_backward,
     }
 
