@@ -1,9 +1,10 @@
 """
 Speed and memory against f5_tts, as ratios within one run.
 
-    python benchmarks/speed.py --model tiny|full [--seconds 3] [--repeats 3]
+    python benchmarks/speed.py --model embedded|full [--seconds 3] [--repeats 3]
 
-`tiny` is the embedded default, `full` the architecture of F5-TTS v1 Base with random weights (335.8 M parameters).
+`embedded` is the embedded default, `full` the architecture of F5-TTS v1 Base, both with random weights and with the
+heads of their recipes in training/configs: one that says what guidance adds (`head TxS`), one that draws.
 Every arm runs in turn, `--repeats` times after a warm-up; medians and their ratios are printed. Memory is the peak of
 a fresh process while it runs an arm.
 """
@@ -15,49 +16,40 @@ import sys
 import time
 import warnings
 
+import model_sizes
+
 ARMS = (
     "f5_tts CFM.sample 32",
     "baseline 32",
-    "head 8x2",
-    "head 8x2, guidance baked",
-    "head 4x2, guidance baked",
-    "head 4x1, guidance baked",
+    "baseline 4",
+    "head 8x1",
+    "head 4x1",
+    "head 2x1",
+    "drawing head 8x2",
+    "drawing head 4x2",
 )
 TEXT = "The train leaves at half past nine."
-
-
-def build(model: str):
-    """Backbone and a head with guidance at inference and one with guidance baked in, all with random weights."""
-    import torch
-
-    from dtm_hf import DTMHead, DTMHeadConfig, F5Backbone, F5Tokenizer
-    from dtm_hf.backbone.f5_checkpoint import default_vocab
-
-    torch.manual_seed(0)
-    sizes = {"full": {}, "tiny": {"dim": 192, "depth": 6, "heads": 3, "text_dim": 128, "conv_layers": 2}}[model]
-    tokenizer = F5Tokenizer(default_vocab())
-    backbone = F5Backbone(**sizes, text_num_embeds=tokenizer.vocab_size)
-    # Its output layers start at zero, and multiplying zeros is as slow as anything else: no need to fill them.
-    head_size = {"full": {}, "tiny": {"hidden_size": 128, "num_hidden_layers": 3}}[model]
-    common = {"backbone_hidden_size": backbone.config.dim, "architecture": "conv"} | head_size
-    heads = {scale: DTMHead(DTMHeadConfig(**common, guidance_scale=scale)).eval() for scale in (None, 3.0)}
-    return backbone, tokenizer, heads
 
 
 def make_arms(model: str, seconds: float, divide_steps: int = 1) -> dict:
     """Name -> a call that samples one mel. Memory does not depend on the steps: `divide_steps` spares most of them."""
     import torch
 
-    from dtm_hf import DTMPipeline, DTMScheduler, F5FeatureExtractor, GriffinLimVocoder
+    from dtm_hf import DTMPipeline, DTMScheduler, F5FeatureExtractor, F5Tokenizer, GriffinLimVocoder
+    from dtm_hf.backbone.f5_checkpoint import default_vocab
     from dtm_hf.f5_import import import_f5
 
-    backbone, tokenizer, heads = build(model)
+    torch.manual_seed(0)
+    tokenizer = F5Tokenizer(default_vocab())
+    # Its output layers start at zero, and multiplying zeros is as slow as anything else: no need to fill them.
+    backbone = model_sizes.random_backbone(model, tokenizer.vocab_size)
+    guiding, drawing = (model_sizes.random_head(model, backbone, kind).eval() for kind in model_sizes.HEADS)
     extractor = F5FeatureExtractor()
     recording = 0.05 * torch.randn(int(3.0 * 24000), generator=torch.Generator().manual_seed(0))
     prompt_text = "This is what is said there. "
 
     def pipeline(head, steps, calls):
-        steps = steps // divide_steps
+        steps = max(steps // divide_steps, 1)
         pipe = DTMPipeline(
             backbone=backbone,
             tokenizer=tokenizer,
@@ -86,7 +78,7 @@ def make_arms(model: str, seconds: float, divide_steps: int = 1) -> dict:
             cond=mel,
             text=tokenizer([prompt_text + TEXT]),
             duration=len(recording) // 256 + int(seconds * 24000 / 256),
-            steps=32 // divide_steps,
+            steps=max(32 // divide_steps, 1),
             cfg_strength=2.0,
             sway_sampling_coef=-1.0,
             seed=0,
@@ -96,10 +88,12 @@ def make_arms(model: str, seconds: float, divide_steps: int = 1) -> dict:
     calls = (
         f5,
         pipeline(None, 32, 0),
-        pipeline(heads[None], 8, 2),
-        pipeline(heads[3.0], 8, 2),
-        pipeline(heads[3.0], 4, 2),
-        pipeline(heads[3.0], 4, 1),
+        pipeline(None, 4, 0),
+        pipeline(guiding, 8, 1),
+        pipeline(guiding, 4, 1),
+        pipeline(guiding, 2, 1),
+        pipeline(drawing, 8, 2),
+        pipeline(drawing, 4, 2),
     )
     return dict(zip(ARMS, calls, strict=True))
 
@@ -121,16 +115,16 @@ def peak_memory(model: str, arm: str, seconds: float) -> float:
     return int(result.stdout.splitlines()[-1]) / 1024
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", choices=("tiny", "full"), default="tiny")
+    model_sizes.add_options(parser)
     parser.add_argument("--seconds", type=float, default=3.0, help="of the generated sentence")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--warmup", type=int, default=1, help="rounds that are not counted")
     parser.add_argument("--divide-steps", type=int, default=1, help="take this many times fewer steps in every arm")
     parser.add_argument("--arms", type=int, default=len(ARMS), help="how many of the arms to run, from the first")
     parser.add_argument("--memory", action="store_true", help="also measure peak memory, in fresh processes")
-    options = parser.parse_args()
+    options = parser.parse_args(argv)
     arms = make_arms(options.model, options.seconds, options.divide_steps)
     arms = dict(list(arms.items())[: options.arms])
     times = {name: [] for name in arms}

@@ -1,10 +1,10 @@
 """
 What distilling a model takes in memory: three networks, or one with two adapters.
 
-    python benchmarks/tdm_memory.py [--model tiny|full] [--rank 16] [--dtype bfloat16] [--frames 1000]
+    python benchmarks/tdm_memory.py [--model embedded|full] [--rank 16] [--dtype bfloat16] [--frames 1000]
 
 Parameters, gradients and AdamW's moments are counted from the tensors themselves, of the same classes as in training.
-With the tiny model a step is taken too (rollout, estimator, student, one batch), and with a GPU its peak is measured;
+With the embedded size a step is taken too (rollout, estimator, student, one batch); with a GPU its peak is measured,
 on a CPU the resident size of the process is, in a process for each form. The full model is counted on the meta
 device, where tensors have sizes and no content.
 """
@@ -15,6 +15,7 @@ import resource
 import subprocess
 import sys
 
+import model_sizes
 import torch
 
 MIB = 2**20
@@ -25,9 +26,8 @@ def build(model: str, full_parameters: bool, rank: int, dtype: torch.dtype, devi
     from dtm_hf import F5Backbone
     from dtm_hf.training.objectives.adapters import F5_LAYERS, AdapterNetworks
 
-    sizes = {"dim": 192, "depth": 6, "heads": 3, "text_dim": 128, "conv_layers": 2, "text_num_embeds": 71}
     with torch.device(device):
-        backbone = F5Backbone(**sizes if model == "tiny" else {})
+        backbone = F5Backbone() if model == "full" else model_sizes.random_backbone(model, 71)
         if not full_parameters and dtype != torch.float32:
             # What is trained is float32 in either form.
             backbone.to(dtype)
@@ -85,9 +85,7 @@ def measured(options: argparse.Namespace, form: str) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0].strip())
-    parser.add_argument(
-        "--model", choices=("tiny", "full"), default="tiny", help="the embedded size, or F5-TTS v1 Base"
-    )
+    model_sizes.add_options(parser)
     parser.add_argument("--rank", type=int, default=16, help="of the adapters")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of the frozen base")
     parser.add_argument("--frames", type=int, default=1000, help="of the batch of the measured step")

@@ -2,6 +2,7 @@
 
 import math
 import re
+import runpy
 import shlex
 import shutil
 import subprocess
@@ -15,10 +16,11 @@ from safetensors.torch import load_file, save_file
 from training_runs import QUIET, ROOT, Launched, log, write_corpus
 from typer.testing import CliRunner
 
-from dtm_hf import DTMHead, DTMHeadConfig, DTMPipeline, F5Backbone
+from dtm_hf import DTMHead, DTMPipeline, F5Backbone
 from dtm_hf.backbone.f5_checkpoint import default_vocab, variant_config
 from dtm_hf.commands.main import app
 from dtm_hf.evaluation.arms import parse_arms
+from dtm_hf.scheduling.time_grids import time_grid
 from dtm_hf.training.systems import parse_config
 
 CONFIG = "training/configs/dtm_f5_v1_base.yaml"
@@ -53,6 +55,25 @@ def test_documented_commands_are_accepted(tmp_path, monkeypatch):
                 assert (ROOT / command[1]).is_file()
     for wanted in ("sed", "accelerate launch", "dtm-hf convert-f5", "dtm-hf speak", "dtm-hf benchmark", "hf upload"):
         assert any(name.startswith(wanted) for name in seen), wanted
+
+
+def test_the_head_is_cheap_at_every_number_of_steps_it_serves():
+    """And is asked at least once, so that all of them are trained."""
+    objective, depth = parse_config(["--config", CONFIG]).objective, variant_config("v1_base")["depth"]
+    assert objective.policy_step_counts == [2, 3, 4, 6, 8]
+    for count in objective.policy_step_counts:
+        times = time_grid(objective.time_grid, count)[:-1].tolist()
+        calls = sum(0 < time < objective.baked_guidance_end for time in times)
+        assert calls > 0 and calls / count * objective.head_residual_layers / depth <= 0.15
+
+
+def test_the_head_that_draws_is_still_trained():
+    """By the options that the page names, which are those that its figures were measured with."""
+    (options,) = re.findall(r"`(--head_prediction residual\s[^`]*)`", DOCUMENT)
+    config = parse_config(["--config", CONFIG, *options.split()])
+    assert config.objective.head_prediction == "residual" and config.objective.head_architecture == "conv"
+    sizes = runpy.run_path(str(ROOT / "benchmarks/model_sizes.py"))
+    assert config == sizes["recipe"]("full", "drawing")
 
 
 def write_official_checkpoint(path: Path) -> None:
@@ -100,8 +121,9 @@ def test_a_head_is_trained_on_a_checkpoint_of_full_size(folder, reference_audio)
     configuration takes three steps through Accelerate's launcher, and the head speaks on the converted base.
 
     It proves that the configuration loads as it is shipped and reaches the head's own (size, baked guidance and its
-    range, sampler), that every weight of the head moves, that the backbone keeps its bits in bfloat16 and that the
-    head knows the float32 copy for its own. Not what such a head sounds like, and nothing about a GPU.
+    range, sampler), that the head starts as a copy of the first blocks and every weight of it moves, that the backbone
+    keeps its bits in bfloat16, that the head knows the float32 copy for its own, and when it runs in four steps and in
+    one. Not what such a head sounds like, and nothing about a GPU.
     """
     checkpoint, base, run = folder / "model_1250000.safetensors", folder / "base", folder / "run"
     write_official_checkpoint(checkpoint)
@@ -115,27 +137,28 @@ def test_a_head_is_trained_on_a_checkpoint_of_full_size(folder, reference_audio)
     argv += "--frames_per_batch 150 --num_workers 0 --max_steps 3 --warmup_steps 0".split()
     argv += "--log_interval 1 --save_interval 1 --eval_interval 3".split()
     training = Launched([*argv, *QUIET])
-    assert training.wait() == 0, training.output.read_text()[-2000:]
+    assert training.wait(1800) == 0, training.output.read_text()[-2000:]
     for name in ("loss", "grad_norm"):
         figures = log(run, name)
         assert set(figures) == {1, 2, 3} and all(0 < value < math.inf for value in figures.values())
     assert_same_weights(checkpoint, run, torch.bfloat16)
 
-    # The output starts at zero, then the gates of the blocks: the third step is the first to reach inside them.
     early, late = (load_file(run / f"checkpoint-0000000{step}" / "model.safetensors") for step in (1, 3))
     assert [name for name in early if torch.equal(early[name], late[name])] == []
-    head = DTMHead.from_pretrained(run / "head")
-    untrained = DTMHead(DTMHeadConfig.from_pretrained(run / "head"))
-    assert head.output_proj.weight.any() and not untrained.output_proj.weight.any()
-
     recipe = yaml.safe_load((ROOT / CONFIG).read_text())
-    objective = recipe["dtm"]
+    objective, rate = recipe["dtm"], recipe["optimization"]["learning_rate"]
+    with safe_open(checkpoint, "pt") as official:
+        for block in range(objective["head_residual_layers"]):
+            name = f"blocks.{block}.attn.to_q.weight"
+            copied = official.get_tensor(f"ema_model.transformer.transformer_{name}").bfloat16().float()
+            # A step of AdamW moves a weight by the learning rate at most.
+            torch.testing.assert_close(early[f"body.{name}"], copied, atol=1.1 * rate, rtol=1e-4)
+
+    head = DTMHead.from_pretrained(run / "head")
     config = head.config
-    assert (config.hidden_size, config.num_hidden_layers) == (
-        objective["head_hidden_size"],
-        objective["head_num_layers"],
-    )
+    assert (config.hidden_size, config.num_hidden_layers, config.num_attention_heads) == (1024, 6, 16)
     assert (config.architecture, config.prediction) == (objective["head_architecture"], objective["head_prediction"])
+    assert config.residual_layers == objective["head_residual_layers"] and len(config.mean_mel) == 100
     assert config.guidance_scale == objective["baked_guidance_scale"]
     assert config.guidance_scale_range == objective["baked_guidance_range"]
     assert config.guidance_end == objective["baked_guidance_end"]
@@ -146,19 +169,23 @@ def test_a_head_is_trained_on_a_checkpoint_of_full_size(folder, reference_audio)
     # Refused if the two were not trained together.
     pipeline = DTMPipeline.from_pretrained(base, head=head)
     pipeline.set_progress_bar_config(disable=True)
-    rows = []
+    rows, calls = [], []
     pipeline.backbone.register_forward_hook(lambda _, inputs, output: rows.append(len(output.velocity)))
-    mel = pipeline(
-        "Hello.",
-        reference_audio,
-        "Good morning.",
-        num_inference_steps=1,
-        num_head_steps=config.sampler["num_head_steps"],
-        guidance_scale=2.0,
-        duration_s=0.3,
-        output_type="mel",
-        generator=torch.Generator().manual_seed(0),
-    ).audios[0]
-    assert mel.shape == (28, 100) and torch.isfinite(mel).all()
-    # Guidance other than the default, and still one branch.
-    assert rows == [1]
+    head.register_forward_hook(lambda _, inputs, output: calls.append(1))
+    for steps, expected in ((4, 2), (1, 0)):
+        rows.clear()
+        calls.clear()
+        mel = pipeline(
+            "Hello.",
+            reference_audio,
+            "Good morning.",
+            num_inference_steps=steps,
+            # Other than the default.
+            guidance_scale=2.0,
+            duration_s=0.3,
+            output_type="mel",
+            generator=torch.Generator().manual_seed(0),
+        ).audios[0]
+        assert mel.shape == (28, 100) and torch.isfinite(mel).all()
+        # One branch at every step, and the head where guidance is neither a closed form nor over.
+        assert (rows, len(calls)) == ([1] * steps, expected)

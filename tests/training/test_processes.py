@@ -11,7 +11,7 @@ import toy_system
 from accelerate.state import AcceleratorState
 from processes import processes, wait_until
 from safetensors.torch import load_file
-from training_runs import Launched, Run, flow_matching_arguments, log, write_corpus
+from training_runs import LOOP, QUIET, Launched, Run, flow_matching_arguments, log, write_corpus
 
 from dtm_hf.training.loop.checkpoints import checkpoint_folders
 from dtm_hf.training.systems import parse_config
@@ -55,6 +55,21 @@ def test_two_processes_give_what_one_gives_that_accumulates(two, corpus, tmp_pat
     expected = weights(tmp_path / "one")
     for name, value in weights(folder).items():
         torch.testing.assert_close(value, expected[name], rtol=1e-3, atol=1e-5)
+
+
+def test_a_head_that_walks_gives_the_same_in_two_processes(guidance_pipeline, corpus, tmp_path):
+    """It is called once to four times before it goes backward, by the numbers of steps that the two have drawn."""
+    guidance_pipeline.save_pretrained(tmp_path / "base")
+    options = "--head_prediction guidance --head_architecture transformer --head_residual_layers 1 --num_head_steps 1 "
+    options += "--baked_guidance_scale 3 --baked_guidance_range 1 4 --baked_guidance_end 0.3 --head_solver euler "
+    options += "--policy_step_counts 2 8 --gradient_checkpointing true --max_steps 4 --num_workers 0 --bucket_size 5"
+    argv = ["--base_model", str(tmp_path / "base"), "--dataset", str(corpus), *LOOP, *QUIET, *options.split()]
+    run = Run([*argv, "--output_dir", str(tmp_path / "two")], processes=2)
+    assert run.wait() == 0, run.output.read_text()[-3000:]
+    one = [*argv, "--output_dir", str(tmp_path / "one"), "--gradient_accumulation_steps", "2", "--num_workers", "2"]
+    Trainer(parse_config(one)).train()
+    for name in ("loss", "grad_norm", "validation_loss"):
+        assert log(tmp_path / "two", name) == pytest.approx(log(tmp_path / "one", name), rel=1e-4), name
 
 
 # Without readers it is less of the same: one process alone is killed so in test_resume.py.

@@ -99,6 +99,7 @@ def frozen_parts(config: TrainingConfig) -> dict[str, Any]:
             "tokenizer": tokenizer,
             "feature_extractor": F5FeatureExtractor(),
             "vocoder": default_vocoder(),
+            "mean_mel": None,
         }
     if model.backbone_dtype != "float32":
         parts["backbone"].to(getattr(torch, model.backbone_dtype))

@@ -56,19 +56,9 @@ def head_components(config: TrainingConfig) -> Components:
     guides = draws.head_prediction == "guidance"
     if guides and parts["mean_mel"] is None:
         parts["mean_mel"] = [round(value, 4) for value in null_mean(backbone)]
-    sizes = {"backbone_hidden_size": backbone.config.dim, "num_mel_bins": backbone.config.mel_dim}
-    run = provenance(config, backbone) | {
-        "guidance_scale": draws.baked_guidance_scale,
-        "guidance_scale_range": draws.baked_guidance_range,
-        "guidance_end": draws.baked_guidance_end,
-        "mean_mel": parts["mean_mel"] if guides else None,
-        "sampler": {
-            "num_inference_steps": draws.num_inference_steps,
-            "num_head_steps": draws.num_head_steps,
-            "head_solver": draws.head_solver,
-            "time_grid": draws.time_grid,
-        },
-    }
+    sizes = _read_sizes(backbone)
+    run = provenance(config, backbone) | _guidance_and_sampler(draws)
+    run["mean_mel"] = parts["mean_mel"] if guides else None
     if model.init_from is not None:
         head = _pretrained_head(model.init_from, model.init_from_revision)
         for name, size in sizes.items():
@@ -100,17 +90,7 @@ def head_components(config: TrainingConfig) -> Components:
             f"{draws.head_residual_layers}."
         )
     else:
-        shape = {
-            "hidden_size": draws.head_hidden_size,
-            "num_hidden_layers": draws.head_num_layers,
-            "architecture": draws.head_architecture,
-            "prediction": draws.head_prediction,
-            "conv_kernel_size": draws.head_conv_kernel_size,
-            "residual_layers": draws.head_residual_layers,
-        }
-        if draws.head_architecture == "transformer":
-            shape |= _copied_shape(backbone, draws)
-        head = DTMHead(DTMHeadConfig(**sizes, **run, **shape))
+        head = DTMHead(DTMHeadConfig(**head_settings(backbone, draws) | run))
         if head.body is not None:
             head.body.copy_from(backbone.dit.state_dict())
     return Components(
@@ -122,6 +102,39 @@ def head_components(config: TrainingConfig) -> Components:
         if guides
         else DTMObjective(draws, backbone, scheduler.timesteps),
     )
+
+
+def head_settings(backbone: F5Backbone, draws: HeadArguments) -> dict[str, Any]:
+    """What the [`DTMHeadConfig`] of a new head has of its recipe and its backbone: all but where it comes from."""
+    shape = {
+        "hidden_size": draws.head_hidden_size,
+        "num_hidden_layers": draws.head_num_layers,
+        "architecture": draws.head_architecture,
+        "prediction": draws.head_prediction,
+        "conv_kernel_size": draws.head_conv_kernel_size,
+        "residual_layers": draws.head_residual_layers,
+    }
+    if draws.head_architecture == "transformer":
+        shape |= _copied_shape(backbone, draws)
+    return _read_sizes(backbone) | _guidance_and_sampler(draws) | shape
+
+
+def _read_sizes(backbone: F5Backbone) -> dict[str, int]:
+    return {"backbone_hidden_size": backbone.config.dim, "num_mel_bins": backbone.config.mel_dim}
+
+
+def _guidance_and_sampler(draws: HeadArguments) -> dict[str, Any]:
+    return {
+        "guidance_scale": draws.baked_guidance_scale,
+        "guidance_scale_range": draws.baked_guidance_range,
+        "guidance_end": draws.baked_guidance_end,
+        "sampler": {
+            "num_inference_steps": draws.num_inference_steps,
+            "num_head_steps": draws.num_head_steps,
+            "head_solver": draws.head_solver,
+            "time_grid": draws.time_grid,
+        },
+    }
 
 
 def _copied_shape(backbone: F5Backbone, draws: HeadArguments) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from dtm_hf import DTMHead, DTMPipeline, DTMScheduler, DurationPredictor
+from dtm_hf import DTMHead, DTMPipeline, DTMScheduler, DurationPredictor, F5Backbone
 from dtm_hf.training.systems import build_task, parse_config
 
 HEAD = ["--head_hidden_size", "32", "--head_num_layers", "2"]
@@ -208,6 +208,12 @@ def test_a_head_that_says_what_guidance_adds_goes_on(base, guidance_pipeline, tm
     assert head.config.guidance_end == 0.25 and head.config.mean_mel != guidance_pipeline.head.config.mean_mel
     with pytest.raises(ValueError, match="`head_prediction` must be that of `init_from`, 'guidance', but got 'resid"):
         components("--base_model", str(base / "fp32"), "--init_from", str(tmp_path))
+
+
+def test_a_bare_checkpoint_has_no_mean_and_a_head_on_it_has_one(make_backbone, vocab_file, monkeypatch):
+    monkeypatch.setattr(F5Backbone, "from_f5_checkpoint", lambda *_, **__: make_backbone())
+    found = components("--f5_checkpoint", "model.pt", "--vocab_file", str(vocab_file), *COPIED, "1")
+    assert found.head.config.mean_mel == found.mean_mel and len(found.mean_mel) == found.backbone.config.mel_dim
 
 
 @pytest.mark.parametrize("options", [[*COPIED, "3"], [*GUIDES, "--head_residual_layers", "3"]])
