@@ -148,6 +148,9 @@ class Batcher:
             except BaseException as error:
                 for request, _ in batch:
                     request.end(partial(request.answer.set_exception, error))
+            with self._changed:
+                # Who has more to say says it when all had their turn who have come by now.
+                self._turns += [request for request, _ in batch if not request.answer.done()]
 
     def _alike(self) -> list[_Request]:
         """The request whose turn it is, and those that are sampled as it is; none of what is given up."""
@@ -168,9 +171,8 @@ class Batcher:
                 if rows := request.next_rows[:room]:
                     batch.append((request, rows))
                     room -= len(rows)
-            # Who has more to say says it when the others had their turn.
             served = [request for request, _ in batch]
-            self._turns = [request for request in self._turns if request not in served] + served
+            self._turns = [request for request in self._turns if request not in served]
             return batch if batch or not self._closed else None
 
     def _speak(self, batch: list[tuple[_Request, list[tuple[SpeechRow, Any]]]]) -> None:

@@ -67,7 +67,7 @@ def test_memory_is_counted(script, capsys):
 @pytest.mark.slow
 def test_every_way_to_sample_is_timed(script, capsys):
     speed = script("speed")
-    speed.main("--seconds 0.3 --repeats 1 --warmup 0 --divide-steps 16".split())
+    speed.main("--seconds 0.5 --repeats 1 --warmup 0 --divide-steps 16".split())
     lines = capsys.readouterr().out.splitlines()[1:]
     assert [re.split(r" +\d+\.\d{3} s", line)[0] for line in lines] == list(speed.ARMS)
 

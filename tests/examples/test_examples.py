@@ -66,9 +66,9 @@ def test_push_pull_and_speak(run, tmp_path, capsys):
 @pytest.mark.parametrize(
     "arguments",
     [
-        ("train_a_head.py", "clips", "--base", "org/no-voices"),
-        ("push_pull_speak.py", "org/mine", "--model", "org/no-voices"),
-        ("speak_and_compare.py", "--model", "org/no-voices"),
+        ("train_a_head.py", "clips", "--base", str(EMBEDDED / "backbone")),
+        ("push_pull_speak.py", "org/mine", "--model", str(EMBEDDED / "backbone")),
+        ("speak_and_compare.py", "--model", str(EMBEDDED / "backbone")),
         ("speak_and_compare.py", "--reference-audio", str(next(iter(packaged_voices(EMBEDDED).values())).audio)),
     ],
     ids=lambda arguments: " ".join(arguments[:-1]),

@@ -135,7 +135,7 @@ def test_a_head_is_trained_on_a_checkpoint_of_full_size(folder, reference_audio)
     argv = ["--config", CONFIG, "--f5_checkpoint", str(checkpoint), "--dataset", str(corpus), "--output_dir", str(run)]
     # Short and few; a warm-up would leave the weights as they are for a step. All else is the file's.
     argv += "--frames_per_batch 150 --num_workers 0 --max_steps 3 --warmup_steps 0".split()
-    argv += "--log_interval 1 --save_interval 1 --eval_interval 3".split()
+    argv += "--log_interval 1 --save_interval 1 --save_total_limit 3 --eval_interval 3".split()
     training = Launched([*argv, *QUIET])
     assert training.wait(1800) == 0, training.output.read_text()[-2000:]
     for name in ("loss", "grad_norm"):
