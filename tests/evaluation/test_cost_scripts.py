@@ -49,8 +49,8 @@ def test_steps_are_counted_in_passes(script, head, monkeypatch, capsys):
     AcceleratorState._reset_state(reset_partial_state=True)
     one, first, second, *rest = capsys.readouterr().out.splitlines()[1:]
     assert figures(one) == [1, 1, 1]
-    # Walks end where guidance does, at t = 0.25 of the embedded model.
-    expected = {"guidance": ("T=4", 3, "T=8", 7), "drawing": ("k=4", 2, "k=8", 2)}[head]
+    # Walks end where guidance does, at t = 0.15 of the embedded model.
+    expected = {"guidance": ("T=4", 3, "T=8", 5), "drawing": ("k=4", 2, "k=8", 2)}[head]
     assert expected[0] in first and figures(first)[0] == expected[1]
     assert expected[2] in second and figures(second)[0] == expected[3]
     assert figures(second)[2] > expected[3]
