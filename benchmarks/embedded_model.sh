@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The embedded model from nothing: corpus, vocoder, aligner, durations, backbone, head, student, pipeline, figures. Every line goes
+# The embedded model from nothing: corpus, aligner, durations, backbone, head, student, pipeline, figures. Every line goes
 # on where it was cut off, so the whole is run again until it ends. Hours and figures: docs/embedded-model.md.
 #
 #   SENTENCES=sentences.txt KATHLEEN=folder/of/recordings benchmarks/embedded_model.sh
@@ -31,5 +31,11 @@ train flow_matching_voice "${MORE[@]}"
 train dtm_policy_voice "${MORE[@]}"
 train tdm_voice "${MORE[@]}"
 "$PYTHON" benchmarks/embedded_assets.py runs out/dtm-f5-voice
-.venv/bin/dtm-hf benchmark --model out/dtm-f5-voice --student out/dtm-f5-voice/student --set corpus/voice-kokoro --split test \
-    --recognizer whisper:base --arms euler-32,euler-4,analytic-4+1,dtm-4x1,dtm-2x1,student-4,student-2 -o runs/benchmark
+judge() {
+    .venv/bin/dtm-hf benchmark --model out/dtm-f5-voice --student out/dtm-f5-voice/student --recognizer whisper:base "$@"
+}
+judge --set corpus/voice-kokoro --split test --seeds 0,1,2 --arms euler-32,euler-4,analytic-4+1,dtm-4x1,student-4 -o runs/benchmark
+judge --set corpus/kathleen --split test --seeds 0,1,2 --arms dtm-4x1,student-4 -o runs/benchmark-kathleen
+judge --set corpus/voice-kokoro --split unseen --arms dtm-4x1,student-4 -o runs/benchmark-unseen
+judge --set typed --arms dtm-4x1,student-4 -o runs/benchmark-typed
+"$PYTHON" benchmarks/takes.py corpus/kathleen runs/benchmark-kathleen dtm-4x1 student-4
