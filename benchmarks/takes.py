@@ -55,7 +55,9 @@ def spread(takes: list[list[tuple[np.ndarray, int]]]) -> tuple[float, float, int
     lengths, pitches = [], []
     for sentence in takes:
         lengths.append(np.var([np.log(seconds(wave, rate)) for wave, rate in sentence], ddof=1))
-        pitches.append(np.var([pitch(wave, rate).mean() for wave, rate in sentence], ddof=1))
+        voiced = [found for wave, rate in sentence if len(found := pitch(wave, rate))]
+        if len(voiced) > 1:
+            pitches.append(np.var([found.mean() for found in voiced], ddof=1))
     return float(np.sqrt(np.mean(lengths))), float(np.sqrt(np.mean(pitches))), len(takes)
 
 
