@@ -45,7 +45,12 @@ class Discriminators(nn.Module):
         self.windows = nn.ModuleList(DiscriminatorR(window, channels=channels) for window in windows)
 
     def forward(self, wave: torch.Tensor) -> tuple[Judgement, Judgement]:
-        """On samples and on spectra, of waveforms `(B, T)`."""
+        """On samples and on spectra, of waveforms `(B, T)`; on a CPU in float32."""
+        if wave.device.type == "cpu":
+            # Convolutions of these shapes in bfloat16 answer now and then with what was in memory, NaN among it, on a
+            # CPU with AMX (torch 2.13): the same weights and waveforms gave another loss each time.
+            with torch.autocast("cpu", enabled=False):
+                return _judge(self.periods, wave), _judge(self.windows, wave)
         return _judge(self.periods, wave), _judge(self.windows, wave)
 
 
