@@ -13,8 +13,9 @@ from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
+import torch
 
-from dtm_hf import DTMPipeline, F5FeatureExtractor
+from dtm_hf import DTMPipeline
 from dtm_hf.commands.models import EMBEDDED
 from dtm_hf.evaluation.benchmark import vocode
 from dtm_hf.evaluation.metrics.sound import pitch
@@ -40,9 +41,8 @@ def corpus_takes(folder: Path) -> list[list[tuple[np.ndarray, int]]]:
     return [[soundfile.read(io.BytesIO(take), dtype="float32") for take in takes] for takes in several]
 
 
-def arm_takes(folder: Path, arm: str) -> list[list[tuple[np.ndarray, int]]]:
+def arm_takes(pipe: DTMPipeline, folder: Path, arm: str) -> list[list[tuple[np.ndarray, int]]]:
     """Waveforms and rates of the sentences of a benchmark, a take a seed."""
-    pipe = DTMPipeline.from_pretrained(EMBEDDED)
     mels = defaultdict(list)
     for path in sorted((folder / "mels" / arm).glob("*.npy")):
         mels[path.stem.split("-")[0]].append(np.load(path, allow_pickle=False).astype(np.float32))
@@ -50,30 +50,30 @@ def arm_takes(folder: Path, arm: str) -> list[list[tuple[np.ndarray, int]]]:
     return [[(wave, rate) for wave in vocode(pipe, takes)] for takes in mels.values() if len(takes) > 1]
 
 
-def spread(takes: list[list[tuple[np.ndarray, int]]]) -> tuple[float, float, int]:
+def spread(pipe: DTMPipeline, takes: list[list[tuple[np.ndarray, int]]]) -> tuple[float, float, int]:
     """Pooled deviation of log length and of mean pitch in semitones, and how many sentences."""
     lengths, pitches = [], []
     for sentence in takes:
-        lengths.append(np.var([np.log(seconds(wave, rate)) for wave, rate in sentence], ddof=1))
+        lengths.append(np.var([np.log(seconds(pipe, wave, rate)) for wave, rate in sentence], ddof=1))
         voiced = [found for wave, rate in sentence if len(found := pitch(wave, rate))]
         if len(voiced) > 1:
             pitches.append(np.var([found.mean() for found in voiced], ddof=1))
     return float(np.sqrt(np.mean(lengths))), float(np.sqrt(np.mean(pitches))), len(takes)
 
 
-def seconds(waveform: np.ndarray, rate: int) -> float:
+def seconds(pipe: DTMPipeline, waveform: np.ndarray, rate: int) -> float:
     """From the first frame that is not quiet to the last."""
-    import torch
-
-    mel = F5FeatureExtractor().log_mel(torch.from_numpy(waveform)[None])[0].numpy().max(axis=1)
+    mel = pipe.feature_extractor.log_mel(torch.from_numpy(waveform)[None])[0].numpy().max(axis=1)
     loud = np.flatnonzero(mel > mel.max() - QUIET)
-    return (loud[-1] - loud[0] + 1) * 256 / rate
+    return (loud[-1] - loud[0] + 1) * pipe.feature_extractor.hop_length / rate
 
 
 def main(corpus: Path, folder: Path, arms: list[str]) -> None:
+    pipe = DTMPipeline.from_pretrained(EMBEDDED)
     print("| | sentences | log length | mean pitch, semitones |\n|---|---|---|---|")
-    for name, takes in [("corpus", corpus_takes(corpus)), *((arm, arm_takes(folder, arm)) for arm in arms)]:
-        length, height, count = spread(takes)
+    for name in ["corpus", *arms]:
+        takes = corpus_takes(corpus) if name == "corpus" else arm_takes(pipe, folder, name)
+        length, height, count = spread(pipe, takes)
         print(f"| {name} | {count} | {length:.3f} | {height:.2f} |", flush=True)
 
 

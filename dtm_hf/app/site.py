@@ -51,7 +51,7 @@ def create_site(
     from dtm_hf.app.live import Streams, script, serve_streams
     from dtm_hf.app.page import Page
     from dtm_hf.app.uploads import MAX_UPLOAD_BYTES, Bounded
-    from dtm_hf.serving.server import LOOPBACK_NAMES
+    from dtm_hf.serving.listening import LOOPBACK_NAMES
 
     app, streams = FastAPI(docs_url=None, redoc_url=None, openapi_url=None), Streams()
     app.add_middleware(Bounded, folder=folder)

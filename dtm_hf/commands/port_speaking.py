@@ -10,8 +10,8 @@ import typer
 from dtm_hf.files import written_aside
 
 from .console import ArgumentError
-from .models import ANY_KIND, EMBEDDED, choose_model, choose_reference, pipeline_kind
-from .requests import SpeakRequest, check_request, play, write_wav
+from .models import ANY_KIND, EMBEDDED, choose_model, pipeline_kind
+from .requests import SpeakRequest, play, reference_of, write_wav
 
 if TYPE_CHECKING:
     from dtm_hf.runtime import Speaker
@@ -31,15 +31,7 @@ def speak_port(request: SpeakRequest) -> None:
             f"`--dtype` {request.dtype} is for `--runtime torch`; a port has the type that it was exported with."
         )
     model = choose_port(request.model, request.runtime)
-    reference = choose_reference(
-        model,
-        request.reference_audio,
-        request.reference_text,
-        request.voice,
-        request.revision,
-        request.local_files_only,
-    )
-    check_request(request, model, reference)
+    reference = reference_of(request, model)
     with ExitStack() as stack:
         wavs = [stack.enter_context(written_aside(path)) for path in request.outputs]
         speaker = open_port(model, request.runtime, request.revision, request.local_files_only)

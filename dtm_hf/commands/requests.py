@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from dtm_hf.frontend.voices import Recording
 
 from .console import ArgumentError, say_note
+from .models import choose_reference
 
 if TYPE_CHECKING:
     import numpy as np
@@ -114,6 +115,20 @@ def check_output(request: SpeakRequest) -> None:
         raise ArgumentError(f"`--output` must end in .wav, but got {str(request.output)!r}.")
     if request.play and _player() is None:
         raise ArgumentError(f"`--play` needs a program that plays: {', '.join(name for name, *_ in _PLAYERS)}.")
+
+
+def reference_of(request: SpeakRequest, model: str) -> Recording:
+    """The recording to speak like, once the request has passed [`check_request`] with it. Raises as that does."""
+    reference = choose_reference(
+        model,
+        request.reference_audio,
+        request.reference_text,
+        request.voice,
+        request.revision,
+        request.local_files_only,
+    )
+    check_request(request, model, reference)
+    return reference
 
 
 def check_request(request: SpeakRequest, model: str, reference: Recording) -> None:

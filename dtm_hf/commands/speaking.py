@@ -13,8 +13,8 @@ from dtm_hf.files import written_aside
 
 from .code_speaking import speak_codes
 from .console import stderr
-from .models import choose_model, choose_reference, load_pipeline, pipeline_kind
-from .requests import SpeakRequest, check_request, play, write_wav
+from .models import choose_model, load_pipeline, pipeline_kind
+from .requests import SpeakRequest, play, reference_of, write_wav
 from .speecht5_speaking import speak_speecht5
 
 if TYPE_CHECKING:
@@ -38,15 +38,7 @@ def speak(request: SpeakRequest) -> None:
     if kind in others:
         others[kind](request, model)
         return
-    reference = choose_reference(
-        model,
-        request.reference_audio,
-        request.reference_text,
-        request.voice,
-        request.revision,
-        request.local_files_only,
-    )
-    check_request(request, model, reference)
+    reference = reference_of(request, model)
     with ExitStack() as stack:
         wavs = [stack.enter_context(written_aside(path)) for path in request.outputs]
         pictures = [path.with_suffix(".png") for path in request.outputs if request.picture]

@@ -2,13 +2,18 @@
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import soundfile
 from typer.testing import CliRunner
 
+from dtm_hf import DTMPipeline
+from dtm_hf.commands.benchmarking import _settings
 from dtm_hf.commands.main import app
+from dtm_hf.evaluation.arms import parse_arms
+from dtm_hf.evaluation.sets import BenchmarkSet
 
 SAID = "What is said."
 
@@ -54,6 +59,17 @@ def test_what_cannot_be_done_is_refused_before_anything_is_loaded(
     result = run(*(argument.format(**places) for argument in arguments))
     assert result.exit_code == 2 and named in result.stderr, result.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_figures_of_a_port_are_not_those_of_its_source(port_source, port):
+    """It has the fingerprint of its source: without its runtime a benchmark would take one for the other."""
+    ported = DTMPipeline.from_pretrained(port)
+    request, arms = SimpleNamespace(durations="bytes", dtype="float32"), parse_arms("dtm-2x2")
+    settings = [
+        _settings(request, pipeline, None, arms, BenchmarkSet("none", []), []) for pipeline in (port_source, ported)
+    ]
+    assert settings[0]["backbone"] == settings[1]["backbone"] and settings[0]["head"] == settings[1]["head"]
+    assert [each["runtime"] for each in settings] == ["torch", "onnx fp32"]
 
 
 def test_a_pipeline_that_is_no_port_is_named(source, tmp_path):
