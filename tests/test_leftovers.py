@@ -1,10 +1,12 @@
-"""That tests leave nothing among the temporary files, killed or not."""
+"""That nothing is left among the temporary files: by tests, killed or not, and by what is imported."""
 
 import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 TESTS = Path(__file__).parent
 # As pytest does at its start; then a library and a page at work.
@@ -32,3 +34,13 @@ def test_a_session_leaves_nothing_and_clears_up_behind_one_that_was_killed(tmp_p
     assert code == -signal.SIGKILL and left
     code, left, errors = session(tmp_path, "whole")
     assert (code, list(tmp_path.iterdir())) == (0, []), errors
+
+
+def test_onnx_runtime_tells_nobody_that_it_runs(tmp_path):
+    """It would write who it is into a file, `.ses`, to tell it to its makers."""
+    pytest.importorskip("onnxruntime")
+    script = "import dtm_hf, onnxruntime"
+    environment = os.environ | {"TMPDIR": str(tmp_path)}
+    environment.pop("ORT_DISABLE_TELEMETRY", None)
+    subprocess.run([sys.executable, "-c", script], env=environment, check=True)
+    assert list(tmp_path.iterdir()) == []

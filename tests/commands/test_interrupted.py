@@ -66,7 +66,8 @@ def test_speaking_between_two_steps(sources, reference_audio, tmp_path):
 
 
 def test_a_benchmark(sources, reference_audio, tmp_path):
-    rows = "".join(f"{reference_audio},What is said.,Item number {i}.\n" for i in "abcdefgh")
+    (tmp_path / "voice.wav").write_bytes(reference_audio.read_bytes())
+    rows = "".join(f"voice.wav,What is said.,Item number {i}.\n" for i in "abcdefgh")
     (tmp_path / "list.csv").write_text("reference_audio,reference_text,text\n" + rows)
     words = ["--model", sources / "tiny", "--set", tmp_path / "list.csv", "--metrics", "difference", "--repeats", 0]
     words += ["--arms", "euler-32", "--seeds", "0,1,2,3", "--batch-size", 1, "-o", tmp_path / "run"]
