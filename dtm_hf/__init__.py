@@ -6,8 +6,13 @@ known to diffusers when diffusers is imported, before or after it.
 """
 
 import importlib
+import os
 
 from . import _registration
+
+# ONNX Runtime, which diffusers imports where it is installed, tells its makers of its sessions, and leaves a file among
+# the temporary ones, unless it is told not to before it is imported.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 __version__ = "0.1.0"
 

@@ -1,15 +1,36 @@
 """One tiny set of components, shared by all tests. Imports are inside the fixtures: many tests need no network."""
 
+import atexit
 import os
 import tempfile
+from contextlib import ExitStack
 
 import pytest
 from loopback import environment, free_port
 from tiny import MEAN_MEL, SAMPLING_RATE, VOCABULARY, randomise, voice
 
+from dtm_hf.files import temporary_folder
+
+
+def _own_temporary_folder() -> str:
+    """
+    What the tests, and the libraries and processes that they start, leave among the temporary files: in a folder that
+    goes with this process, or, where it was killed, with the next. Pytest's own stay where they are: they are looked
+    at when a test has failed.
+    """
+    system = tempfile.gettempdir()
+    # The workers of xdist share the folder of who started them: a socket's path has room for one.
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        stack = ExitStack()
+        atexit.register(stack.close)
+        os.environ["TMPDIR"] = str(stack.enter_context(temporary_folder("dtm-hf-tests")))
+        os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", system)
+        tempfile.tempdir = None
+    return tempfile.mkdtemp(prefix="hf-home-")
+
+
 # Before anything imports `huggingface_hub`, which reads them once: no test reaches a Hub other than its own.
-_home = tempfile.TemporaryDirectory(prefix="hf-home-")
-_variables = environment(f"http://127.0.0.1:{free_port()}", _home.name)
+_variables = environment(f"http://127.0.0.1:{free_port()}", _own_temporary_folder())
 os.environ.clear()
 os.environ.update(_variables)
 

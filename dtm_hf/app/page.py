@@ -162,7 +162,9 @@ class Page:
                 gr.Markdown("Up to 12 seconds are used. Clone a voice only with the consent of its owner.")
                 # The buttons that it has by itself offer to publish what was recorded.
                 recording = gr.Audio(type="filepath", label="Recording", buttons=["download"], elem_id="recording")
-                said = gr.Textbox(label="What is said in it", elem_id="said")
+                heard = "Written by the recogniser as soon as the recording is here; mend what it misheard."
+                hint = None if self.desk.hear is None else heard
+                said = gr.Textbox(label="What is said in it", placeholder=hint, elem_id="said")
             how = [steps, guidance, seed, speed]
             if self.desk.hear is not None:
                 recording.change(self.hear, [recording, said], said, concurrency_limit=1, api_visibility="private")

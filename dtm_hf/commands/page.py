@@ -1,8 +1,9 @@
 """The web page of `dtm-hf app`."""
 
+import importlib.util
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -12,6 +13,8 @@ from .models import load_ears
 from .serving import ServiceModel, listen, needs
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from dtm_hf.app.arms import Arms
     from dtm_hf.runtime.contract import RowSpeaker
 
@@ -77,6 +80,32 @@ def _holds_student(chosen: str, **hub) -> bool:
         return False
 
 
+def open_ears(recognizer: str | None, local_files_only: bool) -> "Callable[[np.ndarray, int], str] | None":
+    """
+    Who writes what is said in a recording: nobody for `none`; where `--recognizer` is not given, a small Whisper if
+    faster-whisper is installed, loaded with the first recording.
+
+    Raises:
+        ArgumentError, ImportError: as of [`load_ears`], for one that is named.
+    """
+    if recognizer is not None:
+        ears = None if recognizer == "none" else load_ears(recognizer)
+        return None if ears is None else ears.transcribe
+    if importlib.util.find_spec("faster_whisper") is None:
+        return None
+    from dtm_hf.app.ears import MODEL, SIZE, LateEars
+
+    stderr.print(
+        f"What is said in a recording is written by whisper:{MODEL}, which is loaded with the first one"
+        + ("" if local_files_only else f", and downloaded then if it is not here ({SIZE})")
+        + "; `--recognizer none` turns it off.",
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
+    )
+    return LateEars(local_files_only).transcribe
+
+
 def run_page(service: ServiceModel, *, recognizer: str | None, host: str, port: int) -> None:
     """Listen, load, and show the page until SIGINT or SIGTERM. Bad arguments are refused before anything is loaded."""
     needs("app", "gradio", "fastapi", "uvicorn")
@@ -89,7 +118,7 @@ def run_page(service: ServiceModel, *, recognizer: str | None, host: str, port: 
         # uvicorn ends what was asked for, and then sends the signal again.
         stack.enter_context(_unwound_by_sigterm())
         folder = stack.enter_context(page_folder())
-        ears = load_ears(recognizer)
+        hear = open_ears(recognizer, service.local_files_only)
         from dtm_hf.app.desk import Desk
         from dtm_hf.runtime import Batcher
         from dtm_hf.serving.listening import host_names, is_loopback, make_server, url_of
@@ -99,7 +128,7 @@ def run_page(service: ServiceModel, *, recognizer: str | None, host: str, port: 
         if not is_loopback(opened):
             say_note("anybody who reaches this page may speak with it, and upload recordings.")
         site = create_site(
-            Desk(models, voices, ears and ears.transcribe),
+            Desk(models, voices, hear),
             arms,
             folder,
             service.title,

@@ -96,9 +96,9 @@ def app_page(
     recognizer: Annotated[
         str | None,
         typer.Option(
-            help="Who writes what is said in a recording: whisper:MODEL (a size such as base, or a folder) or "
-            "paraformer-zh.",
-            show_default="nobody",
+            help="Who writes what is said in a recording: whisper:MODEL (a size such as base, or a folder), "
+            "paraformer-zh, or none.",
+            show_default="whisper:base where faster-whisper is installed, loaded with the first recording",
         ),
     ] = None,
     host: Host = "127.0.0.1",

@@ -133,6 +133,7 @@ def synthesize(request: Request, say=print) -> dict[str, Any] | None:
             _journal(request.output, shard).unlink(missing_ok=True)
         else:
             _speak_shard(request, shard, plan, speaker, voices, frames, ears, settings, meter)
+    meter.end()
     if not state.is_main_process:
         return None
     _wait_until(lambda: all(outcome.is_file() for outcome in outcomes))
@@ -214,7 +215,7 @@ def _misheard(spoken: SpokenRow, rate: int, ears: "Recognizer", most: float) -> 
 
 
 class _Meter:
-    """Says now and then how far a process is, and how fast."""
+    """Says now and then, and at the end, how far a process is, and how fast."""
 
     def __init__(self, say, rank: int):
         self._say, self._rank = say, rank
@@ -226,14 +227,21 @@ class _Meter:
         self._wanted += rows
 
     def add(self, seconds: float) -> None:
-        self._rows, self._seconds, now = self._rows + 1, self._seconds + seconds, time.monotonic()
-        if now - self._told >= _TOLD_SECONDS:
-            self._told = now
-            hours = self._seconds / 3600
-            self._say(
-                f"process {self._rank}: {self._rows} of {self._wanted} rows of its shards so far, {hours:.3f} h, "
-                f"{hours / (now - self._started):.2e} hours of speech a second"
-            )
+        self._rows, self._seconds = self._rows + 1, self._seconds + seconds
+        if time.monotonic() - self._told >= _TOLD_SECONDS:
+            self._tell()
+
+    def end(self) -> None:
+        # What a run that goes on found done is no speed.
+        if self._rows:
+            self._tell()
+
+    def _tell(self) -> None:
+        self._told, hours = time.monotonic(), self._seconds / 3600
+        self._say(
+            f"process {self._rank}: {self._rows} of {self._wanted} rows of its shards so far, {hours:.3f} h, "
+            f"{hours / (self._told - self._started):.2e} hours of speech a second"
+        )
 
 
 def _check(request: Request) -> None:

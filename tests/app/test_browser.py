@@ -1,13 +1,21 @@
 """The page in a real Chromium: keyboard, sound while it is made, microphone, errors as sentences, a narrow screen."""
 
+import csv
+import io
 import time
+import zipfile
 from importlib.resources import files
 from types import SimpleNamespace
 
+import httpx
+import numpy as np
 import pytest
+import soundfile
 import spoken
 from browser import chromium, complaints, needs_chromium
-from served import Gated, running
+from served import SAID, Gated, running
+from tiny import SAMPLING_RATE
+from whispers import fake_whisper
 
 pytestmark = needs_chromium
 
@@ -35,19 +43,22 @@ def site(speaker, voices, tmp_path_factory):
     """A page whose speaker waits to be let, and a browser with a microphone."""
     from dtm_hf.app.arms import Arms
     from dtm_hf.app.desk import Desk
+    from dtm_hf.app.ears import LateEars
     from dtm_hf.app.site import create_site, page_folder
     from dtm_hf.evaluation.recognizers import VocabularyRecognizer
     from dtm_hf.evaluation.recognizers.vocabulary import vocabulary_of
     from dtm_hf.runtime import Batcher
 
     gated, recording = Gated(speaker), files("dtm_hf") / f"assets/dtm-f5-voice/reference-{MICROPHONE}.wav"
-    hear = VocabularyRecognizer(vocabulary_of(spoken.text(MICROPHONE))).transcribe
-    with page_folder() as folder, Batcher(gated) as batcher:
-        app = create_site(Desk({"tiny": batcher}, voices, hear), Arms(speaker.pipeline), folder, "tiny")
-        with running(app) as url, chromium(tmp_path_factory.mktemp("browser"), microphone=recording) as driver:
+    hear, downloads = VocabularyRecognizer(vocabulary_of(spoken.text(MICROPHONE))), tmp_path_factory.mktemp("browser")
+    with pytest.MonkeyPatch.context() as patch, page_folder() as folder, Batcher(gated) as batcher:
+        fake_whisper(patch, here=False, transcribe=hear.transcribe)
+        desk = Desk({"tiny": batcher}, voices, LateEars().transcribe)
+        app = create_site(desk, Arms(speaker.pipeline), folder, "tiny")
+        with running(app) as url, chromium(downloads, microphone=recording) as driver:
             # No chunk waits for a permit but where a test takes them back.
             gated.let()
-            yield watched(driver, gated=gated, url=url, folder=folder)
+            yield watched(driver, gated=gated, url=url, folder=folder, downloads=downloads)
             gated.let()
 
 
@@ -81,7 +92,7 @@ def press(site, selector):
 
 def told(site):
     """The sentence of the error that is shown."""
-    text = site.when(lambda: [toast.text for toast in site.see(".toast-body") if toast.text])[0]
+    text = site.when(lambda: [toast.text for toast in site.see(".toast-body.error") if toast.text])[0]
     return " ".join(text.split())
 
 
@@ -149,6 +160,52 @@ def test_what_cannot_be_spoken_is_told_in_a_sentence(fresh, tmp_path):
     assert "must have a column “text”" in told(fresh)
 
 
+def spoken_alone(speaker, voices, voice, text):
+    """Samples `(T,)` of a text in a voice, by the pipeline itself."""
+    recording = voices[voice]
+    parts = speaker.pipeline.stream(text, str(recording.audio), recording.text, generator=speaker.noise(0))
+    return np.clip(np.concatenate(list(parts)), -1, 1)
+
+
+def test_long_text_is_spoken_paragraph_by_paragraph_in_its_voices(fresh, speaker, voices):
+    open_tab(fresh, "Long text")
+    write(fresh, "#long-text textarea", "[ben] Hello there.\n\n[anna] Good day.")
+    fresh.see("#speak-long")[0].click()
+    fresh.when(lambda: fresh.see("#long-figures")[0].text.endswith(" in 2 chunks."))
+    rows = fresh.gated.rows[-2:]
+    assert [(row.text, row.reference.text) for row in rows] == [
+        ("Hello there.", "What was said. "),
+        ("Good day.", f"{SAID} "),
+    ]
+    link = fresh.when(lambda: fresh.see("#long-speech a[download]"))[0].get_attribute("href")
+    whole, rate = soundfile.read(io.BytesIO(httpx.get(link).content))
+    parts = [spoken_alone(speaker, voices, *each) for each in (("ben", "Hello there."), ("anna", "Good day."))]
+    expected = np.concatenate([parts[0], np.zeros(int(0.3 * SAMPLING_RATE)), parts[1]])
+    assert rate == SAMPLING_RATE
+    np.testing.assert_allclose(whole, expected, atol=1e-3)
+
+
+def test_a_table_goes_in_and_a_zip_of_wavs_comes_out(fresh, speaker, voices, tmp_path):
+    open_tab(fresh, "Table")
+    (tmp_path / "lines.csv").write_text("text,voice\nHello there.,ben\nHi.,carl\nGood day.,\n")
+    fresh.when(lambda: fresh.see("#table input[type=file]"))[0].send_keys(str(tmp_path / "lines.csv"))
+    fresh.when(lambda: "lines" in fresh.see("#table")[0].text)
+    fresh.see("#speak-table")[0].click()
+    fresh.when(lambda: "2 of 3 rows spoken" in fresh.see("#table-figures textarea")[0].get_property("value"))
+    assert "row 2: “Voice” must be one of" in fresh.see("#table-figures textarea")[0].get_property("value")
+    fresh.when(lambda: fresh.see("#archive a[download]"))[0].click()
+    path = fresh.downloads / "speech.zip"
+    fresh.when(path.is_file)
+    with zipfile.ZipFile(path) as archive:
+        assert archive.namelist() == ["0001.wav", "0003.wav", "index.csv"]
+        waves = [soundfile.read(io.BytesIO(archive.read(name))) for name in archive.namelist()[:2]]
+        index = list(csv.DictReader(io.StringIO(archive.read("index.csv").decode(), newline="")))
+    assert [row["file"] for row in index] == ["0001.wav", "", "0003.wav"]
+    for (wave, rate), (voice, text) in zip(waves, (("ben", "Hello there."), ("anna", "Good day.")), strict=True):
+        assert rate == SAMPLING_RATE
+        np.testing.assert_allclose(wave, spoken_alone(speaker, voices, voice, text), atol=1e-3)
+
+
 def test_what_the_microphone_hears_is_written_down_and_spoken_like(fresh):
     press(fresh, "#own button")
     press(fresh, "#recording [aria-label='Record audio']")
@@ -158,6 +215,8 @@ def test_what_the_microphone_hears_is_written_down_and_spoken_like(fresh):
     # The sentence that is said takes 3.4 s.
     time.sleep(5)
     press(fresh, "#recording .stop-button")
+    # What it is loaded for, and that it is downloaded, is said when it is.
+    fresh.when(lambda: any("Downloading" in toast.text for toast in fresh.see(".toast-body.info")))
     said = fresh.when(lambda: fresh.see("#said textarea")[0].get_property("value"))
     assert "by the river when" in said
     write(fresh, "#text textarea", "Hello there.")

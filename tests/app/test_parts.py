@@ -4,6 +4,7 @@ import csv
 import io
 import os
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -224,6 +225,27 @@ def test_a_bomb_is_neither_a_table_nor_a_recording(page, folder, tmp_path):
     with pytest.raises(gradio.Error, match="“Recording”"):
         list(page.speak("tiny", "Hi.", "anna", str(path), "Hello.", *HOW))
     assert list(folder.iterdir()) == []
+
+
+def test_those_who_have_the_page_open_at_once_are_sampled_together(speaker, voices, folder, monkeypatch):
+    from dtm_hf.app.desk import Desk
+    from dtm_hf.app.live import Streams
+    from dtm_hf.app.page import Page
+    from dtm_hf.runtime import Batcher
+
+    sizes, sample = [], speaker.sample
+
+    def counted(rows, **sampling):
+        sizes.append(len(rows))
+        return sample(rows, **sampling)
+
+    monkeypatch.setattr(speaker, "sample", counted)
+    with Batcher(speaker, max_rows=2, max_wait_s=60) as batcher:
+        page = Page(Desk({"tiny": batcher}, voices), Streams(), None, folder)
+        asked = [("tiny", text, "anna", None, None, *HOW) for text in ("Hello there.", "Good day.")]
+        with ThreadPoolExecutor() as people:
+            heard = list(people.map(lambda arguments: list(page.speak(*arguments))[-1][1][1], asked))
+    assert sizes == [2] and len(heard[0]) != len(heard[1])
 
 
 def test_those_who_come_when_too_many_wait_are_told_so(gated, voices, folder, monkeypatch):

@@ -40,8 +40,8 @@ def test_it_serves_until_it_is_told_to_end(folder, reference_audio, tmp_path):
     listed = httpx.get(f"{url}/audio/voices", headers=headers).json()["voices"]
     assert [voice["id"] for voice in listed] == ["anna", "default"]
     running.process.terminate()
-    # uvicorn ends what was asked for, and then as by the signal.
-    assert running.wait(60) in (0, -signal.SIGTERM)
+    # uvicorn ends what was asked for, and then as by the signal: for a shell 143.
+    assert running.wait(60) == -signal.SIGTERM
     assert "Traceback" not in log.read_text()
 
 

@@ -33,6 +33,15 @@ def test_a_shell_completes_commands_and_options(typed, expected):
     assert set(done.stdout.split()) == expected
 
 
+def test_the_script_of_completion_can_be_had_without_a_shell_above():
+    """`--show-completion` looks for the shell that called it, and under `nohup` or in an image there is none."""
+    (variable,) = re.findall(r"`(_DTM_HF_COMPLETE=\w+) dtm-hf`", PAGE)
+    name, _, value = variable.partition("=")
+    done = subprocess.run([PROGRAM], env=os.environ | {name: value}, capture_output=True, text=True, check=True)
+    # In the words that the program itself understands: those of the tests above.
+    assert "_DTM_HF_COMPLETE=complete_bash" in done.stdout and "COMP_WORDS" in done.stdout
+
+
 @pytest.mark.parametrize(
     ("arguments", "code"),
     [(["--version"], 0), (["info", "{tmp}/damaged"], 1), (["info", "{tmp}"], 2), (["speak", "--no-such"], 2)],

@@ -1,10 +1,13 @@
 """A data set spoken: killed and gone on with, by one process or two, to the same bytes."""
 
 import io
+import itertools
 import json
 import os
 import re
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import soundfile
@@ -54,6 +57,26 @@ def test_rows_are_what_the_pipeline_says_and_bad_ones_are_listed(straight, sourc
     summary = json.loads((straight / "summary.json").read_text())
     assert (summary["rows"], summary["bad_rows"]) == (NUM_ROWS - 3, 3)
     assert summary["hours"] == pytest.approx(sum(row["seconds"] for row in rows.values()) / 3600, abs=1e-6)
+
+
+def test_each_process_says_how_far_it_is_and_how_fast(sources, tmp_path, monkeypatch):
+    """By a clock that goes on by two seconds at each look."""
+    looks = itertools.count(0, 2)
+    clock = SimpleNamespace(monotonic=lambda: float(next(looks)), sleep=time.sleep)
+    monkeypatch.setattr("dtm_hf.synthesize.run.time", clock)
+    monkeypatch.setattr("dtm_hf.synthesize.run._TOLD_SECONDS", 9.0)
+    result = run(sources, tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    hours = json.loads((tmp_path / "out/summary.json").read_text())["hours"]
+    said = r"process 0: (\d+) of (\d+) rows of its shards so far, ([\d.]+) h, (\S+) hours of speech a second"
+    told = [tuple(map(float, each)) for each in re.findall(said, result.stderr)]
+    # Every fifth row, and at the end. Of the sixteen, two are no rows to begin with.
+    assert [each[0] for each in told] == [5, 10, 14]
+    assert told[-1][1] == 14 and all(done <= wanted for done, wanted, *_ in told)
+    assert [each[2] for each in told] == sorted(each[2] for each in told)
+    # Looks: the start, one a row, and one more each time that something is said.
+    assert told[-1][3] == pytest.approx(hours / (2 * (14 + len(told))), rel=0.01)
+    assert told[-1][2] == pytest.approx(hours, abs=5e-4)
 
 
 def test_a_killed_run_goes_on_at_its_row(straight, sources, tmp_path):

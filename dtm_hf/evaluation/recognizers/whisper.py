@@ -20,10 +20,13 @@ class WhisperRecognizer:
     Args:
         model (`str`, defaults to `"large-v3"`):
             A size such as `"base"` or `"tiny.en"`, the Hub name of a CTranslate2 model, or its folder.
-        language (`str`, defaults to `"en"`): Spoken language; a model that only knows English hears English.
+        language (`str`, *optional*, defaults to `"en"`):
+            Spoken language, or `None` for the one that each clip is heard in; a model that only knows English hears
+            English.
         device (`str`, *optional*): `"cpu"` or `"cuda"`; a GPU where there is one.
         compute_type (`str`, *optional*): As CTranslate2 names it; `"int8"` on the CPU, `"float16"` on a GPU.
         threads (`int`, defaults to 0): On the CPU; 0: what `OMP_NUM_THREADS` says, else 4.
+        local_files_only (`bool`, defaults to `False`): Download nothing.
 
     Raises:
         ValueError: for a model that is no CTranslate2 model, or cannot be downloaded.
@@ -33,10 +36,11 @@ class WhisperRecognizer:
     def __init__(
         self,
         model: str = "large-v3",
-        language: str = "en",
+        language: str | None = "en",
         device: str | None = None,
         compute_type: str | None = None,
         threads: int = 0,
+        local_files_only: bool = False,
     ):
         with needs(EVAL_EXTRA):
             import ctranslate2
@@ -53,6 +57,7 @@ class WhisperRecognizer:
                 device=device,
                 compute_type=compute_type,
                 cpu_threads=threads,
+                local_files_only=local_files_only,
             )
         # Hub errors are OSErrors or ValueErrors, those of CTranslate2 RuntimeErrors.
         except (OSError, ValueError, RuntimeError) as error:
