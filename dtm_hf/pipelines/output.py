@@ -37,7 +37,7 @@ class DTMPipelineOutput(BaseOutput):
 class TRMPipelineOutput(DTMPipelineOutput):
     """
     Output of [`TRMPipeline`]; fields as of [`DTMPipelineOutput`], but with `output_type="codes"` or `"latent"` the
-    `audios` are codes of shape `(K, F)`.
+    `audios` are codes of shape `(K, F)`, or latents of shape `(M, F)` of a model that speaks in these.
     """
 
 
@@ -55,9 +55,9 @@ def check_output_type(output_type: str, allowed: tuple[str, ...] = OUTPUT_TYPES)
         raise ValueError(f"`output_type` must be one of {allowed}, but got {output_type!r}.")
 
 
-def check_code_output_type(output_type: str) -> None:
+def check_code_output_type(output_type: str, of_latents: bool = False) -> None:
     """
     Raises:
-        ValueError: for none of a [`TRMPipeline`].
+        ValueError: for none of a [`TRMPipeline`]; one that speaks in latents has no codes.
     """
-    check_output_type(output_type, ("np", "pt", *CODE_OUTPUT_TYPES))
+    check_output_type(output_type, ("np", "pt", *CODE_OUTPUT_TYPES[of_latents:]))
