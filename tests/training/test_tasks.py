@@ -79,6 +79,7 @@ def task(objective, corpus, base, aligner, coded, pipeline_folder, image_corpus)
     speech = ["--dataset", str(corpus), *LOOP, *QUIET, "--sample_prompts", "a|hello"]
     untold = ["--dataset", str(corpus), *LOOP, *QUIET, "--vocab_file", str(corpus / "vocab.txt")]
     on_base = [*speech, "--base_model", str(base)]
+    on_codes = ["--dataset", str(coded[1]), "--codec", str(coded[0]), *untold[2:], "--sample_prompts", "a|hello"]
     pictures = ["--dataset", str(image_corpus), *LOOP[2:], "--max_bad_fraction", "0.5", *IMAGES]
     rows = {
         "dtm": [*on_base, *HEAD],
@@ -89,16 +90,8 @@ def task(objective, corpus, base, aligner, coded, pipeline_folder, image_corpus)
         "tdm": [*on_base, *STUDENT],
         "codec": [*untold, *CODEC, "--sample_prompts", "a|"],
         "vocoder": [*untold, *VOCODER, "--sample_prompts", "a|"],
-        "trm": [
-            "--dataset",
-            str(coded[1]),
-            "--codec",
-            str(coded[0]),
-            *untold[2:],
-            *TRM,
-            "--sample_prompts",
-            "a|hello",
-        ],
+        "trm": [*on_codes, *TRM],
+        "trm_latents": [*on_codes, *TRM, *HEAD[:4]],
         "tdm_image": [*pictures, *STUDENT, "--base_model", str(pipeline_folder("sd")), "--sample_prompts", "a cat"],
     }
     task = build_task(parse_config(["--objective", objective, *rows[objective]]))
