@@ -43,7 +43,16 @@ class TRMPipelineOutput(DTMPipelineOutput):
 
 @dataclass
 class SpeechT5PipelineOutput(DTMPipelineOutput):
-    """Output of [`SpeechT5Pipeline`]; fields as of [`DTMPipelineOutput`]."""
+    """
+    Output of [`SpeechT5Pipeline`]; fields as of [`DTMPipelineOutput`].
+
+    Args:
+        stopped (`list[bool]`, *optional*):
+            One entry a text: whether the model said itself that it was at its end, in all chunks. What did not has
+            gone on for as long as it may.
+    """
+
+    stopped: list[bool] | None = None
 
 
 def check_output_type(output_type: str, allowed: tuple[str, ...] = OUTPUT_TYPES) -> None:
