@@ -6,9 +6,12 @@ from typing import Any
 from dtm_hf.evaluation.systems import ForeignSystem
 
 # Kind of arms by the class of the pipeline that speaks them.
-KINDS = {"SpeechT5Pipeline": "speecht5"}
+KINDS = {"SpeechT5Pipeline": "speecht5", "TRMPipeline": "trm"}
 # Named and not imported: a benchmark needs the libraries of the systems that it has alone.
-_SYSTEMS = {"speecht5": ("dtm_hf.evaluation.speecht5", "SpeechT5System")}
+_SYSTEMS = {
+    "speecht5": ("dtm_hf.evaluation.speecht5", "SpeechT5System"),
+    "trm": ("dtm_hf.evaluation.trm", "TRMSystem"),
+}
 
 
 def foreign_system(pipe: Any, extractor: Any) -> ForeignSystem:

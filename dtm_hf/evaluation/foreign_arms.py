@@ -9,6 +9,10 @@ from dtm_hf.evaluation.arms import Arm, parse_arm
 # Pattern and description of the names of each kind; `dtm_hf.evaluation.foreign` has the system that runs it.
 FORMS: dict[str, tuple[str, str]] = {
     "speecht5": (r"speecht5", "speecht5"),
+    "trm": (
+        r"trm-(?P<cycles>[1-9]\d*)(?:\+(?P<head_steps>\d+)|(?P<independent>:independent))?(?:@(?P<scale>\d+(?:\.\d+)?))?",
+        "trm-H, trm-H:independent or trm-H+S, with @SCALE behind it for guidance",
+    ),
 }
 
 
@@ -30,7 +34,9 @@ class ForeignArm:
 
 def parse_any_arm(name: str) -> Arm | ForeignArm:
     """
-    An arm of DTM ([`parse_arm`]), or of another system: `speecht5`, which speaks until it says that it is done.
+    An arm of DTM ([`parse_arm`]), or of another system: `speecht5`, which speaks until it says that it is done;
+    `trm-H`, H cycles of TRM that see what is decided, `trm-H:independent`, whose cycles see nothing, and `trm-H+S`, H
+    cycles and S head calls of a model of latents.
 
     Raises:
         ValueError: for another form.
