@@ -90,7 +90,8 @@ Arms = Annotated[
     str,
     typer.Option(
         help="Ways to sample, with commas between: euler-N, uniform-N, epss-N, midpoint-N, dtm-TxS, oracle-TxS, "
-        "renoise-N:C, noise-N:STD, student-N; @SCALE behind one sets its guidance. Of models beside: speecht5; trm-H, trm-H:independent, trm-H+S."
+        "renoise-N:C, noise-N:STD, student-N; @SCALE behind one sets its guidance. Of models beside: speecht5; "
+        "trm-H, trm-H:independent, trm-H+S."
     ),
 ]
 Output = Annotated[Path, PathOption("--output", "-o", help="WAV file to write; an existing one is replaced.")]

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from dtm_hf.backbone.fingerprint import fingerprint_of
-from dtm_hf.codec.mimi import decode_codes, decode_latents
+from dtm_hf.codec.mimi import codec_fingerprint, decode_codes, decode_latents
 from dtm_hf.evaluation.foreign_arms import ForeignArm
 from dtm_hf.evaluation.metric import BenchmarkItem, Speech
 from dtm_hf.evaluation.systems import Said, log_mel, runtime_of
@@ -34,8 +34,11 @@ class TRMSystem:
     @property
     def fingerprint(self) -> str:
         """As of [`ForeignSystem`]."""
-        parts = [part for part in (self.pipe.model, self.pipe.head, self.pipe.codec) if part is not None]
-        return " ".join([*map(fingerprint_of, parts), runtime_of(self.pipe.codec)])
+        codec = self.pipe.codec
+        parts = [part for part in (self.pipe.model, self.pipe.head, codec) if part is not None]
+        # Codebooks are no parameters; a port is known by those of its source.
+        books = [] if hasattr(codec, "manifest") else [codec_fingerprint(codec)]
+        return " ".join([*map(fingerprint_of, parts), *books, runtime_of(codec)])
 
     def check(self, arm: ForeignArm) -> None:
         """As of [`System`]: whether the model speaks in codes or in latents decides."""
@@ -60,11 +63,8 @@ class TRMSystem:
         codec, rate, speeches = self.pipe.codec, self.pipe.sampling_rate, []
         for item in kept:
             found = torch.from_numpy(item)
-            # Records keep numbers in half precision.
-            wave = (
-                decode_latents(codec, [found.float()]) if found.is_floating_point() else decode_codes(codec, [found])
-            )
-            sound = wave[0].cpu().numpy()
+            decode = decode_latents if found.is_floating_point() else decode_codes
+            sound = decode(codec, [found])[0].cpu().numpy()
             speeches.append(Speech(sound, rate, log_mel(self.extractor, sound, rate)))
         return speeches
 

@@ -82,7 +82,7 @@ def test_a_model_of_codes_has_no_head_calls_and_is_known_by_its_weights(pipe, la
     other = tiny_trm.pipeline(vocab_file)
     other.codec.quantizer.semantic_residual_vector_quantizer.layers[0].codebook.embed_sum.mul_(2)
     assert system.fingerprint != foreign_system(other, feature_extractor).fingerprint
-    assert len(foreign_system(latents, feature_extractor).fingerprint.split()) == 4
+    assert len(foreign_system(latents, feature_extractor).fingerprint.split()) == 5
 
 
 def test_it_stands_in_one_table_with_dtm(pipe, tiny_pipeline, feature_extractor, tmp_path):
