@@ -16,10 +16,10 @@ import torch
 from dtm_hf import DTMPipeline
 from dtm_hf.commands.models import EMBEDDED
 from dtm_hf.evaluation.arms import parse_arms
-from dtm_hf.evaluation.benchmark import vocode
 from dtm_hf.evaluation.lists import read_audio
 from dtm_hf.evaluation.metric import BenchmarkItem
 from dtm_hf.evaluation.samplers import run_arm
+from dtm_hf.evaluation.systems import vocode
 from dtm_hf.pictures import save_mel_picture
 
 SENTENCE = "Nobody told the captain that the lighthouse had been dark for a week."

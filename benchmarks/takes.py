@@ -17,8 +17,8 @@ import torch
 
 from dtm_hf import DTMPipeline
 from dtm_hf.commands.models import EMBEDDED
-from dtm_hf.evaluation.benchmark import vocode
 from dtm_hf.evaluation.metrics.sound import pitch
+from dtm_hf.evaluation.systems import vocode
 
 # Of a corpus: that many sentences tell its spread, and the tracker takes its time.
 MOST_SENTENCES = 150

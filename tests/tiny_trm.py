@@ -32,8 +32,22 @@ def model(**changes):
     return TRMModel(TRMConfig(**SIZES | changes)).eval()
 
 
+def flow_head(latent_dim, moved=True, **changes):
+    """A tiny head for the tiny network, off its initial state, at which it draws nothing but the mean."""
+    from tiny import randomise
+
+    from dtm_hf import DTMHead, DTMHeadConfig
+
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "time_embed_dim": 8, "architecture": "conv"}
+    torch.manual_seed(0)
+    head = DTMHead(DTMHeadConfig(backbone_hidden_size=32, num_mel_bins=latent_dim, **sizes | changes)).eval()
+    if moved:
+        randomise(head, 1)
+    return head
+
+
 def pipeline(vocab_file, **changes):
-    """A complete pipeline with the tiny codec and random weights."""
+    """A complete pipeline with the tiny codec and random weights; with a `latent_dim` also a head."""
     from tiny_codec import tiny_codec
 
     from dtm_hf import DurationPredictor, F5Tokenizer, MaskingScheduler, TRMPipeline
@@ -46,6 +60,7 @@ def pipeline(vocab_file, **changes):
         tokenizer=tokenizer,
         scheduler=MaskingScheduler(num_inference_steps=2),
         duration_predictor=DurationPredictor(0.2, 0.05, {"e": 0.1}, 0.05),
+        head=flow_head(changes["latent_dim"]) if "latent_dim" in changes else None,
     )
     pipe.set_progress_bar_config(disable=True)
     return pipe

@@ -5,7 +5,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from dtm_hf.training.codes.arguments import CodecArguments, TRMArguments, check_codec, check_trm
+from dtm_hf.training.codes.arguments import (
+    CodecArguments,
+    LatentArguments,
+    TRMArguments,
+    check_codec,
+    check_latents,
+    check_trm,
+)
 from dtm_hf.training.config.arguments import TrainingConfig
 from dtm_hf.training.config.parsing import parse_sections
 from dtm_hf.training.images.arguments import ImageArguments, check_images
@@ -59,6 +66,7 @@ SYSTEMS = {
     "tdm_head": System("dtm_hf.training.speech.matching:HeadDistillation", HeadStudentArguments, check_head_student),
     "codec": System("dtm_hf.training.codes.codec_task:CodecTask", CodecArguments, check_codec),
     "trm": System("dtm_hf.training.codes.task:TRMTask", TRMArguments, check_trm),
+    "trm_latents": System("dtm_hf.training.codes.latent_task:LatentTask", LatentArguments, check_latents),
     "vocoder": System("dtm_hf.training.vocoder.task:VocoderTask", VocoderArguments, check_vocoder),
     "tdm_image": System("dtm_hf.training.images.task:ImageDistillation", ImageArguments, check_images),
 }

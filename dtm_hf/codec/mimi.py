@@ -97,6 +97,52 @@ def decode_codes(codec: MimiModel, codes: Sequence[torch.Tensor]) -> list[torch.
     return [row[: item.shape[1] * codec.config.frame_size] for row, item in zip(waveforms, codes, strict=True)]
 
 
+@torch.no_grad()
+def latents_of_codes(codec: MimiModel, codes: torch.Tensor) -> torch.Tensor:
+    """
+    The latents that codes `(B, K, F)` stand for, `(B, M, F)`, M the codec's `hidden_size`, float32; what the decoder
+    makes of them is to the bit what it makes of the codes. Codes are not checked.
+    """
+    return codec.quantizer.decode(codes.to(codec.device)).float()
+
+
+@torch.no_grad()
+def decode_latents(codec: MimiModel, latents: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """
+    Speech of latents, as one batch; each gets what it gets alone.
+
+    Args:
+        codec (`MimiModel`): with a decoder.
+        latents (sequence of `torch.Tensor` of shape `(M, F_i)`): M the codec's `hidden_size`, of codes or drawn.
+
+    Returns:
+        `list` of `torch.Tensor` of shape `(F_i * frame_size,)`, float32.
+
+    Raises:
+        ValueError: for latents of another shape, or such as are not finite.
+    """
+    for item in latents:
+        check_latents(codec, item)
+    batch = pad_sequence([item.T for item in latents], batch_first=True).transpose(1, 2).to(codec.device, codec.dtype)
+    waveforms = codec.decoder(batch).audio_values[:, 0].float()
+    return [row[: item.shape[1] * codec.config.frame_size] for row, item in zip(waveforms, latents, strict=True)]
+
+
+def check_latents(codec: MimiModel, latents: torch.Tensor) -> None:
+    """
+    Raises:
+        ValueError: if they are no finite numbers `(M, F)`.
+    """
+    width = codec.config.hidden_size
+    if latents.ndim != 2 or not latents.is_floating_point() or len(latents) != width or not latents.shape[1]:
+        raise ValueError(
+            f"`latents` must be numbers of shape ({width}, frames), but got {latents.dtype} of shape "
+            f"{tuple(latents.shape)}."
+        )
+    if not bool(latents.isfinite().all()):
+        raise ValueError("`latents` must be finite, but some are not.")
+
+
 def check_codes(codec: MimiModel, codes: torch.Tensor) -> None:
     """
     Raises:

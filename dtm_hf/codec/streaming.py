@@ -4,7 +4,7 @@ import torch
 from transformers.cache_utils import DynamicCache
 from transformers.models.mimi.modeling_mimi import MimiModel
 
-from dtm_hf.codec.mimi import check_codes
+from dtm_hf.codec.mimi import check_codes, check_latents, latents_of_codes
 
 
 class StreamingDecoder:
@@ -31,17 +31,22 @@ class StreamingDecoder:
     def decode(self, codes: torch.Tensor) -> torch.Tensor:
         """
         Args:
-            codes (`torch.LongTensor` of shape `(K, F)`): the next frames, one or more.
+            codes (`torch.LongTensor` of shape `(K, F)`, or `torch.Tensor` of shape `(M, F)`): the next frames, one
+                or more, as codes or as latents.
 
         Returns:
             `torch.Tensor` of shape `(F * frame_size,)`, float32: their sound.
 
         Raises:
-            ValueError: for codes that the codebooks do not have.
+            ValueError: for codes that the codebooks do not have, and latents of another width.
         """
-        check_codes(self.codec, codes)
         decoder = self.codec.decoder
-        latents = self.codec.quantizer.decode(codes[None].to(self.codec.device))
+        if codes.is_floating_point() and codes.ndim == 2 and len(codes) == self.codec.config.hidden_size:
+            check_latents(self.codec, codes)
+            latents = codes[None].to(self.codec.device, self.codec.dtype)
+        else:
+            check_codes(self.codec, codes)
+            latents = latents_of_codes(self.codec, codes[None]).to(self.codec.dtype)
         before = latents if self._latent is None else torch.cat([self._latent, latents], dim=2)
         upsampled = before if decoder.upsample is None else decoder.upsample(before)
         new = upsampled[:, :, -(upsampled.shape[2] // before.shape[2]) * latents.shape[2] :]

@@ -11,15 +11,17 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from dtm_hf.evaluation.arms import Arm, parse_arms
+from dtm_hf.evaluation.foreign_arms import ForeignArm, parse_any_arm
 
 from .console import ArgumentError, say_note, stderr
-from .models import choose_model, choose_reference, load_pipeline, model_voices
+from .models import choose_model, choose_reference, load_pipeline, model_voices, pipeline_kind
 
 if TYPE_CHECKING:
     from dtm_hf import DTMPipeline
+    from dtm_hf.evaluation.benchmark import Benchmark
     from dtm_hf.evaluation.metric import Metric
-    from dtm_hf.evaluation.records import Records
     from dtm_hf.evaluation.sets import BenchmarkSet
+    from dtm_hf.evaluation.systems import ForeignSystem
 
 # Mels and listening samples of this many sentences.
 _NUM_PICTURES = 2
@@ -31,6 +33,7 @@ class BenchmarkRequest:
 
     model: str | None
     student: str | None
+    beside: list[str]
     items: str
     split: str
     voice: str | None
@@ -56,7 +59,8 @@ class BenchmarkRequest:
 def benchmark(request: BenchmarkRequest) -> None:
     """Run what is not known yet in the folder, then write the results over those that are there."""
     arms, seeds, metric_names, reference = _check(request)
-    model = choose_model(request.model)
+    model = _own_model(request)
+    beside = _beside(request, arms)
     from dtm_hf.evaluation.sets import load_set
 
     # Before the model is loaded: what is wrong with a list is said within seconds.
@@ -68,34 +72,34 @@ def benchmark(request: BenchmarkRequest) -> None:
     items.recognizer = request.recognizer or items.recognizer
     if request.durations == "recording":
         _take_durations(items)
-    pipe = load_pipeline(
-        model,
-        dtype=request.dtype,
-        device=request.device,
-        revision=request.revision,
-        local_files_only=request.local_files_only,
-    )
-    pipe.set_progress_bar_config(disable=True)
+    pipe = _load(request, model)
     if request.durations == "bytes":
         pipe.duration_predictor = None
     student = _student(request, pipe)
-    _check_arms(pipe, arms, student)
+    others = [_other(request, name, kind, pipe) for name, kind in beside.items()]
 
     from dtm_hf.evaluation.benchmark import Benchmark
     from dtm_hf.evaluation.metrics import make_metrics
     from dtm_hf.evaluation.records import Records
     from dtm_hf.evaluation.report import draw_fronts, table, write_table
     from dtm_hf.evaluation.summary import Summary
+    from dtm_hf.evaluation.systems import DTMSystem, system_of
     from dtm_hf.files import written_aside
 
+    for arm in arms:
+        # Before hours are spent on others.
+        system_of(arm, DTMSystem(pipe, student), others).check(arm)
     metrics = make_metrics(metric_names, items, pipe.feature_extractor, request.speaker_checkpoint)
-    settings = _settings(request, pipe, student, arms, items, metrics)
+    own = [arm for arm in arms if isinstance(arm, Arm)]
+    settings = _settings(request, pipe, student, own, items, metrics) | {
+        system.kind: system.fingerprint for system in others
+    }
     records = Records(request.output, settings)
+    run = Benchmark(pipe, items, arms, seeds, metrics, records, request.batch_size, student, others)
     with _progress("Judging") as advance:
-        run = Benchmark(pipe, items, arms, seeds, metrics, records, request.batch_size, student)
         advance.total(run.total)
         run.run(advance)
-    timings = _timings(request, pipe, student, arms, items)
+    timings = _timings(request, run)
     head_config = None if pipe.head is None else pipe.head.config
     baked = head_config is not None and head_config.guidance_scale is not None
     results = {
@@ -112,9 +116,66 @@ def benchmark(request: BenchmarkRequest) -> None:
         aside.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     write_table(results, metrics, request.output / "results.md")
     draw_fronts(results, metrics, request.output / "fronts.png")
-    _illustrate(request.output, pipe, student, arms, items, metrics, records, seeds[0])
+    _illustrate(request.output, run)
     typer.echo(table(results, metrics))
     typer.echo(request.output / "results.md")
+
+
+def _own_model(request: BenchmarkRequest) -> str:
+    from dtm_hf.evaluation.foreign import KINDS
+
+    model = choose_model(request.model)
+    kind = pipeline_kind(model, request.revision, request.local_files_only)
+    if kind in KINDS:
+        raise ArgumentError(
+            f"`--model` must be a DTMPipeline, but {request.model!r} is a {kind}: name it by `--beside`, for the arm "
+            f"{KINDS[kind]}."
+        )
+    return model
+
+
+def _beside(request: BenchmarkRequest, arms: list[Arm | ForeignArm]) -> dict[str, str]:
+    """The class of each pipeline that is judged beside that of DTM; one that no arm asks for is not loaded."""
+    from dtm_hf.evaluation.foreign import KINDS
+
+    found: dict[str, str] = {}
+    for typed in request.beside:
+        name = choose_model(typed, "--beside")
+        kind = pipeline_kind(name, request.revision, request.local_files_only)
+        if kind not in KINDS:
+            raise ArgumentError(f"`--beside` {typed!r} must be a {' or a '.join(KINDS)}, but is a {kind}.")
+        if kind in found.values():
+            raise ArgumentError(f"`--beside` may name one {kind}, but got {', '.join(request.beside)}.")
+        found[name] = kind
+    missing = [arm for arm in arms if isinstance(arm, ForeignArm) and arm.kind not in map(KINDS.get, found.values())]
+    if missing:
+        needed = next(name for name, kind in KINDS.items() if kind == missing[0].kind)
+        raise ArgumentError(f"`--arms` holds {missing[0].name!r}: name the {needed} that speaks it, `--beside`.")
+    return {name: kind for name, kind in found.items() if KINDS[kind] in [arm.kind for arm in arms]}
+
+
+def _load(request: BenchmarkRequest, model: str, kind: str = "DTMPipeline", option: str = "--model"):
+    pipe = load_pipeline(
+        model,
+        kinds=(kind,),
+        option=option,
+        dtype=request.dtype,
+        device=request.device,
+        revision=request.revision,
+        local_files_only=request.local_files_only,
+    )
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def _other(request: BenchmarkRequest, name: str, kind: str, pipe: "DTMPipeline") -> "ForeignSystem":
+    from dtm_hf.evaluation.foreign import foreign_system
+
+    other = _load(request, name, kind, "--beside")
+    try:
+        return foreign_system(other, pipe.feature_extractor)
+    except ValueError as error:
+        raise ArgumentError(f"`--beside` {name!r}: {error}") from error
 
 
 def _prompts(request: BenchmarkRequest, model: str) -> list[tuple[Path, str]]:
@@ -144,9 +205,9 @@ def _take_durations(items: "BenchmarkSet") -> None:
         item.duration_s = len(item.recording) / items.sampling_rate
 
 
-def _check(request: BenchmarkRequest) -> tuple[list[Arm], list[int], list[str], str]:
+def _check(request: BenchmarkRequest) -> tuple[list[Arm | ForeignArm], list[int], list[str], str]:
     try:
-        arms = parse_arms(request.arms)
+        arms = parse_arms(request.arms, parse_any_arm)
     except ValueError as error:
         raise ArgumentError(str(error)) from error
     try:
@@ -189,15 +250,6 @@ def _student(request: BenchmarkRequest, pipe: "DTMPipeline") -> "DTMPipeline | N
     return student
 
 
-def _check_arms(pipe: "DTMPipeline", arms: list[Arm], student: "DTMPipeline | None") -> None:
-    """Whether the pipeline can run all arms, before hours are spent on some."""
-    from dtm_hf.evaluation.samplers import mounted
-
-    for arm in arms:
-        with mounted(pipe, arm, student):
-            pass
-
-
 def _settings(
     request: BenchmarkRequest,
     pipe: "DTMPipeline",
@@ -211,12 +263,13 @@ def _settings(
 
     from dtm_hf.backbone.fingerprint import fingerprint_of
     from dtm_hf.evaluation.metrics.words import WordErrorRate
+    from dtm_hf.evaluation.systems import runtime_of
 
     device = pipe._execution_device
     means = pipe.config.mean_mel if any(arm.kind == "analytic" for arm in arms) else None
     return {
         "backbone": pipe.backbone.fingerprint,
-        "runtime": _runtime(pipe.backbone),
+        "runtime": runtime_of(pipe.backbone),
         "head": fingerprint_of(pipe.head) if any(arm.needs_head for arm in arms) else None,
         "mean_mel": None if means is None else _digest(means),
         "student": student.backbone.fingerprint if any(arm.needs_student for arm in arms) else None,
@@ -244,60 +297,39 @@ def _durations(request: BenchmarkRequest, pipe: "DTMPipeline") -> str:
     return f"predicted by {type(pipe.duration_predictor).__name__} {_digest(figures)}"
 
 
-def _runtime(backbone) -> str:
-    """A port has the fingerprint of its source, and its own rounding."""
-    manifest = getattr(backbone, "manifest", None)
-    return "torch" if manifest is None else f"{manifest.export_format} {manifest.weights}"
-
-
 def _digest(figures) -> str:
     return hashlib.sha256(json.dumps(figures, sort_keys=True, default=str).encode()).hexdigest()[:8]
 
 
-def _timings(
-    request: BenchmarkRequest,
-    pipe: "DTMPipeline",
-    student: "DTMPipeline | None",
-    arms: list[Arm],
-    items: "BenchmarkSet",
-) -> dict:
+def _timings(request: BenchmarkRequest, run: "Benchmark") -> dict:
     """Seconds of each arm: those of the folder if all its arms were timed together, else new ones."""
     from dtm_hf.evaluation.timing import time_arms
     from dtm_hf.files import written_aside
 
-    path = request.output / "timings.json"
+    path, items = request.output / "timings.json", run.items
     known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    if request.repeats == 0 or all(arm.name in known for arm in arms):
+    if request.repeats == 0 or all(arm.name in known for arm in run.arms):
         return known
     sizes = (1, 8)
     with _progress("Timing") as advance:
-        advance.total(len(arms) * len(sizes) * (request.repeats + 1))
-        timings = time_arms(pipe, arms, items.items, items.sampling_rate, sizes, request.repeats, advance, student)
+        advance.total(len(run.arms) * len(sizes) * (request.repeats + 1))
+        batches = items.items, items.sampling_rate, sizes, request.repeats
+        timings = time_arms(run.pipe, run.arms, *batches, advance, run.student, run.others)
     with written_aside(path) as aside:
         aside.write_text(json.dumps(timings, indent=2) + "\n", encoding="utf-8")
     return timings
 
 
-def _illustrate(
-    folder: Path,
-    pipe: "DTMPipeline",
-    student: "DTMPipeline | None",
-    arms: list[Arm],
-    items: "BenchmarkSet",
-    metrics: list["Metric"],
-    records: "Records",
-    seed: int,
-) -> None:
+def _illustrate(folder: Path, run: "Benchmark") -> None:
     """Mels and WAVs of the first sentences, and the error of each step where a recording tells it."""
     import soundfile
 
-    from dtm_hf.evaluation.benchmark import Benchmark
     from dtm_hf.evaluation.records import file_name
     from dtm_hf.evaluation.report import draw_mels, draw_steps
     from dtm_hf.evaluation.steps import step_errors
     from dtm_hf.files import written_aside
 
-    run = Benchmark(pipe, items, arms, [seed], metrics, records)
+    items = run.items
     for index, item in enumerate(items.items[:_NUM_PICTURES]):
         speeches = dict(run.speeches(index, item))
         draw_mels(
@@ -306,11 +338,11 @@ def _illustrate(
         for name, speech in speeches.items():
             with written_aside(folder / "samples" / f"{index}-{file_name(name)}.wav") as aside:
                 soundfile.write(aside, speech.waveform, speech.sampling_rate, format="WAV", subtype="PCM_16")
-    distance = next((metric for metric in metrics if metric.name == "mel"), None)
+    distance = next((metric for metric in run.metrics if metric.name == "mel"), None)
     recorded = [item for item in items.items if item.recording is not None][:8]
     if distance is not None and recorded:
         with stderr.status("Following each step"):
-            errors = step_errors(pipe, arms, recorded, items.sampling_rate, distance, student)
+            errors = step_errors(run.pipe, run.arms, recorded, items.sampling_rate, distance, run.student)
         if errors:
             draw_steps(errors, f"{distance.title} of where the step points", folder / "steps.png")
     elif distance is None:

@@ -77,10 +77,7 @@ def _facts_of_codes(pipeline: "TRMPipeline") -> Table:
         ("H", f"{sampling.num_inference_steps} cycles, trained with up to {model.h_cycles}"),
         ("L", f"{model.l_cycles} updates of the latent a cycle"),
         ("codes", f"{model.num_codebooks} codebooks of {model.codebook_size}, {codec.frame_rate:g} frames a second"),
-        (
-            "",
-            "cycles see what is decided" if model.feedback else "cycles see none, all are drawn at the end",
-        ),
+        ("", _how_codes_are_found(pipeline)),
         ("lengths", pipeline.describe_lengths()),
         ("audio", f"{codec.sampling_rate} Hz, {type(pipeline.codec).__name__}"),
         ("", f"chunks of at most {longest:g} s and {model.max_text_length} characters"),
@@ -91,6 +88,13 @@ def _facts_of_codes(pipeline: "TRMPipeline") -> Table:
     ):
         table.add_row(name, text)
     return table
+
+
+def _how_codes_are_found(pipeline: "TRMPipeline") -> str:
+    model = pipeline.model.config
+    if model.latent_dim is not None:
+        return f"as latents of {model.latent_dim}, drawn at the end by a head of {pipeline.head.num_parameters():,}"
+    return "cycles see what is decided" if model.feedback else "cycles see none, all are drawn at the end"
 
 
 # What is said of kinds of pipelines beside `DTMPipeline`.

@@ -12,6 +12,8 @@ import typer
 
 from .console import ReportingGroup
 from .options import (
+    Arms,
+    Beside,
     Durations,
     HeadSteps,
     LocalFilesOnly,
@@ -302,13 +304,8 @@ def benchmark(
     output: Annotated[Path, PathOption("--output", "-o", help="Folder of the results; goes on where it stopped.")],
     model: Model = None,
     student: StudentAdapters = None,
-    arms: Annotated[
-        str,
-        typer.Option(
-            help="Ways to sample, with commas between: euler-N, uniform-N, epss-N, midpoint-N, dtm-TxS, oracle-TxS, "
-            "renoise-N:C, noise-N:STD, student-N; @SCALE behind one sets its guidance."
-        ),
-    ] = "euler-32,epss-7,euler-8,euler-4,euler-4@1,dtm-8x2,dtm-4x2",
+    beside: Beside = None,
+    arms: Arms = "euler-32,epss-7,euler-8,euler-4,euler-4@1,dtm-8x2,dtm-4x2",
     seeds: Annotated[str, typer.Option(help="Seeds of the noise, with commas between.")] = "0",
     metrics: Annotated[
         str, typer.Option(help="Judges, with commas between.")
@@ -361,6 +358,7 @@ def benchmark(
         BenchmarkRequest(
             model=model,
             student=student,
+            beside=beside or [],
             items=items,
             split=split,
             voice=voice,

@@ -22,8 +22,8 @@ EMBEDDED = Path(str(files("dtm_hf"))) / "assets" / "dtm-f5-voice"
 _HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 
 
-def choose_model(model: str | None) -> str:
-    """A folder or a Hub name; the embedded pipeline for `None`."""
+def choose_model(model: str | None, option: str = "--model") -> str:
+    """A folder or a Hub name, given by an option; the embedded pipeline for `None`."""
     if model is None:
         if not (EMBEDDED / "model_index.json").is_file():
             raise ArgumentError(
@@ -36,14 +36,14 @@ def choose_model(model: str | None) -> str:
     if folder.is_dir():
         if not (folder / "model_index.json").is_file() and not (folder / "config.json").is_file():
             raise ArgumentError(
-                f"`--model` {model!r} holds no pipeline: neither model_index.json nor config.json is in it."
+                f"`{option}` {model!r} holds no pipeline: neither model_index.json nor config.json is in it."
             )
         return str(folder)
     near = _near(folder)
     # Beside a folder of nearly that name it is a typo, and no organisation of the Hub.
     if not _HUB_NAME.fullmatch(model) or near is not None:
         raise ArgumentError(
-            f"`--model` {model!r} is neither an existing folder nor the name of a Hub repository (org/name)."
+            f"`{option}` {model!r} is neither an existing folder nor the name of a Hub repository (org/name)."
             + (f" Did you mean {near!r}?" if near else "")
         )
     return model
@@ -172,6 +172,7 @@ def load_pipeline(
     model: str,
     *,
     kinds: tuple[str, ...] = ("DTMPipeline",),
+    option: str = "--model",
     dtype: str = "float32",
     device: str | None = None,
     revision: str | None = None,
@@ -185,6 +186,7 @@ def load_pipeline(
     Args:
         model (`str`): Result of [`choose_model`].
         kinds (`tuple[str, ...]`): Classes of pipelines that the command takes.
+        option (`str`): What it was named by.
         dtype (`str`): Name of a floating-point type of torch.
         device (`str`, *optional*): As torch names them; the first GPU if there is one, else the CPU.
         student (`str`, *optional*): Folder or Hub name of a student's adapters, which take the backbone's place.
@@ -196,7 +198,7 @@ def load_pipeline(
     """
     kind = pipeline_kind(model, revision, local_files_only)
     if kind in ANY_KIND and kind not in kinds:
-        raise ArgumentError(f"`--model` {model!r} is a {kind}, and this command is for a {' or a '.join(kinds)}.")
+        raise ArgumentError(f"`{option}` {model!r} is a {kind}, and this command is for a {' or a '.join(kinds)}.")
     if student is not None and kind != "DTMPipeline":
         raise ArgumentError(f"`--student` is for a DTMPipeline, and {model!r} is a {kind}.")
     # A spinner would fight with the Hub's download bars.
@@ -224,7 +226,7 @@ def load_pipeline(
             status.update(f"Loading {Path(model).name}")
         else:
             stderr.print(f"Loading {model} from the Hub", markup=False, highlight=False)
-        loaded = f"`--model` {model!r}"
+        loaded = f"`{option}` {model!r}"
         try:
             pipeline = pipeline_class.from_pretrained(
                 model, dtype=getattr(torch, dtype), revision=revision, local_files_only=local_files_only, **kwargs

@@ -79,6 +79,21 @@ Model = Annotated[
 StudentAdapters = Annotated[
     str | None, PlaceOption(help="Folder or Hub name of a distilled student's adapters.", show_default=False)
 ]
+Beside = Annotated[
+    list[str] | None,
+    PlaceOption(
+        help="Folder or Hub name of a SpeechT5, which speaks the arm speecht5, or of a TRM, for trm-H.",
+        show_default=False,
+    ),
+]
+Arms = Annotated[
+    str,
+    typer.Option(
+        help="Ways to sample, with commas between: euler-N, uniform-N, epss-N, midpoint-N, dtm-TxS, oracle-TxS, "
+        "renoise-N:C, noise-N:STD, student-N; @SCALE behind one sets its guidance. Of models beside: speecht5; "
+        "trm-H, trm-H:independent, trm-H+S."
+    ),
+]
 Output = Annotated[Path, PathOption("--output", "-o", help="WAV file to write; an existing one is replaced.")]
 Voice = Annotated[
     str | None,

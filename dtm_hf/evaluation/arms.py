@@ -1,7 +1,9 @@
 """Arms of a benchmark: named ways to sample, with what each costs. Imports no torch: a bad name is refused at once."""
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from dtm_hf.evaluation.guidances import ReusedGuidance, ZeroStarGuidance
 from dtm_hf.pipelines.guidance import DEFAULT_GUIDANCE_SCALE, ClassifierFreeGuidance, Guidance
@@ -198,16 +200,16 @@ def parse_arm(name: str) -> Arm:
     )
 
 
-def parse_arms(names: str) -> list[Arm]:
+def parse_arms(names: str, parse: Callable[[str], Any] = parse_arm) -> list[Any]:
     """
-    Arms from their names with commas between, in their order.
+    Arms from their names with commas between, in their order, each by `parse`.
 
     Raises:
         ValueError: for a bad name ([`parse_arm`]), none at all, or two that are the same.
     """
-    arms: list[Arm] = []
+    arms: list[Any] = []
     for name in (part.strip() for part in names.split(",")):
-        arm = parse_arm(name)
+        arm = parse(name)
         if arm in arms:
             same = arms[arms.index(arm)].name
             raise ValueError(f"`arms` must differ, but {name!r} is the same as {same!r}.")

@@ -1,15 +1,17 @@
 """Every arm on the same prompts, seeds and durations, in turns, in one process."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from dtm_hf.evaluation.arms import Arm
+from dtm_hf.evaluation.foreign_arms import ForeignArm
 from dtm_hf.evaluation.metric import BenchmarkItem, Metric, Speech
 from dtm_hf.evaluation.records import Records
 from dtm_hf.evaluation.sets import BenchmarkSet
+from dtm_hf.evaluation.systems import DTMSystem, ForeignSystem, Said, System, log_mel, system_of, vocode
 
 if TYPE_CHECKING:
     from dtm_hf.pipelines.pipeline_dtm import DTMPipeline
@@ -25,22 +27,24 @@ class Benchmark:
     Args:
         pipe ([`DTMPipeline`]): Loaded, on its device.
         items ([`BenchmarkSet`]): What to say.
-        arms (`list[Arm]`): How.
+        arms (`list[Arm | ForeignArm]`): How.
         seeds (`list[int]`): Of the noise; each arm starts from the same.
         metrics (`list[Metric]`): Judges.
         records ([`Records`]): What is known, and where new figures go.
         batch_size (`int`, defaults to 4): Items sampled at once.
         student ([`DTMPipeline`], *optional*): Speaks for the arms of a student.
+        others (sequence of [`ForeignSystem`], *optional*): Speak for the arms of their kinds.
     """
 
     pipe: "DTMPipeline"
     items: BenchmarkSet
-    arms: list[Arm]
+    arms: list[Arm | ForeignArm]
     seeds: list[int]
     metrics: list[Metric]
     records: Records
     batch_size: int = 4
     student: "DTMPipeline | None" = None
+    others: Sequence[ForeignSystem] = ()
 
     @property
     def total(self) -> int:
@@ -68,8 +72,12 @@ class Benchmark:
         if item.recording is not None:
             yield from self._controls(index, item)
         for arm in self.arms:
-            mel = self.records.mel(arm.name, index, self.seeds[0])
-            yield arm.name, Speech(vocode(self.pipe, [mel])[0], self.pipe.vocoder.sampling_rate, mel)
+            kept = self.records.mel(arm.name, index, self.seeds[0])
+            yield arm.name, self.system(arm).hear([kept])[0]
+
+    def system(self, arm: Arm | ForeignArm) -> System:
+        """Who speaks an arm, as of [`~dtm_hf.evaluation.systems.system_of`]."""
+        return system_of(arm, DTMSystem(self.pipe, self.student), self.others)
 
     def _names(self) -> list[str]:
         return [metric.name for metric in self.metrics]
@@ -85,24 +93,28 @@ class Benchmark:
     def _controls(self, index: int, item: BenchmarkItem) -> Iterator[tuple[str, Speech]]:
         rate = self.items.sampling_rate
         recording = np.asarray(item.recording, dtype=np.float32)
-        mel = self._mel(recording)
+        extractor = self.pipe.feature_extractor
+        mel = log_mel(extractor, recording, rate)
         yield "recording", Speech(recording, rate, mel)
         yield "vocoded", Speech(vocode(self.pipe, [mel])[0], self.pipe.vocoder.sampling_rate, mel)
         noise = np.random.default_rng(index).normal(0, np.sqrt(np.mean(recording**2)), len(recording))
         noise = noise.astype(np.float32)
-        yield "white-noise", Speech(noise, rate, self._mel(noise))
+        yield "white-noise", Speech(noise, rate, log_mel(extractor, noise, rate))
 
-    def _judge_arm(self, arm: Arm, seed: int, batch: list[tuple[int, BenchmarkItem]]) -> None:
+    def _judge_arm(self, arm: Arm | ForeignArm, seed: int, batch: list[tuple[int, BenchmarkItem]]) -> None:
         due = [(index, item) for index, item in batch if self.records.missing(arm.name, item.id, seed, self._names())]
         # A mel is there without its figures if the run was killed between the two, or a metric is new.
         mels = {index: self.records.mel(arm.name, index, seed) for index, _ in due}
         unsaid = [(index, item) for index, item in due if mels[index] is None]
         if unsaid:
-            for (index, _), mel in zip(unsaid, self._sample(arm, seed, unsaid), strict=True):
-                mels[index] = self.records.write_mel(arm.name, index, seed, mel)
-        waves = vocode(self.pipe, [mels[index] for index, _ in due]) if due else []
-        for (index, item), wave in zip(due, waves, strict=True):
-            self._judge(arm.name, seed, item, Speech(wave, self.pipe.vocoder.sampling_rate, mels[index]))
+            for (index, item), said in zip(unsaid, self._sample(arm, seed, unsaid), strict=True):
+                if said.figures:
+                    # First: a mel that is there is not said again.
+                    self.records.append(arm.name, item.id, seed, said.figures)
+                mels[index] = self.records.write_mel(arm.name, index, seed, said.kept)
+        speeches = self.system(arm).hear([mels[index] for index, _ in due]) if due else []
+        for (_, item), speech in zip(due, speeches, strict=True):
+            self._judge(arm.name, seed, item, speech)
 
     def _judge(self, name: str, seed: int | None, item: BenchmarkItem, speech: Speech) -> None:
         missing = self.records.missing(name, item.id, seed, self._names())
@@ -110,29 +122,22 @@ class Benchmark:
         if figures:
             self.records.append(name, item.id, seed, figures)
 
-    def _judge_diversity(self, arm: Arm, batch: list[tuple[int, BenchmarkItem]]) -> None:
+    def _judge_diversity(self, arm: Arm | ForeignArm, batch: list[tuple[int, BenchmarkItem]]) -> None:
         from dtm_hf.evaluation.metrics.diversity import diversity
 
         # Of all seeds together: a line of its own for each set of seeds would be needed to keep fewer.
         for index, item in batch:
             name = diversity_name(self.seeds)
             if len(self.seeds) > 1 and self.records.missing(arm.name, item.id, None, [name]):
-                mels = [self.records.mel(arm.name, index, seed) for seed in self.seeds]
-                self.records.append(arm.name, item.id, None, {name: (diversity(mels), 1.0)})
+                kept = [self.records.mel(arm.name, index, seed) for seed in self.seeds]
+                if isinstance(arm, ForeignArm):
+                    # What is kept of it may be codes.
+                    kept = [speech.mel for speech in self.system(arm).hear(kept)]
+                self.records.append(arm.name, item.id, None, {name: (diversity(kept), 1.0)})
 
-    def _sample(self, arm: Arm, seed: int, batch: list[tuple[int, BenchmarkItem]]) -> list[np.ndarray]:
-        from dtm_hf.evaluation.samplers import run_arm
-
+    def _sample(self, arm: Arm | ForeignArm, seed: int, batch: list[tuple[int, BenchmarkItem]]) -> list[Said]:
         seeds = [item_seed(seed, index) for index, _ in batch]
-        items = [item for _, item in batch]
-        output = run_arm(self.pipe, arm, items, self.items.sampling_rate, seeds, "mel", student=self.student)
-        return [mel.float().cpu().numpy() for mel in output.audios]
-
-    def _mel(self, waveform: np.ndarray) -> np.ndarray:
-        import torch
-
-        samples = torch.from_numpy(waveform)[None].to(self.pipe._execution_device)
-        return self.pipe.feature_extractor.log_mel(samples)[0].float().cpu().numpy()
+        return self.system(arm).say(arm, [item for _, item in batch], self.items.sampling_rate, seeds)
 
 
 def item_seed(seed: int, index: int) -> int:
@@ -143,15 +148,3 @@ def item_seed(seed: int, index: int) -> int:
 def diversity_name(seeds: list[int]) -> str:
     """Key of the diversity over these seeds."""
     return f"{DIVERSITY}-{'-'.join(map(str, seeds))}"
-
-
-def vocode(pipe: "DTMPipeline", mels: list) -> list[np.ndarray]:
-    """Waveforms `(T,)` of log-mels `(N, M)`, arrays or tensors, from one call of the pipeline's vocoder."""
-    import torch
-    from torch.nn.utils.rnn import pad_sequence
-
-    lengths = [len(mel) for mel in mels]
-    batch = pad_sequence([torch.as_tensor(mel) for mel in mels], batch_first=True).to(pipe._execution_device)
-    waves = pipe.vocoder(batch, lengths=torch.tensor(lengths)).float().cpu().numpy()
-    hop = pipe.vocoder.hop_length
-    return [wave[: (length - 1) * hop] for wave, length in zip(waves, lengths, strict=True)]

@@ -21,6 +21,7 @@ class BenchmarkItem:
         language (`str`, defaults to `"en"`): Language of the text.
         duration_s (`float`, *optional*): Seconds of the speech; what the pipeline guesses by default.
         kind (`str`, *optional*): Of the sentence, such as `"question"`: the figures of each kind are told apart.
+        speaker (`str`, *optional*): Who speaks, where the set names its speakers.
     """
 
     id: str
@@ -31,6 +32,7 @@ class BenchmarkItem:
     language: str = "en"
     duration_s: float | None = None
     kind: str | None = None
+    speaker: str | None = None
 
 
 @dataclass

@@ -87,22 +87,28 @@ class Records:
         return pairs[0], pairs[1]
 
     def mel(self, arm: str, index: int, seed: int) -> np.ndarray | None:
-        """What was said, log-mel `(N, M)` in float32; `None` if nothing was yet."""
+        """What was said, log-mel `(N, M)` in float32 or codes `(K, F)`; `None` if nothing was yet."""
         path = self._mel_path(arm, index, seed)
-        return np.load(path, allow_pickle=False).astype(np.float32) if path.exists() else None
+        return _as_read(np.load(path, allow_pickle=False)) if path.exists() else None
 
     def write_mel(self, arm: str, index: int, seed: int, mel: np.ndarray) -> np.ndarray:
         """
         Keep a log-mel `(N, M)` in half precision: to 0.4 % of a magnitude. Returns it as it will be read back, so that
-        a figure does not depend on whether a run was interrupted.
+        a figure does not depend on whether a run was interrupted. Codes `(K, F)`, which are integers, are kept as they
+        are.
         """
-        rounded = np.asarray(mel, dtype=np.float16)
+        mel = np.asarray(mel)
+        rounded = mel if mel.dtype.kind in "iu" else mel.astype(np.float16)
         with written_aside(self._mel_path(arm, index, seed)) as aside:
             np.save(aside, rounded, allow_pickle=False)
-        return rounded.astype(np.float32)
+        return _as_read(rounded)
 
     def _mel_path(self, arm: str, index: int, seed: int) -> Path:
         return self.folder / "mels" / file_name(arm) / f"{index:04d}-{seed}.npy"
+
+
+def _as_read(kept: np.ndarray) -> np.ndarray:
+    return kept if kept.dtype.kind in "iu" else kept.astype(np.float32)
 
 
 def file_name(arm: str) -> str:

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from dtm_hf.evaluation.metric import Metric
+from dtm_hf.evaluation.systems import OWN_FIGURES
 from dtm_hf.files import written_aside
 
 _COLOURS = {
@@ -26,7 +27,7 @@ def write_table(results: dict, metrics: Sequence[Metric], path: str | os.PathLik
 def table(results: dict, metrics: Sequence[Metric]) -> str:
     """Markdown: one row an arm, then the controls; under it what the arms differ in, and whether the metrics work."""
     metrics = [metric for metric in metrics if any(metric.name in arm["metrics"] for arm in results["arms"].values())]
-    more = {"diversity": "diversity", "from_reference": f"from `{results['settings']['reference']}`"}
+    more = OWN_FIGURES | {"diversity": "diversity", "from_reference": f"from `{results['settings']['reference']}`"}
     more = {
         name: title for name, title in more.items() if any(name in arm["metrics"] for arm in results["arms"].values())
     }
@@ -38,8 +39,8 @@ def table(results: dict, metrics: Sequence[Metric]) -> str:
         lines += _row(
             [
                 name,
-                str(arm["cost"]["backbone_passes"]),
-                str(arm["cost"]["head_calls"]),
+                _count(arm["cost"]["backbone_passes"]),
+                _count(arm["cost"]["head_calls"]),
                 f"{timing['seconds']:.3f}" if timing else "",
                 f"{timing['real_time_factor']:.3f}" if timing else "",
                 *_cells(arm["metrics"], metrics, more),
@@ -116,6 +117,10 @@ def _cells(figures: dict, metrics: Sequence[Metric], more: Iterable[str]) -> lis
     return [_estimate(figures.get(name)) for name in [*(metric.name for metric in metrics), *more]]
 
 
+def _count(number: int | None) -> str:
+    return "" if number is None else str(number)
+
+
 def _estimate(figure: dict | None) -> str:
     return f"{figure['value']:.3f} [{figure['low']:.3f}, {figure['high']:.3f}]" if figure else ""
 
@@ -148,11 +153,16 @@ def draw_fronts(results: dict, metrics: Sequence[Metric], path: str | os.PathLik
             if found is None:
                 continue
             cost = arm["cost"]["timings"]["1"]["real_time_factor"] if timed else arm["cost"]["backbone_passes"]
+            if cost is None:
+                continue
             points.append((cost, found["value"], name))
             colour = _COLOURS.get(name.split("-")[0], _OTHER_COLOUR)
             error = [[max(found["value"] - found["low"], 0)], [max(found["high"] - found["value"], 0)]]
             axes.errorbar(cost, found["value"], yerr=error, fmt="o", markersize=4, linewidth=1, color=colour)
             axes.annotate(name, (cost, found["value"]), (3, 3), textcoords="offset points", fontsize="x-small")
+        if not points:
+            axes.set_visible(False)
+            continue
         front, best = [], float("inf")
         for cost, value, _ in sorted(points):
             if badness(metric, value) < best:

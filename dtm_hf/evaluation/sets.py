@@ -185,7 +185,8 @@ def _corpus_items(folder: Path, split: str) -> Iterator[BenchmarkItem]:
             raise ValueError(f"{where}: `id` {item_id!r} is that of another row too.")
         seen.add(item_id)
         if row["speaker"] in prompts:
-            yield BenchmarkItem(item_id, row["text"], *prompts[row["speaker"]], recording=recording)
+            prompt = prompts[row["speaker"]]
+            yield BenchmarkItem(item_id, row["text"], *prompt, recording=recording, speaker=row["speaker"])
         if len(recording) >= _MIN_PROMPT_SECONDS * BenchmarkSet.sampling_rate:
             prompts[row["speaker"]] = recording, row["text"]
 

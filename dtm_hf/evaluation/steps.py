@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dtm_hf.evaluation.arms import Arm
+from dtm_hf.evaluation.foreign_arms import ForeignArm
 from dtm_hf.evaluation.metric import BenchmarkItem, Metric, Speech
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ KINDS = ("euler", "uniform", "epss", "dtm", "oracle", "student")
 
 def step_errors(
     pipe: "DTMPipeline",
-    arms: list[Arm],
+    arms: list[Arm | ForeignArm],
     items: list[BenchmarkItem],
     sampling_rate: int,
     distance: Metric,

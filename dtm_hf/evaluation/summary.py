@@ -7,11 +7,13 @@ import numpy as np
 
 from dtm_hf.evaluation.arms import TRAINING_FREE, Arm
 from dtm_hf.evaluation.benchmark import CONTROLS, DIVERSITY, diversity_name
+from dtm_hf.evaluation.foreign_arms import ForeignArm
 from dtm_hf.evaluation.metric import Metric
 from dtm_hf.evaluation.metrics.words import WordErrorRate
 from dtm_hf.evaluation.records import Records
 from dtm_hf.evaluation.sets import BenchmarkSet
 from dtm_hf.evaluation.statistics import paired_difference, ratio
+from dtm_hf.evaluation.systems import OWN_FIGURES
 from dtm_hf.pipelines.guidance import choose_guidance
 
 FROM_REFERENCE = "from_reference"
@@ -20,8 +22,8 @@ FROM_REFERENCE = "from_reference"
 class Summary:
     """
     Args:
-        items ([`BenchmarkSet`]), arms (`list[Arm]`), seeds (`list[int]`), metrics (`list[Metric]`), records
-        ([`Records`]): A benchmark that has run.
+        items ([`BenchmarkSet`]), arms (`list[Arm | ForeignArm]`), seeds (`list[int]`), metrics (`list[Metric]`),
+        records ([`Records`]): A benchmark that has run.
         timings (`dict`): Result of `time_arms`; may be empty, then backbone passes are the cost.
         baked (`bool`): Whether the pipeline's head has guidance baked in.
         reference (`str`): Name of the arm that all others are compared with.
@@ -31,7 +33,7 @@ class Summary:
     def __init__(
         self,
         items: BenchmarkSet,
-        arms: list[Arm],
+        arms: list[Arm | ForeignArm],
         seeds: list[int],
         metrics: list[Metric],
         records: Records,
@@ -52,8 +54,9 @@ class Summary:
         """
         `{"arms": {name: {"cost", "metrics", "against_reference", "against_best_training_free"}}, "controls":
         {name: {"metrics"}}, "checks", "kinds": {kind: {name: {metric: estimate}}}, "unheard": {word:
-        [id, ...]}}`; beside the figures of the metrics an arm has `"from_reference"` and, with several seeds,
-        `"diversity"`. An estimate is `{"value", "low", "high", "n"}`. `"kinds"` is empty where no item names its kind.
+        [id, ...]}}`; beside the figures of the metrics an arm has those of `OWN_FIGURES` that its system gives,
+        `"from_reference"` and, with several seeds, `"diversity"`. An estimate is `{"value", "low", "high", "n"}`.
+        `"kinds"` is empty where no item names its kind.
         """
         arms = {}
         for arm in self.arms:
@@ -117,15 +120,17 @@ class Summary:
 
     def _metrics(self, name: str, seeds: list[int | None]) -> dict[str, dict]:
         figures = {}
-        for metric in self.metrics:
-            numerators, denominators = self._pairs(name, metric.name)
+        for metric in [*(metric.name for metric in self.metrics), *OWN_FIGURES]:
+            numerators, denominators = self._pairs(name, metric)
             if (denominators > 0).any():
-                figures[metric.name] = asdict(ratio(numerators, denominators))
+                figures[metric] = asdict(ratio(numerators, denominators))
         if name not in CONTROLS and len(self.seeds) > 1:
             numerators, denominators = self.records.figures(name, diversity_name(self.seeds), self._ids, [None])
             if (denominators > 0).any():
                 figures[DIVERSITY] = asdict(ratio(numerators, denominators))
-        if name not in (*CONTROLS, self.reference):
+        # Another system has no path from that noise.
+        paths = {arm.name for arm in self.arms if isinstance(arm, Arm)}
+        if name != self.reference and {name, self.reference} <= paths:
             distances = self._distances(name)
             if not np.isnan(distances).all():
                 figures[FROM_REFERENCE] = asdict(ratio(distances, np.where(np.isnan(distances), np.nan, 1.0)))
@@ -143,21 +148,27 @@ class Summary:
                 found[i, j] = np.sqrt(np.square(mine - its).mean())
         return found
 
-    def _cost(self, arm: Arm) -> dict:
-        guidance = None
+    def _cost(self, arm: Arm | ForeignArm) -> dict:
+        guidance, timings = None, self.timings.get(arm.name, {})
+        if isinstance(arm, ForeignArm):
+            # Passes of another network are no measure of it.
+            return {"backbone_passes": None, "head_calls": None, "timings": timings}
         if self.baked and self.head_config is not None:
             guidance = choose_guidance(None, arm.guidance_end, self.head_config)
         return {
             "backbone_passes": arm.backbone_passes(self.baked),
             "head_calls": arm.head_calls(self.baked, guidance),
-            "timings": self.timings.get(arm.name, {}),
+            "timings": timings,
         }
 
-    def _seconds(self, arm: Arm) -> float:
+    def _seconds(self, arm: Arm | ForeignArm) -> float:
+        """NaN, which is not less than anything, where nothing is known."""
         timing = self.timings.get(arm.name, {}).get("1")
-        return timing["seconds"] if timing else float(arm.backbone_passes(self.baked))
+        if timing:
+            return timing["seconds"]
+        return float(arm.backbone_passes(self.baked)) if isinstance(arm, Arm) else float("nan")
 
-    def _best_training_free(self, arm: Arm, metric: Metric) -> str | None:
+    def _best_training_free(self, arm: Arm | ForeignArm, metric: Metric) -> str | None:
         affordable = [
             other
             for other in self.arms

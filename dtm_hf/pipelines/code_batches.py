@@ -1,13 +1,13 @@
 """Around the loop of cycles: the rows of a batch to tensors, and decided codes to waveforms."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 from torch.nn.utils.rnn import pad_sequence
 from transformers.models.mimi.modeling_mimi import MimiModel
 
-from dtm_hf.codec.mimi import decode_codes
+from dtm_hf.codec.mimi import decode_codes, decode_latents
 from dtm_hf.pipelines.chunking import cross_fade
 from dtm_hf.pipelines.code_rows import CodeRow
 from dtm_hf.trm.configuration_trm import TRMConfig
@@ -32,23 +32,27 @@ def known_codes(rows: Sequence[CodeRow], config: TRMConfig, device: torch.device
     return known.to(device)
 
 
-def draw_uniform(
+def draw_random(
     rows: Sequence[CodeRow],
     sources: Sequence[torch.Generator | None],
     device: torch.device,
     shape: tuple[int, ...],
+    kind: Callable[..., torch.Tensor] = torch.rand,
 ) -> torch.Tensor:
-    """Numbers in [0, 1) of a shape `(B, ..., T)`, each row's drawn at its own length, whatever its neighbours are."""
+    """
+    Numbers of a shape `(B, ..., T)`, in [0, 1), or of another `kind` such as `torch.randn`; each row's drawn at its
+    own length, whatever its neighbours are.
+    """
     drawn = torch.zeros(shape)
     for i, (row, source) in enumerate(zip(rows, sources, strict=True)):
         where = "cpu" if source is None else source.device
-        part = torch.rand(*shape[1:-1], row.num_frames, generator=source, device=where)
+        part = kind(*shape[1:-1], row.num_frames, generator=source, device=where)
         drawn[i, ..., : row.num_frames] = part.cpu()
     return drawn.to(device)
 
 
 def join_codes(rows: Sequence[CodeRow], codes: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-    """Codes `(K, F_i)` of whole texts, without those of recordings, from the rows' with them."""
+    """Codes `(K, F_i)`, or latents `(M, F_i)`, of whole texts without recordings, from the rows' with them."""
     parts = [item[:, row.known_frames :] for row, item in zip(rows, codes, strict=True)]
     return [
         torch.cat([part for row, part in zip(rows, parts, strict=True) if row.text_index == index], dim=1)
@@ -61,6 +65,7 @@ def sound_of_codes(rows: Sequence[CodeRow], codes: Sequence[torch.Tensor], codec
     chunks: dict[int, list[np.ndarray]] = {}
     for row, item in zip(rows, codes, strict=True):
         # With the recording before it, which the codec looks back on.
-        wave = decode_codes(codec, [item])[0][row.known_frames * codec.config.frame_size :].cpu().numpy()
+        decode = decode_latents if item.is_floating_point() else decode_codes
+        wave = decode(codec, [item])[0][row.known_frames * codec.config.frame_size :].cpu().numpy()
         chunks.setdefault(row.text_index, []).append(wave * np.float32(row.gain))
     return [cross_fade(waves, codec.config.sampling_rate) for _, waves in sorted(chunks.items())]

@@ -28,6 +28,7 @@ def generate_codes(
     state: SamplingState | None = None,
     independent: bool = False,
     on_cycle_end: Callable[[int, torch.Tensor], torch.Tensor] | None = None,
+    halt_threshold: float | None = None,
 ) -> torch.Tensor:
     """
     Codes of whole utterances, one cycle a step of the scheduler.
@@ -46,6 +47,8 @@ def generate_codes(
         independent (`bool`, defaults to `False`): as the document has it: cycles see no codes, and after the last all
             are drawn at once.
         on_cycle_end (`Callable`, *optional*): called as `on_cycle_end(i, codes)`; returns the codes to go on with.
+        halt_threshold (`float`, *optional*): probability of the halt head from which on a row is done: what is open in
+            it becomes what the cycle drew, and no later one changes it. Cycles end with the last row. `None`: all run.
 
     Returns:
         `torch.LongTensor` of shape `(B, K, T)`, the mask code at frames that are not valid.
@@ -61,6 +64,10 @@ def generate_codes(
         speaker_ids, audio_mask = speaker_ids.repeat(2), audio_mask.repeat(2, 1)
     context, text_mask = model.encode_text(text_ids, speaker_ids), text_ids != 0
     answer, latent = model.begin(audio_mask)
+    places = (rows, audio_mask.shape[1])
+    # Independent codes are drawn once, whichever cycle a row ends with.
+    once = _points(config, draw, places) if independent else None
+    halted = torch.zeros(rows, dtype=torch.bool, device=text_ids.device)
     for i in range(last + 1):
         guided = len(answer) > rows and state.guidance.branch(i / (last + 1)) == "both"
         if not guided:
@@ -70,30 +77,44 @@ def generate_codes(
         seen = seen.repeat(2, 1, 1) if guided else seen
         output = model.cycle(answer, latent, seen, context, text_mask, audio_mask)
         answer, latent = output.answer, output.latent
-        if not independent or i == last:
-            drawn, sureness = _draw_all(model, answer, warpers, draw, rows, state if guided else None)
+        if halt_threshold is not None:
+            halted = halted | (output.halt_logits[:rows].float().sigmoid() >= halt_threshold)
+        ends = i == last or (halt_threshold is not None and bool(halted.any()))
+        if not independent or ends:
+            points = once if independent else _points(config, draw, places)
+            drawn, sureness = _draw_all(model, answer, warpers, points, state if guided else None)
+            filled = _fill(codes, drawn, config.mask_code, audio_mask[:rows])
         if not independent:
             noise = None if draw is None else draw(shape)
-            codes = scheduler.step(drawn, sureness, i, codes, config.mask_code, audio_mask[:rows], noise).prev_sample
-        elif i == last:
-            codes = _fill(codes, drawn, config.mask_code, audio_mask[:rows])
+            decided = scheduler.step(drawn, sureness, i, codes, config.mask_code, audio_mask[:rows], noise).prev_sample
+            # A row that halted before has nothing open that could be filled.
+            codes = torch.where(halted[:, None, None], filled, decided) if ends else decided
+        elif ends:
+            codes = filled if i == last else torch.where(halted[:, None, None], filled, codes)
         if on_cycle_end is not None:
             codes = on_cycle_end(i, codes)
         if state.interrupt and i < last:
             if independent:
-                drawn, _ = _draw_all(model, answer, warpers, draw, rows, state if guided else None)
+                drawn, _ = _draw_all(model, answer, warpers, once, state if guided else None)
             return _fill(codes, drawn, config.mask_code, audio_mask[:rows])
+        if ends and bool(halted.all()):
+            break
     return codes
 
 
-def _draw_all(model, answer, warpers, draw, rows, state) -> tuple[torch.Tensor, torch.Tensor]:
+def _points(config, draw: Draw | None, places: tuple[int, int]) -> list[torch.Tensor | None]:
+    """Where in its distribution each code is drawn, `(B, T)` for each book."""
+    return [None if draw is None else draw(places) for _ in range(config.num_codebooks)]
+
+
+def _draw_all(model, answer, warpers, points, state) -> tuple[torch.Tensor, torch.Tensor]:
     """Codes of all places and their log-probabilities, `(B, K, T)`; a book at a time, for logits are many."""
     drawn, sureness = [], []
-    for k in range(model.config.num_codebooks):
+    for k, point in enumerate(points):
         logits = model.logits(answer, k)
         if state is not None:
             logits = state.guidance.combine(logits.float().log_softmax(dim=-1))
-        one, sure = draw_codes(logits, warpers, None if draw is None else draw((rows, answer.shape[1])))
+        one, sure = draw_codes(logits, warpers, point)
         drawn.append(one)
         sureness.append(sure)
     return torch.stack(drawn, dim=1), torch.stack(sureness, dim=1)

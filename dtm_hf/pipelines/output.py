@@ -37,13 +37,22 @@ class DTMPipelineOutput(BaseOutput):
 class TRMPipelineOutput(DTMPipelineOutput):
     """
     Output of [`TRMPipeline`]; fields as of [`DTMPipelineOutput`], but with `output_type="codes"` or `"latent"` the
-    `audios` are codes of shape `(K, F)`.
+    `audios` are codes of shape `(K, F)`, or latents of shape `(M, F)` of a model that speaks in these.
     """
 
 
 @dataclass
 class SpeechT5PipelineOutput(DTMPipelineOutput):
-    """Output of [`SpeechT5Pipeline`]; fields as of [`DTMPipelineOutput`]."""
+    """
+    Output of [`SpeechT5Pipeline`]; fields as of [`DTMPipelineOutput`].
+
+    Args:
+        stopped (`list[bool]`, *optional*):
+            One entry a text: whether the model said itself that it was at its end, in all chunks. What did not has
+            gone on for as long as it may.
+    """
+
+    stopped: list[bool] | None = None
 
 
 def check_output_type(output_type: str, allowed: tuple[str, ...] = OUTPUT_TYPES) -> None:
@@ -55,9 +64,9 @@ def check_output_type(output_type: str, allowed: tuple[str, ...] = OUTPUT_TYPES)
         raise ValueError(f"`output_type` must be one of {allowed}, but got {output_type!r}.")
 
 
-def check_code_output_type(output_type: str) -> None:
+def check_code_output_type(output_type: str, of_latents: bool = False) -> None:
     """
     Raises:
-        ValueError: for none of a [`TRMPipeline`].
+        ValueError: for none of a [`TRMPipeline`]; one that speaks in latents has no codes.
     """
-    check_output_type(output_type, ("np", "pt", *CODE_OUTPUT_TYPES))
+    check_output_type(output_type, ("np", "pt", *CODE_OUTPUT_TYPES[of_latents:]))

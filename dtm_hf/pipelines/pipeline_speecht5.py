@@ -109,9 +109,11 @@ class SpeechT5Pipeline(SpeechT5RepositoryMixin, DiffusionPipeline):
         generator: torch.Generator | list[torch.Generator] | None = None,
         batch_size: int = 8,
         callback_on_step_end: Callable[[int], None] | None = None,
+        callback_on_row_end: Callable[[SpeechT5Row, bool], None] | None = None,
     ) -> list[torch.Tensor]:
         """
-        Speak the rows, as log-mels `(N_i, M)`. Arguments as of a call.
+        Speak the rows, as log-mels `(N_i, M)`. Arguments as of a call; `callback_on_row_end` is called with each row
+        that ends, and whether the model ended it itself.
 
         Raises:
             TypeError, ValueError: for what cannot be sampled, before the model runs.
@@ -139,6 +141,7 @@ class SpeechT5Pipeline(SpeechT5RepositoryMixin, DiffusionPipeline):
                 min_ratio,
                 max_ratio,
                 on_step=callback_on_step_end,
+                on_end=_of_rows(of_batch, callback_on_row_end),
             )
         return mels
 
@@ -151,13 +154,17 @@ class SpeechT5Pipeline(SpeechT5RepositoryMixin, DiffusionPipeline):
             of_texts.setdefault(row.text_index, []).append(mel)
         if output_type in MEL_OUTPUT_TYPES:
             return [torch.cat(parts) for parts in of_texts.values()]
-        vocoder, audios = as_vocoder(self.vocoder), []
-        for parts in of_texts.values():
-            # What is too short for a vocoder is no speech.
-            parts = [part if len(part) >= 4 else torch.cat([part, part[-1:].expand(4, -1)]) for part in parts]
-            waves = [vocoder(part[None].float())[0] for part in parts]
-            audios.append(cross_fade([wave.float().cpu().numpy() for wave in waves], vocoder.sampling_rate))
+        waves = ([self.vocode(part) for part in parts] for parts in of_texts.values())
+        audios = [cross_fade(of_text, self.sampling_rate) for of_text in waves]
         return [torch.from_numpy(audio) for audio in audios] if output_type == "pt" else audios
+
+    @torch.no_grad()
+    def vocode(self, mel: torch.Tensor) -> np.ndarray:
+        """Waveform `(T,)` of a log-mel `(N, M)`."""
+        if len(mel) < 4:
+            # What is too short for a vocoder is no speech.
+            mel = torch.cat([mel, mel[-1:].expand(4, -1)])
+        return as_vocoder(self.vocoder)(mel[None].float())[0].float().cpu().numpy()
 
     @torch.no_grad()
     def __call__(
@@ -200,11 +207,21 @@ class SpeechT5Pipeline(SpeechT5RepositoryMixin, DiffusionPipeline):
         check_output_type(output_type)
         rows = self.prepare(text, speaker, reference_audio)
         check_generators(generator, torch.Generator, 1 + rows[-1].text_index)
-        mels = self.sample(rows, threshold, min_ratio, max_ratio, generator, batch_size, callback_on_step_end)
+        stopped = [True] * (1 + rows[-1].text_index)
+
+        def end(row: SpeechT5Row, said: bool) -> None:
+            stopped[row.text_index] &= said
+
+        mels = self.sample(rows, threshold, min_ratio, max_ratio, generator, batch_size, callback_on_step_end, end)
         audios = self.decode(rows, mels, output_type)
         if not return_dict:
             return (audios,)
-        return SpeechT5PipelineOutput(audios, self.sampling_rate, unspoken_characters(rows))
+        return SpeechT5PipelineOutput(audios, self.sampling_rate, unspoken_characters(rows), stopped)
+
+
+def _of_rows(rows: list[SpeechT5Row], callback: Callable[[SpeechT5Row, bool], None] | None):
+    """What hears of the rows of a batch by their number."""
+    return None if callback is None else lambda index, said: callback(rows[index], said)
 
 
 SpeechT5Pipeline.__call__.__doc__ += EXAMPLE_DOC_STRING

@@ -1,8 +1,6 @@
 """Text to speech by the codes of a neural codec, which a small recursive network refines in a few cycles."""
 
-import copy
 from collections.abc import Callable
-from functools import partial
 from typing import Any, Self
 
 import diffusers
@@ -15,21 +13,20 @@ from dtm_hf.frontend.duration_prediction import DurationPredictor
 from dtm_hf.frontend.spoken_text import spoken_text
 from dtm_hf.frontend.text_normalizer import TextNormalizer
 from dtm_hf.frontend.tokenization_f5 import F5Tokenizer
+from dtm_hf.head.modeling_dtm import DTMHead
 from dtm_hf.pipelines.arguments import check_callback, check_count, check_generators
 from dtm_hf.pipelines.batching import noise_sources, split_batches
 from dtm_hf.pipelines.call_state import CallStateMixin, LastCall
-from dtm_hf.pipelines.code_batches import collate_rows, draw_uniform, join_codes, known_codes, sound_of_codes
+from dtm_hf.pipelines.code_batches import join_codes, sound_of_codes
 from dtm_hf.pipelines.code_rows import CodeInputs, CodePrompt, CodeRow, Limits, check_code_inputs, divide_codes
+from dtm_hf.pipelines.code_sampling import choose_sampling, sample_rows
 from dtm_hf.pipelines.code_stream import CodeStreamMixin
-from dtm_hf.pipelines.guidance import choose_guidance
-from dtm_hf.pipelines.masked_sampler import generate_codes
 from dtm_hf.pipelines.output import CODE_OUTPUT_TYPES, TRMPipelineOutput, check_code_output_type
 from dtm_hf.pipelines.reference import read_prompt
 from dtm_hf.pipelines.rows import unspoken_characters
 from dtm_hf.pipelines.sampler import SamplingState
 from dtm_hf.pipelines.trm_repository import TRMRepositoryMixin, check_trm_parts
 from dtm_hf.scheduling.scheduling_masking import MaskingScheduler
-from dtm_hf.trm.decoding import logits_warpers
 from dtm_hf.trm.modeling_trm import TRMModel
 
 EXAMPLE_DOC_STRING = """
@@ -49,7 +46,6 @@ EXAMPLE_DOC_STRING = """
         >>> sf.write("speech.wav", output.audios[0], output.sampling_rate)
         ```
 """
-DECODINGS = ("masked", "independent")
 
 
 class TRMPipeline(TRMRepositoryMixin, CallStateMixin, CodeStreamMixin, DiffusionPipeline):
@@ -64,6 +60,8 @@ class TRMPipeline(TRMRepositoryMixin, CallStateMixin, CodeStreamMixin, Diffusion
         duration_predictor ([`DurationPredictor`], *optional*): How long a text takes, where `duration_s` says nothing.
             Without one, by its characters; behind a recording at the pace of that, in proportion to either.
         text_normalizer ([`TextNormalizer`], *optional*): Says numbers and the like in words.
+        head ([`DTMHead`], *optional*): Draws latents of the codec, where the model has a `latent_dim`: the continuous
+            mode, with the same flow head as of [`DTMPipeline`] and the same inner flow.
 
     A call is `prepare`, `sample`, `decode`, and the three can be called one by one. Threads may share a pipeline.
 
@@ -71,10 +69,10 @@ class TRMPipeline(TRMRepositoryMixin, CallStateMixin, CodeStreamMixin, Diffusion
         ValueError: if the parts do not fit.
     """
 
-    model_cpu_offload_seq = "model->codec"
-    _optional_components = ["duration_predictor", "text_normalizer"]
+    model_cpu_offload_seq = "model->head->codec"
+    _optional_components = ["duration_predictor", "text_normalizer", "head"]
     # Offload hooks fire on `forward`, and nobody calls that of these: cycles and codes have methods of their own.
-    _exclude_from_cpu_offload = ["model", "codec"]
+    _exclude_from_cpu_offload = ["model", "head", "codec"]
     _callback_tensor_inputs = ["codes"]
 
     def __init__(
@@ -85,9 +83,10 @@ class TRMPipeline(TRMRepositoryMixin, CallStateMixin, CodeStreamMixin, Diffusion
         scheduler: MaskingScheduler,
         duration_predictor: DurationPredictor | None = None,
         text_normalizer: TextNormalizer | None = None,
+        head: DTMHead | None = None,
     ):
         super().__init__()
-        check_trm_parts(model, codec, tokenizer)
+        check_trm_parts(model, codec, tokenizer, head)
         self.register_modules(
             model=model,
             codec=codec,
@@ -95,6 +94,7 @@ class TRMPipeline(TRMRepositoryMixin, CallStateMixin, CodeStreamMixin, Diffusion
             scheduler=scheduler,
             duration_predictor=duration_predictor,
             text_normalizer=text_normalizer,
+            head=head,
         )
         self._last_call = LastCall()
 
@@ -177,22 +177,24 @@ class TRMPipeline(TRMRepositoryMixin, CallStateMixin, CodeStreamMixin, Diffusion
         top_k: int | None = 50,
         top_p: float | None = None,
         decoding: str | None = None,
+        halt_threshold: float | None = None,
+        num_head_steps: int | None = None,
         generator: torch.Generator | list[torch.Generator] | None = None,
         callback_on_step_end: Callable[["TRMPipeline", int, int, dict], dict] | None = None,
         callback_on_step_end_tensor_inputs: list[str] = ["codes"],  # noqa: B006 - the signature of diffusers
         max_batch_frames: int | None = None,
     ) -> list[torch.Tensor]:
         """
-        Decide the codes of the rows, `(K, F_i)` with those of their prompts. Arguments as of a call.
+        Decide the codes of the rows, `(K, F_i)` with those of their prompts, or draw their latents, `(M, F_i)`.
+        Arguments as of a call.
 
         Raises:
             TypeError, ValueError: for what cannot be sampled, before the network runs.
         """
         # Rows may be a part of a call's, and their texts not its last.
         check_generators(generator, torch.Generator, 1 + max(row.text_index for row in rows), exactly=False)
-        guidance, scheduler, warpers = self._choose(
-            num_inference_steps, guidance_scale, guidance_end, temperature, top_k, top_p, decoding
-        )
+        drawn = (temperature, top_k, top_p, decoding, halt_threshold, num_head_steps)
+        sampling = choose_sampling(self, num_inference_steps, guidance_scale, guidance_end, *drawn)
         _check_sampling(
             callback_on_step_end, callback_on_step_end_tensor_inputs, self._callback_tensor_inputs, max_batch_frames
         )
@@ -201,7 +203,7 @@ class TRMPipeline(TRMRepositoryMixin, CallStateMixin, CodeStreamMixin, Diffusion
             # A CPU is as busy with one row as with many; what a few rows take is nothing to an accelerator.
             max_batch_frames = 1 if device.type == "cpu" else 16 * self.model.config.max_audio_frames
         batches, sources = split_batches(rows, max_batch_frames), noise_sources(rows, generator)
-        state = self._last_call.state = SamplingState(guidance, len(scheduler) * len(batches))
+        state = self._last_call.state = SamplingState(sampling.guidance, len(sampling.scheduler) * len(batches))
         codes = []
         with self.progress_bar(total=state.num_timesteps) as progress_bar:
 
@@ -213,20 +215,8 @@ class TRMPipeline(TRMRepositoryMixin, CallStateMixin, CodeStreamMixin, Diffusion
                 return decided
 
             for batch in batches:
-                of_batch = [rows[index] for index in batch]
-                draw = partial(draw_uniform, of_batch, [sources[i] for i in batch], device)
-                decided = generate_codes(
-                    self.model,
-                    copy.copy(scheduler),
-                    *collate_rows(of_batch, device),
-                    warpers=warpers,
-                    draw=None if temperature == 0 else draw,
-                    prompt=known_codes(of_batch, self.model.config, device),
-                    state=state,
-                    independent=self._is_independent(decoding),
-                    on_cycle_end=on_cycle_end,
-                )
-                codes += [item[:, : row.num_frames] for row, item in zip(of_batch, decided, strict=True)]
+                of_batch, own = [rows[index] for index in batch], [sources[index] for index in batch]
+                codes += sample_rows(self, sampling, of_batch, own, device, state, on_cycle_end)
         return codes
 
     @torch.no_grad()
@@ -235,24 +225,11 @@ class TRMPipeline(TRMRepositoryMixin, CallStateMixin, CodeStreamMixin, Diffusion
         What was decided for these rows, text by text: waveforms, their chunks cross-faded, behind a recording as loud
         as that; or codes without the recordings'.
         """
-        check_code_output_type(output_type)
+        check_code_output_type(output_type, self.model.config.latent_dim is not None)
         if output_type in CODE_OUTPUT_TYPES:
             return join_codes(rows, codes)
         audios = sound_of_codes(rows, codes, self.codec)
         return [torch.from_numpy(audio) for audio in audios] if output_type == "pt" else audios
-
-    def _is_independent(self, decoding: str | None) -> bool:
-        return not self.model.config.feedback if decoding is None else decoding == "independent"
-
-    def _choose(self, steps, guidance_scale, guidance_end, temperature, top_k, top_p, decoding) -> tuple:
-        """Guidance, scheduler and warpers of a call."""
-        if decoding not in (None, *DECODINGS):
-            raise ValueError(f"`decoding` must be one of {DECODINGS}, but got {decoding!r}.")
-        guidance = choose_guidance(guidance_scale, guidance_end)
-        # Timesteps belong to the call.
-        scheduler = copy.copy(self.scheduler)
-        scheduler.set_timesteps(steps)
-        return guidance, scheduler, logits_warpers(temperature, top_k, top_p)
 
     @torch.no_grad()
     def __call__(
@@ -268,6 +245,8 @@ class TRMPipeline(TRMRepositoryMixin, CallStateMixin, CodeStreamMixin, Diffusion
         top_k: int | None = 50,
         top_p: float | None = None,
         decoding: str | None = None,
+        halt_threshold: float | None = None,
+        num_head_steps: int | None = None,
         speed: float = 1.0,
         duration_s: float | list[float | None] | None = None,
         generator: torch.Generator | list[torch.Generator] | None = None,
@@ -300,6 +279,14 @@ class TRMPipeline(TRMRepositoryMixin, CallStateMixin, CodeStreamMixin, Diffusion
                 `"masked"`: after each cycle the surest codes are decided, which the next cycle sees. `"independent"`:
                 cycles see none, and after the last all are drawn at once. By default what the network was trained
                 for.
+            halt_threshold (`float`, *optional*):
+                Probability in [0, 1] that the codes are right already, by the network's halt head, from which on a
+                text is done: what is open then becomes what its cycle drew. `num_inference_steps` is the most then. By
+                default all cycles run. Worth something if the network was trained with `halt_weight`.
+            num_head_steps (`int`, *optional*):
+                Of a model of latents: calls of the head after the last cycle, as of [`DTMPipeline`]; 0 takes the mean.
+                There `temperature` is the standard deviation of the noise that the inner flow begins with, and
+                `top_k`, `top_p` say nothing.
             speed (`float`, defaults to 1.0):
                 Above 1 is faster.
             duration_s (`float` or a list with one a text, *optional*):
@@ -307,7 +294,8 @@ class TRMPipeline(TRMRepositoryMixin, CallStateMixin, CodeStreamMixin, Diffusion
             generator (`torch.Generator` or a list with one a text, *optional*):
                 Source of the draws.
             output_type (`str`, defaults to `"np"`):
-                `"np"`, `"pt"`, or for codes `(K, F)` without the codec `"codes"`, also called `"latent"`.
+                `"np"`, `"pt"`, or for codes `(K, F)` without the codec `"codes"`, also called `"latent"`; of a model
+                of latents these, `(M, F)`.
             return_dict (`bool`, defaults to `True`):
                 Return a [`TRMPipelineOutput`] instead of a tuple.
             callback_on_step_end (`Callable`, *optional*):
@@ -321,7 +309,7 @@ class TRMPipeline(TRMRepositoryMixin, CallStateMixin, CodeStreamMixin, Diffusion
 
         Examples:
         """
-        check_code_output_type(output_type)
+        check_code_output_type(output_type, self.model.config.latent_dim is not None)
         check_generators(generator, torch.Generator, len(text) if isinstance(text, list) else 1)
         sampling = {
             "guidance_scale": guidance_scale,
@@ -330,9 +318,11 @@ class TRMPipeline(TRMRepositoryMixin, CallStateMixin, CodeStreamMixin, Diffusion
             "top_k": top_k,
             "top_p": top_p,
             "decoding": decoding,
+            "halt_threshold": halt_threshold,
+            "num_head_steps": num_head_steps,
         }
         # Before a recording is read.
-        self._choose(num_inference_steps, *sampling.values())
+        choose_sampling(self, num_inference_steps, *sampling.values())
         rows = self.prepare(text, voice, reference_audio, reference_text, speed, duration_s)
         codes = self.sample(
             rows,

@@ -9,6 +9,7 @@ from dtm_hf.codec.mimi import SAMPLING_RATE
 from dtm_hf.frontend.duration_prediction import describe_lengths
 from dtm_hf.frontend.text_normalizer import describe_normalizer
 from dtm_hf.frontend.tokenization_f5 import F5Tokenizer
+from dtm_hf.head.modeling_dtm import DTMHead
 from dtm_hf.pipelines.code_rows import CHARACTERS_PER_SECOND
 from dtm_hf.pipelines.repository import PublishedMixin
 from dtm_hf.trm.modeling_trm import TRMModel
@@ -32,6 +33,7 @@ class TRMRepositoryMixin(PublishedMixin):
         "scheduler": ("MaskingScheduler",),
         "duration_predictor": ("DurationPredictor",),
         "text_normalizer": ("TextNormalizer",),
+        "head": ("DTMHead",),
     }
     required_components = ("model", "codec", "tokenizer", "scheduler")
 
@@ -43,6 +45,8 @@ class TRMRepositoryMixin(PublishedMixin):
             "base_model": None,
             "model": config.to_dict(),
             "parameters": f"{self.model.num_parameters():,}",
+            "head": None if self.head is None else self.head.config.to_dict(),
+            "head_parameters": None if self.head is None else f"{self.head.num_parameters():,}",
             "codec_rate": self.sampling_rate,
             "codec_parameters": f"{self._codec_parameters():,}",
             "speakers": ", ".join(config.speakers[:20]) + (", ..." if len(config.speakers) > 20 else ""),
@@ -66,11 +70,12 @@ class TRMRepositoryMixin(PublishedMixin):
         return describe_lengths(self.duration_predictor).removeprefix("in proportion to the prompt, ")
 
 
-def check_trm_parts(model: TRMModel, codec: MimiModel, tokenizer: F5Tokenizer) -> None:
+def check_trm_parts(model: TRMModel, codec: MimiModel, tokenizer: F5Tokenizer, head: DTMHead | None = None) -> None:
     """
     Raises:
-        ValueError: for a tokenizer of another size than the network's vocabulary, and for a codec of another rate, of
-            fewer codebooks or of others than the network writes.
+        ValueError: for a tokenizer of another size than the network's vocabulary, for a codec of another rate, of
+            fewer codebooks or of others than the network writes, and for a head that does not fit a network of
+            latents, or is one of codes'.
     """
     wanted, has = model.config, codec.config
     if wanted.vocab_size != tokenizer.vocab_size + 1:
@@ -84,4 +89,26 @@ def check_trm_parts(model: TRMModel, codec: MimiModel, tokenizer: F5Tokenizer) -
         raise ValueError(
             f"`codec` must have the {wanted.num_codebooks} codebooks of {wanted.codebook_size} entries that `model` "
             f"writes, but has {has.num_quantizers} of {has.codebook_size}."
+        )
+    _check_latents(model, codec, head)
+
+
+def _check_latents(model: TRMModel, codec: MimiModel, head: DTMHead | None) -> None:
+    wanted, width = model.config, codec.config.hidden_size
+    if (wanted.latent_dim is None) != (head is None):
+        raise ValueError(
+            "`head` must be given for a `model` with a `latent_dim` and for no other, but got "
+            f"{'none' if head is None else 'one'} with {wanted.latent_dim}."
+        )
+    if head is None:
+        return
+    if hasattr(codec, "manifest"):
+        raise ValueError("`codec` must be a `MimiModel` for a `model` of latents: a port reads codes alone.")
+    if wanted.latent_dim != width:
+        raise ValueError(f"`codec` must have latents of the {wanted.latent_dim} of `model`, but has {width}.")
+    sizes = (head.config.backbone_hidden_size, head.config.num_mel_bins)
+    if sizes != (wanted.audio_dim, wanted.latent_dim) or head.config.prediction == "guidance":
+        raise ValueError(
+            f"`head` must read answers of {wanted.audio_dim} and draw latents of {wanted.latent_dim}, but is of "
+            f"{sizes[0]} and {sizes[1]} with a `prediction` of {head.config.prediction!r}."
         )

@@ -58,6 +58,8 @@ def recipe_of(name: str, component: Any) -> Recipe | None:
     Raises:
         ValueError: if it cannot be ported.
     """
+    if type(component).__name__ == "TRMModel" and component.config.latent_dim is not None:
+        raise ValueError(f"`{name}` cannot be exported: it speaks in latents, and the graph of a codec reads codes.")
     if component is None or type(component).__name__ in AS_THEY_ARE:
         return None
     if type(component) not in RECIPES:

@@ -101,6 +101,7 @@ def generate(
     min_ratio: float = 0.0,
     max_ratio: float = 20.0,
     on_step: Callable[[int], None] | None = None,
+    on_end: Callable[[int, bool], None] | None = None,
 ) -> list[torch.Tensor]:
     """
     Speak rows of tokens. The rule is that of `generate_speech`: a row ends at the step whose R stop probabilities add
@@ -116,6 +117,7 @@ def generate(
         threshold (`float`): of the stop probabilities.
         min_ratio (`float`), max_ratio (`float`): frames a token, at least and at most.
         on_step (`Callable`, *optional*): called with the number of steps so far.
+        on_end (`Callable`, *optional*): called with each row that ends, and whether it said so itself.
 
     Returns:
         `list` of `torch.Tensor` of shape `(N_i, M)`: log-mels.
@@ -154,6 +156,8 @@ def generate(
         for row in range(rows):
             if mels[row] is None and done >= least[row] and (said[row] or done >= most[row]):
                 mels[row] = torch.cat([step[row] for step in frames])
+                if on_end is not None:
+                    on_end(row, said[row])
         if on_step is not None:
             on_step(done)
     return [steps.refine(mel[None])[0] for mel in mels]

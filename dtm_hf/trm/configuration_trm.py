@@ -58,6 +58,9 @@ class TRMConfig(PreTrainedConfig):
             `"recursive"`: one network updates both, z = net(z, y + x) and y = net(y, z), and no gradient flows before
             the last cycle ([Tiny Recursive Models](https://arxiv.org/abs/2510.04871)). `"document"`: blocks that look
             from z at y by attention, an answer updater of its own, and a gradient through all cycles.
+        latent_dim (`int`, *optional*):
+            M, the width of the codec's latents, for a network that speaks in these: in the place of heads for codes it
+            estimates their mean, and a [`DTMHead`] beside it draws them. `None`: it speaks in codes.
         feedback (`bool`, defaults to `True`):
             Whether it was trained to see the codes that are decided before a cycle.
         share_output_heads (`bool`, defaults to `False`):
@@ -87,6 +90,7 @@ class TRMConfig(PreTrainedConfig):
     h_cycles: int = 3
     l_cycles: int = 6
     update: str = "recursive"
+    latent_dim: int | None = None
     feedback: bool = True
     share_output_heads: bool = False
     speaker_embed_dim: int = 64
@@ -110,6 +114,8 @@ class TRMConfig(PreTrainedConfig):
             raise ValueError(f"`update` must be one of {UPDATES}, but got {self.update!r}.")
         if not 1 <= self.num_codebooks <= 32:
             raise ValueError(f"`num_codebooks` must lie in [1, 32], but got {self.num_codebooks}.")
+        if self.latent_dim is not None and not 1 <= self.latent_dim <= 1024:
+            raise ValueError(f"`latent_dim` must be from 1 to 1024, or None, but got {self.latent_dim}.")
         for name, most in _MOST.items():
             if not 1 <= getattr(self, name) <= most:
                 raise ValueError(f"`{name}` must be from 1 to {most}, but got {getattr(self, name)}.")

@@ -28,7 +28,7 @@ class TRMOutput(ModelOutput):
     Args:
         answer (`torch.Tensor` of shape `(B, T, D)`): y, of which [`TRMModel.logits`] makes codes.
         latent (`torch.Tensor` of shape `(B, T, D)`): z, to go on from.
-        halt_logits (`torch.Tensor` of shape `(B,)`): above 0: another cycle will change nothing.
+        halt_logits (`torch.Tensor` of shape `(B,)`): logit of the probability that the codes it would write are right.
     """
 
     answer: torch.FloatTensor | None = None
@@ -123,12 +123,15 @@ class TRMPreTrainedModel(CheckedConfigMixin, PreTrainedModel):
         elif module is self:
             init.trunc_normal_(self.answer_init, std=1.0)
             init.trunc_normal_(self.latent_init, std=1.0)
+            if self.latent_proj is not None:
+                init.zeros_(self.latent_mean)
+                init.ones_(self.latent_std)
 
 
 class TRMModel(TRMPreTrainedModel):
     r"""
     Recursive refinement of all frames together: an answer y and a latent z, in H cycles. Every cycle may see the codes
-    that are decided so far.
+    that are decided so far. With a `latent_dim` the answer is read by a [`DTMHead`] in the place of heads for codes.
 
     A padded batch gives what its items give alone.
     """
@@ -144,7 +147,14 @@ class TRMModel(TRMPreTrainedModel):
         )
         self.code_proj = nn.Linear(config.codebook_embed_dim, dim, bias=False)
         self.update = UPDATE_CLASSES[config.update](config)
-        self.head = TRMCodeHead(config)
+        self.head = self.latent_proj = None
+        if config.latent_dim is None:
+            self.head = TRMCodeHead(config)
+        else:
+            # Latents are modelled at mean 0 and variance 1; both are of the data, and told by training.
+            self.latent_proj = nn.Linear(dim, config.latent_dim)
+            self.register_buffer("latent_mean", torch.zeros(config.latent_dim))
+            self.register_buffer("latent_std", torch.ones(config.latent_dim))
         self.halt_proj = nn.Linear(dim, 1)
         # Where the recursion begins is learnt in the document's form; in TRM's it is drawn once and stays.
         learnt = config.update == "document"
@@ -255,6 +265,13 @@ class TRMModel(TRMPreTrainedModel):
     def logits(self, answer: torch.Tensor, codebook: int) -> torch.Tensor:
         """Logits `(B, T, codebook_size)` of a codebook, of an answer `(B, T, D)`."""
         return self.head(answer, codebook)
+
+    def mean_latents(self, answer: torch.Tensor) -> torch.Tensor:
+        """
+        The mean of the latents, `(B, T, M)` at mean 0 and variance 1, of an answer `(B, T, D)`: what a [`DTMHead`]
+        starts from in the place of a backbone's velocity.
+        """
+        return self.latent_proj(answer)
 
     def _frame_inputs(self, audio_mask: torch.Tensor) -> torch.Tensor:
         frames = audio_mask.shape[1]

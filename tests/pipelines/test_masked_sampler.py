@@ -117,3 +117,61 @@ def test_an_interrupted_call_has_codes_everywhere(independent):
     )
     assert passed == [0, 1]
     assert (codes[MASK[:, None].expand_as(codes)] < NO_CODE).all()
+
+
+def _halting_at(network, cycles):
+    """The network, whose halt head says yes to row i in cycle `cycles[i]` alone; and the list of cycles that ran."""
+    ran, cycle = [], network.cycle
+
+    def told(*given):
+        output = cycle(*given)
+        # Rows are told by their texts, which differ in length.
+        rows = [0 if int(mask.sum()) == 6 else 1 for mask in given[4]]
+        output.halt_logits = torch.tensor([9.0 if cycles[row] == len(ran) else -9.0 for row in rows])
+        ran.append(rows)
+        return output
+
+    network.cycle = told
+    return network, ran
+
+
+@pytest.mark.parametrize("independent", [False, True])
+@pytest.mark.parametrize("drawn", [False, True])
+def test_rows_halt_by_themselves_and_stay_what_they_are_alone(independent, drawn):
+    scheduler, warpers = MaskingScheduler(num_inference_steps=6), logits_warpers(0.8, 5)
+
+    def speak(rows, cycles=(1, 3), **more):
+        network, ran = _halting_at(model(), cycles)
+        lengths, frames = (6, 3), (9, 5)
+        given = (
+            TEXT[rows, : max(lengths[r] for r in rows)],
+            SPEAKERS[rows],
+            MASK[rows, : max(frames[r] for r in rows)],
+        )
+        sources = [torch.Generator().manual_seed(r) for r in rows]
+
+        def draw(shape):
+            numbers = torch.zeros(shape)
+            for i, row in enumerate(rows):
+                part = torch.rand(*shape[1:-1], frames[row], generator=sources[i])
+                numbers[i, ..., : frames[row]] = part
+            return numbers
+
+        codes = generate_codes(
+            network, scheduler, *given, warpers, draw if drawn else None, independent=independent, **more
+        )
+        return [codes[i, :, : frames[row]] for i, row in enumerate(rows)], len(ran)
+
+    together, cycles = speak([0, 1], halt_threshold=0.5)
+    assert cycles == 4
+    for row, wanted in ((0, 2), (1, 4)):
+        (alone,), own = speak([row], halt_threshold=0.5)
+        assert own == wanted
+        assert torch.equal(alone, together[row]) and (alone < NO_CODE).all()
+    # Nothing halts by default, nor where the head is never sure enough.
+    whole, cycles = speak([0, 1])
+    assert cycles == 6
+    # The tiny network's likeliest codes are the same in each cycle.
+    assert not drawn or independent or not torch.equal(whole[0], together[0])
+    assert speak([0, 1], halt_threshold=0.9999)[1] == 6
+    assert torch.equal(speak([0, 1], (9, 9), halt_threshold=0.5)[0][0], whole[0])

@@ -169,6 +169,26 @@ def test_callbacks_see_each_cycle_change_codes_and_end_them(pipe):
     assert codes.max() < 16 and pipe.interrupt
 
 
+def test_texts_end_early_where_the_halt_head_says_so_and_not_by_default(vocab_file):
+    pipe, seen = tiny_trm.pipeline(vocab_file), []
+
+    def note(pipeline, i, t, tensors):
+        seen.append(i)
+        return tensors
+
+    options = {"num_inference_steps": 4, "callback_on_step_end": note, "output_type": "codes"}
+    # Untrained it says no: its bias is -5.
+    pipe("yes", halt_threshold=0.5, **options)
+    assert seen == [0, 1, 2, 3]
+    with torch.no_grad():
+        pipe.model.halt_proj.bias.fill_(5.0)
+    seen.clear()
+    codes = pipe("yes", halt_threshold=0.5, **options).audios[0]
+    assert seen == [0] and codes.max() < 16
+    pipe("yes", **options)
+    assert seen == [0, 0, 1, 2, 3]
+
+
 def test_what_is_saved_says_the_same_and_is_found_by_plain_libraries(pipe, tmp_path):
     pipe.save_pretrained(tmp_path)
     again = DiffusionPipeline.from_pretrained(tmp_path)
@@ -206,6 +226,8 @@ def test_it_goes_to_the_hub_and_back(pipe, tmp_path):
         ({"voice": ["ann", "bob"]}, ValueError, "`voice` must be single or have one entry for each of 1 texts"),
         ({"reference_audio": "a.wav"}, ValueError, "must be given together"),
         ({"decoding": "guess"}, ValueError, "`decoding` must be one of"),
+        ({"halt_threshold": 1.5}, ValueError, "`halt_threshold` must"),
+        ({"halt_threshold": "yes"}, TypeError, "`halt_threshold` must"),
         ({"temperature": -1}, ValueError, "`temperature` must be at least 0"),
         ({"num_inference_steps": 0}, ValueError, "`num_inference_steps` must"),
         ({"output_type": "mel"}, ValueError, "`output_type` must be one of"),

@@ -87,6 +87,7 @@ def task(objective, corpus, base, guiding, aligner, coded, pipeline_folder, imag
     speech = ["--dataset", str(corpus), *LOOP, *QUIET, "--sample_prompts", "a|hello"]
     untold = ["--dataset", str(corpus), *LOOP, *QUIET, "--vocab_file", str(corpus / "vocab.txt")]
     on_base = [*speech, "--base_model", str(base)]
+    on_codes = ["--dataset", str(coded[1]), "--codec", str(coded[0]), *untold[2:], "--sample_prompts", "a|hello"]
     pictures = ["--dataset", str(image_corpus), *LOOP[2:], "--max_bad_fraction", "0.5", *IMAGES]
     rows = {
         "dtm": [*on_base, *HEAD],
@@ -98,16 +99,8 @@ def task(objective, corpus, base, guiding, aligner, coded, pipeline_folder, imag
         "tdm_head": [*on_base, *STUDENT[:2], "--step_counts", "4", "--init_from", str(guiding)],
         "codec": [*untold, *CODEC, "--sample_prompts", "a|"],
         "vocoder": [*untold, *VOCODER, "--sample_prompts", "a|"],
-        "trm": [
-            "--dataset",
-            str(coded[1]),
-            "--codec",
-            str(coded[0]),
-            *untold[2:],
-            *TRM,
-            "--sample_prompts",
-            "a|hello",
-        ],
+        "trm": [*on_codes, *TRM],
+        "trm_latents": [*on_codes, *TRM, *HEAD[:4]],
         "tdm_image": [*pictures, *STUDENT, "--base_model", str(pipeline_folder("sd")), "--sample_prompts", "a cat"],
     }
     task = build_task(parse_config(["--objective", objective, *rows[objective]]))

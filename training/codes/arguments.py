@@ -2,14 +2,13 @@
 
 from dataclasses import dataclass
 
+from dtm_hf.scheduling.solvers import HEAD_SOLVERS, effective_solver
 from dtm_hf.training.config.arguments import TrainingConfig
 from dtm_hf.training.config.fields import option
 
 
 @dataclass
-class TRMArguments:
-    """trm: a recursive network from text to the codes of a codec."""
-
+class _NetworkArguments:
     codec: str = option("kyutai/mimi", "Folder or Hub name of the `MimiModel` that the codes are of.")
     codec_revision: str | None = option(None, "Revision of `codec`.")
     codes_column: str = option("codes", "Column of the codes, as `corpus tokenize` writes them or lists of lists.")
@@ -28,12 +27,9 @@ class TRMArguments:
     trm_update: str = option(
         "recursive", "`recursive`, TRM's own form, or the `document`'s.", choices=("recursive", "document")
     )
-    share_output_heads: bool = option(False, "One projection to codes for all codebooks.")
     codebook_embed_dim: int = option(64, "Width of the embedding of codes, and of a codebook's.", above=0)
     speaker_embed_dim: int = option(64, "Width of the embedding of voices.", above=0)
     trm_dropout: float = option(0.1, "Dropout.", at_least=0, at_most=1)
-    feedback: bool = option(True, "Show cycles the codes decided before them; off, they see none.")
-    num_supervisions: int = option(1, "Without `feedback`: rounds of H cycles, each with a loss.", above=0)
     text_drop_prob: float = option(0.1, "Share of the rows without text, for guidance.", at_least=0, at_most=1)
     prompt_prob: float = option(
         0.0,
@@ -43,11 +39,42 @@ class TRMArguments:
     )
     sample_speaker: str | None = option(None, "Name or number of the voice of sample prompts that name none.")
     sample_temperature: float = option(0.8, "Temperature of the samples; 0 takes the likeliest codes.", at_least=0)
+    license: str = option("mit", "Licence of the trained weights.")
+
+
+@dataclass
+class TRMArguments(_NetworkArguments):
+    """trm: a recursive network from text to the codes of a codec."""
+
+    share_output_heads: bool = option(False, "One projection to codes for all codebooks.")
+    feedback: bool = option(True, "Show cycles the codes decided before them; off, they see none.")
+    num_supervisions: int = option(1, "Without `feedback`: rounds of H cycles, each with a loss.", above=0)
+    halt_weight: float = option(
+        0.5, "Weight of the halt head's loss: whether the codes are right already; 0 leaves it untrained.", at_least=0
+    )
+    halt_accuracy: float = option(
+        1.0, "Share of a row's open codes from which on they count as right.", above=0, at_most=1
+    )
     sample_top_k: int | None = option(50, "Codes that a sample is drawn among; none for all.", above=0)
     sample_top_p: float | None = option(
         None, "Probability of the codes that a sample is drawn among.", above=0, at_most=1
     )
-    license: str = option("mit", "Licence of the trained weights.")
+
+
+@dataclass
+class LatentArguments(_NetworkArguments):
+    """trm_latents: the same network with a flow head that draws the codec's latents in the place of codes."""
+
+    head_hidden_size: int = option(512, "Width of the head.", above=0)
+    head_num_layers: int = option(6, "Blocks of the head.", above=0)
+    head_architecture: str = option(
+        "mlp", "`mlp`, `conv` or, for `guidance`, `transformer`.", choices=("mlp", "conv", "transformer")
+    )
+    head_conv_kernel_size: int = option(7, "Frames a temporal convolution sees.")
+    num_head_steps: int = option(2, "Head calls of the saved scheduler.", at_least=0)
+    head_solver: str = option("midpoint", "Head solver of the saved scheduler.", choices=HEAD_SOLVERS)
+    head_batch_multiplier: int = option(4, "Draws of (s, Y_0) per backbone pass.", above=0)
+    min_loss_remainder: float = option(0.1, "Lower bound of 1 - s in the loss weight.", above=0)
 
 
 @dataclass
@@ -76,17 +103,34 @@ def check_trm(config: TrainingConfig) -> None:
         ValueError: for a network that cannot be trained so.
     """
     arguments: TRMArguments = config.objective
+    if arguments.num_supervisions > 1 and arguments.feedback:
+        raise ValueError(
+            f"`num_supervisions` must be 1 with `feedback`, whose every cycle has a loss, but got "
+            f"{arguments.num_supervisions}."
+        )
+    _check_network(config)
+
+
+def check_latents(config: TrainingConfig) -> None:
+    """
+    Raises:
+        ValueError: for a network or a head that cannot be trained so.
+    """
+    arguments: LatentArguments = config.objective
+    if arguments.head_architecture == "transformer":
+        raise ValueError("`head_architecture` must be 'mlp' or 'conv' for trm_latents, but got 'transformer'.")
+    effective_solver(arguments.head_solver, arguments.num_head_steps)
+    _check_network(config)
+
+
+def _check_network(config: TrainingConfig) -> None:
+    arguments = config.objective
     for name in ("trm_text_dim", "trm_audio_dim"):
         if getattr(arguments, name) % (2 * arguments.trm_num_heads):
             raise ValueError(
                 f"`{name}` must be a multiple of twice `trm_num_heads`, {2 * arguments.trm_num_heads}, but got "
                 f"{getattr(arguments, name)}."
             )
-    if arguments.num_supervisions > 1 and arguments.feedback:
-        raise ValueError(
-            f"`num_supervisions` must be 1 with `feedback`, whose every cycle has a loss, but got "
-            f"{arguments.num_supervisions}."
-        )
     if arguments.max_audio_frames > config.data.frames_per_batch:
         raise ValueError(
             f"`frames_per_batch` must hold a recording of `max_audio_frames` {arguments.max_audio_frames}, but got "

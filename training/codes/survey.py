@@ -31,6 +31,8 @@ logger = logging.getLogger(__name__)
 
 # Texts that durations are fitted on.
 _MOST_TIMED = 5000
+# Rows that the spread of latents is measured on.
+_MOST_MEASURED = 500
 _TOKENIZED = "tokenize.json"
 
 
@@ -126,6 +128,31 @@ def first_recordings(config: TrainingConfig, codec: "MimiModel", seconds: float)
             found.append(torch.from_numpy(waveform))
             total += len(waveform)
     return found
+
+
+def latent_statistics(
+    config: TrainingConfig, codec: "MimiModel", num_codebooks: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """
+    Mean and standard deviation `(M,)` of the latents that the first rows of the training split are coded as.
+
+    Raises:
+        ValueError: if none of them has codes.
+    """
+    from dtm_hf.codec.mimi import latents_of_codes
+
+    columns = {"codes": config.objective.codes_column, "text": None, "speaker": None}
+    found = []
+    for source in open_sources(config.data, config.data.train_split, lambda s: columns | {"text": s.text_column}):
+        for row in islice(source.readable_rows(), _MOST_MEASURED):
+            with suppress(BadRow):
+                codes = unpack_codes(source.value(row, "codes"), num_codebooks, codec.config.codebook_size)
+                found.append(latents_of_codes(codec, torch.from_numpy(codes.astype(np.int64))[None])[0].T)
+    if not found:
+        raise ValueError(f"`dataset` must have rows with codes in {config.objective.codes_column!r}, but has none.")
+    latents = torch.cat(found)
+    # A channel that never moves would be divided by nothing.
+    return latents.mean(dim=0), latents.std(dim=0, correction=0).clamp(min=1e-3)
 
 
 def check_codec(config: TrainingConfig, codec: "MimiModel") -> None:

@@ -137,8 +137,8 @@ class TRMTask(CodesTask):
         check_codec(config, self.codec)
         self.tokenizer = F5Tokenizer(vocab_file(config))
         self.frame_rate = self.codec.config.sampling_rate / self.codec.config.frame_size
-        self.module = self._network(arguments)
-        sizes = self.module.config
+        self.module = self.network = self._network(arguments)
+        sizes = self.network.config
         if sizes.num_codebooks > self.codec.config.num_quantizers:
             raise ValueError(
                 f"`num_codebooks` must be at most the {self.codec.config.num_quantizers} of `codec`, but got "
@@ -146,12 +146,7 @@ class TRMTask(CodesTask):
             )
         self.scheduler = MaskingScheduler(num_inference_steps=arguments.trm_h_cycles)
         self.duration_predictor = fit_code_durations(config, self.frame_rate)
-        shown = {"feedback": arguments.feedback, "num_cycles": arguments.trm_h_cycles}
-        shown |= {"num_supervisions": arguments.num_supervisions}
-        self.objective = TRMObjective(
-            **shown, text_drop_prob=arguments.text_drop_prob, prompt_prob=arguments.prompt_prob
-        )
-        self.validation_objective = TRMObjective(**shown, text_drop_prob=0.0, any_number=False)
+        self._set_objectives()
         self.maker = CodeMaker(
             self.tokenizer,
             sizes.speakers,
@@ -162,6 +157,20 @@ class TRMTask(CodesTask):
             sizes.max_audio_frames,
         )
         self.default_speaker = _speaker_name(arguments.sample_speaker, sizes.speakers)
+
+    def _set_objectives(self) -> None:
+        arguments: TRMArguments = self.config.objective
+        names = ("feedback", "num_supervisions", "halt_weight", "halt_accuracy")
+        shown = {name: getattr(arguments, name) for name in names} | {"num_cycles": arguments.trm_h_cycles}
+        self.objective = TRMObjective(
+            **shown, text_drop_prob=arguments.text_drop_prob, prompt_prob=arguments.prompt_prob
+        )
+        self.validation_objective = TRMObjective(**shown, text_drop_prob=0.0, any_number=False)
+
+    def _sizes(self) -> dict[str, Any]:
+        """Of the network, what another kind of it has otherwise."""
+        arguments: TRMArguments = self.config.objective
+        return {"feedback": arguments.feedback, "share_output_heads": arguments.share_output_heads}
 
     def _network(self, arguments: TRMArguments) -> TRMModel:
         model = self.config.model
@@ -193,14 +202,13 @@ class TRMTask(CodesTask):
                 h_cycles=arguments.trm_h_cycles,
                 l_cycles=arguments.trm_l_cycles,
                 update=arguments.trm_update,
-                feedback=arguments.feedback,
-                share_output_heads=arguments.share_output_heads,
                 speaker_embed_dim=arguments.speaker_embed_dim,
                 codebook_embed_dim=arguments.codebook_embed_dim,
                 dropout=arguments.trm_dropout,
                 max_text_length=arguments.max_text_length,
                 max_audio_frames=arguments.max_audio_frames,
                 license=arguments.license,
+                **self._sizes(),
             )
         )
 
@@ -209,7 +217,7 @@ class TRMTask(CodesTask):
         self.codec.to(device)
         refresh_codebooks(self.codec)
         if self.config.optimization.gradient_checkpointing:
-            self.module.gradient_checkpointing_enable()
+            self.network.gradient_checkpointing_enable()
 
     def batch(self, raw: dict, device: torch.device) -> CodeBatch:
         mask = torch.arange(raw["codes"].shape[2])[None] < raw["num_frames"][:, None]
@@ -220,24 +228,31 @@ class TRMTask(CodesTask):
         return int(raw["num_frames"].sum()), batch.audio_mask.numel()
 
     def speaker(self) -> TRMSpeaker:
+        return TRMSpeaker(self.published(), self._sampling())
+
+    def _sampling(self) -> dict[str, Any]:
+        """How samples are drawn."""
         arguments: TRMArguments = self.config.objective
-        sampling = {"temperature": arguments.sample_temperature, "top_k": arguments.sample_top_k}
-        return TRMSpeaker(self.published(), sampling | {"top_p": arguments.sample_top_p})
+        names = ("temperature", "top_k", "top_p")
+        return {name: getattr(arguments, f"sample_{name}") for name in names}
 
     def validation_rows(self) -> Iterator[ValidationRow]:
         return coded_validation_rows(self.config, self.codec)
 
+    def _parts(self) -> dict[str, Any]:
+        return {
+            "model": self.network,
+            "codec": self.codec,
+            "tokenizer": self.tokenizer,
+            "scheduler": self.scheduler,
+            "duration_predictor": self.duration_predictor,
+        }
+
     def published(self) -> TRMPipeline:
-        return TRMPipeline(
-            model=self.module,
-            codec=self.codec,
-            tokenizer=self.tokenizer,
-            scheduler=self.scheduler,
-            duration_predictor=self.duration_predictor,
-        )
+        return TRMPipeline(**self._parts())
 
     def record(self, training_data: str, results: dict | None) -> None:
-        self.module.config.training_data, self.module.config.results = training_data, results
+        self.network.config.training_data, self.network.config.results = training_data, results
 
 
 def _speaker_name(speaker: str | None, speakers: Sequence[str]) -> str | None:

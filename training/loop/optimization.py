@@ -1,11 +1,15 @@
 """Optimizers and learning rate schedules."""
 
+import re
 from collections.abc import Mapping
 
 import torch
 from torch.optim.lr_scheduler import LambdaLR
 
 from dtm_hf.training.config.arguments import OptimizationArguments
+
+# Parameters of transformer blocks: ours, and those of transformers' SpeechT5.
+_BLOCKS = re.compile(r"blocks\.|wrapped_(en|de)coder\.layers\.")
 
 
 def build_optimizers(
@@ -30,7 +34,7 @@ def build_optimizers(
     matrices = {}
     if options.optimizer == "muon":
         # The modulation of AdaLN starts at zero, where an orthogonalised step is as large as any: AdamW keeps it.
-        matrices = {n: p for n, p in trainable.items() if p.ndim == 2 and "blocks." in n and "norm" not in n}
+        matrices = {n: p for n, p in trainable.items() if p.ndim == 2 and _BLOCKS.search(n) and "norm" not in n}
     rest = [p for n, p in trainable.items() if n not in matrices]
     settings = {
         "lr": learning_rate,

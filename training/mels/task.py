@@ -58,7 +58,7 @@ class SpeechT5Task(SpeechTask):
             feature_extractor=extractor,
             vocoder=default_vocoder(),
             scheduler=None,
-            trained=SpeechT5ForTextToSpeech(network_config(config, tokenizer, extractor)),
+            trained=new_network(network_config(config, tokenizer, extractor)),
             objective=SpeechT5Objective(),
         )
 
@@ -128,6 +128,19 @@ class SpeechT5Task(SpeechTask):
         self._samples.write(step, trackers)
 
 
+def new_network(config: SpeechT5Config) -> SpeechT5ForTextToSpeech:
+    """
+    A network with random weights, its characters as large as the places that are added to them: as transformers begins
+    them they are a fiftieth, and what is said is lost in where it stands for the first thousands of steps.
+    """
+    network = SpeechT5ForTextToSpeech(config)
+    characters = network.speecht5.encoder.prenet.embed_tokens
+    with torch.no_grad():
+        characters.weight.normal_()
+        characters.weight[characters.padding_idx] = 0
+    return network
+
+
 def network_config(config: TrainingConfig, tokenizer: F5Tokenizer, extractor: F5FeatureExtractor) -> SpeechT5Config:
     """What is built for a run."""
     sizes = config.objective
@@ -138,6 +151,8 @@ def network_config(config: TrainingConfig, tokenizer: F5Tokenizer, extractor: F5
     return SpeechT5Config(
         vocab_size=tokenizer.vocab_size + FIRST_ID,
         hidden_size=sizes.speecht5_hidden_size,
+        # transformers' 0.02 is for a width of 768 and more.
+        initializer_range=sizes.speecht5_hidden_size**-0.5,
         encoder_layers=sizes.speecht5_layers,
         encoder_attention_heads=sizes.speecht5_heads,
         encoder_ffn_dim=sizes.speecht5_ffn_dim,

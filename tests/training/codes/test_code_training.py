@@ -59,7 +59,11 @@ def coded(corpus, codec, tmp_path_factory):
 def trained(corpus, codec, coded, tmp_path):
     def train(objective, name, steps, *more):
         AcceleratorState._reset_state(reset_partial_state=True)
-        own = [*TRM, "--dataset", coded, "--codec", codec] if objective == "trm" else [*CODEC, "--dataset", corpus]
+        own = [*CODEC, "--dataset", corpus]
+        if objective != "codec":
+            own = [*TRM, "--dataset", coded, "--codec", codec, "--objective", objective]
+        if objective == "trm_latents":
+            own += ["--head_hidden_size", 16, "--head_num_layers", 1, "--head_architecture", "conv"]
         argv = [*own, *LOOP, *QUIET, "--vocab_file", corpus / "vocab.txt", "--output_dir", tmp_path / name]
         Trainer(parse_config([str(word) for word in [*argv, "--max_steps", steps, *more]])).train()
         AcceleratorState._reset_state(reset_partial_state=True)
@@ -69,9 +73,10 @@ def trained(corpus, codec, coded, tmp_path):
 
 
 PROMPTS = {"trm": ["Just text.", "a|hello", "--sample_speaker", "1"], "codec": ["a|"]}
+PROMPTS["trm_latents"] = PROMPTS["trm"]
 
 
-@pytest.fixture(params=["trm", "codec"])
+@pytest.fixture(params=["trm", "trm_latents", "codec"])
 def twice(request, trained):
     """Objective, and folders of a run of four steps and of one that was cut short after two."""
     objective = request.param
@@ -83,14 +88,15 @@ def twice(request, trained):
 
 def test_a_run_goes_on_to_the_bit_and_its_result_is_what_it_says(twice):
     objective, straight, stopped = twice
-    file = "model/model.safetensors" if objective == "trm" else "model.safetensors"
-    one, other = (load_file(folder / file) for folder in (straight, stopped))
-    assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+    files = {"codec": ["."], "trm": ["model"], "trm_latents": ["model", "head"]}[objective]
+    for file in files:
+        one, other = (load_file(folder / file / "model.safetensors") for folder in (straight, stopped))
+        assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
     for name in ("loss", "validation_loss", "hours"):
         assert log(straight, name) == log(stopped, name) and log(straight, name), name
     assert "4 steps" in (straight / "README.md").read_text()
     info = json.loads((straight / "samples/step-00000004/info.json").read_text())
-    _speaks(straight, info) if objective == "trm" else _codes(straight)
+    _codes(straight) if objective == "codec" else _speaks(straight, info)
 
 
 def _speaks(folder, info):
@@ -151,6 +157,9 @@ def test_rows_beyond_a_limit_are_counted(corpus, codec, coded):
         (["--codes_column", "tokens"], r"no column 'tokens' \(`codes_column`\)"),
         (["--trm_audio_dim", "18"], "`trm_audio_dim` must be a multiple of twice `trm_num_heads`, 4, but got 18"),
         (["--num_supervisions", "2"], "`num_supervisions` must be 1 with `feedback`"),
+        (["--halt_accuracy", "1.5"], "`halt_accuracy` must be at most 1, but got 1.5"),
+        (["--halt_accuracy", "0"], "`halt_accuracy` must be greater than 0, but got 0.0"),
+        (["--sample_top_p", "2"], "`sample_top_p` must be at most 1, or none, but got 2.0"),
         (["--max_audio_frames", "300"], "`frames_per_batch` must hold a recording"),
         (["--mixed_precision", "fp16"], "'fp16': small updates would be lost"),
         (["--codec", "{corpus}"], "no file named model.safetensors"),
@@ -162,6 +171,20 @@ def test_what_cannot_be_trained_is_refused(corpus, codec, coded, more, told, tmp
     argv = arguments(corpus, codec, coded, "--vocab_file", str(corpus / "vocab.txt"), *more)
     with pytest.raises((ValueError, OSError), match=told):
         build_task(parse_config(argv)).open_samples(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        (["--head_architecture", "transformer"], "`head_architecture` must be 'mlp' or 'conv' for trm_latents"),
+        (["--num_head_steps", "3"], "`num_head_steps` must be even"),
+        (["--trm_audio_dim", "18"], "`trm_audio_dim` must be a multiple of twice"),
+    ],
+)
+def test_latents_that_cannot_be_trained_are_refused(corpus, codec, coded, more, told):
+    argv = arguments(corpus, codec, coded, "--objective", "trm_latents", *more)
+    with pytest.raises(ValueError, match=told):
+        parse_config(argv)
 
 
 def test_codes_of_another_codec_and_recordings_without_codes_are_refused(corpus, codec, coded, tmp_path):

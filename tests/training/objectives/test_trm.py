@@ -48,7 +48,7 @@ def test_what_is_shown_follows_the_decoding():
 
 
 def test_the_loss_is_the_weighted_mean_over_hidden_codes_of_valid_frames():
-    network, objective = model(dropout=0.0), TRMObjective(num_cycles=1, text_drop_prob=0.0)
+    network, objective = model(dropout=0.0), TRMObjective(num_cycles=1, text_drop_prob=0.0, halt_weight=0.0)
     with torch.no_grad():
         output = objective.loss(network, batch(), seeded())
         answer = network(TEXT, SPEAKERS, MASK, num_cycles=1).answer
@@ -75,12 +75,12 @@ def test_code_0_is_a_code_and_a_book_without_targets_gives_no_nan():
     zeros.codes = torch.zeros_like(zeros.codes)
     with torch.no_grad():
         assert objective.loss(network, zeros, seeded()).loss > 0.1
-        rows, _, _ = objective._cross_entropy(network, torch.zeros(2, 9, 32), torch.full((2, 3, 9), NO_TARGET))
+        rows, *_ = objective._cross_entropy(network, torch.zeros(2, 9, 32), torch.full((2, 3, 9), NO_TARGET))
     assert torch.isfinite(rows).all()
 
 
 def test_cycles_go_on_from_each_other_with_the_codes_shown_by_then():
-    network, objective = model(dropout=0.0), TRMObjective(num_cycles=2, text_drop_prob=0.0)
+    network, objective = model(dropout=0.0), TRMObjective(num_cycles=2, text_drop_prob=0.0, halt_weight=0.0)
     seed = next(seed for seed in range(20) if len(objective.draw_shown(batch(), _after_drops(seed))) == 2)
     output = objective.loss(network, batch(), seeded(seed))
     with torch.no_grad():
@@ -95,6 +95,36 @@ def test_cycles_go_on_from_each_other_with_the_codes_shown_by_then():
     torch.testing.assert_close(output.loss.detach(), sum(losses) / 2)
     output.loss.backward()
     assert network.head.condition.weight.grad.abs().max() > 0
+
+
+def test_the_halt_head_learns_whether_the_open_codes_are_right():
+    network = model(dropout=0.0)
+    given = {"num_cycles": 1, "text_drop_prob": 0.0}
+    with torch.no_grad():
+        answer = network(TEXT, SPEAKERS, MASK, num_cycles=1)
+        likeliest = torch.stack([network.logits(answer.answer, k).argmax(-1) for k in range(3)], dim=1)
+        wrong = (likeliest + 1) % SIZES["codebook_size"]
+        # The first row is right in all but one of 27 codes, the second in none.
+        codes = torch.stack([likeliest[0], wrong[1]])
+        codes[0, 0, 0] = wrong[0, 0, 0]
+        right = CodeBatch(TEXT, SPEAKERS, codes, MASK)
+        plain = TRMObjective(**given, halt_weight=0.0).loss(network, right, seeded())
+        for accuracy, over in ((1.0, [0.0, 0.0]), (0.9, [1.0, 0.0])):
+            output = TRMObjective(**given, halt_weight=0.5, halt_accuracy=accuracy).loss(network, right, seeded())
+            wanted = torch.nn.functional.binary_cross_entropy_with_logits(
+                answer.halt_logits, torch.tensor(over), reduction="none"
+            )
+            torch.testing.assert_close(output.row_losses, plain.row_losses + 0.5 * wanted)
+            torch.testing.assert_close(output.figures["halt_loss"], wanted.mean())
+            assert float(output.figures["halt_share"]) == sum(over) / 2
+    assert "halt_loss" not in plain.figures
+
+
+def test_an_untrained_halt_head_has_no_gradient():
+    for weight in (0.0, 0.5):
+        network = model()
+        TRMObjective(halt_weight=weight).loss(network, batch(), seeded()).loss.backward()
+        assert (network.halt_proj.weight.grad is not None) == (weight > 0)
 
 
 def test_a_prompt_is_shown_from_the_first_cycle_on_and_no_target():
@@ -145,3 +175,16 @@ def test_utterances_are_learnt_by_heart_and_said_from_their_text(form):
     )
     valid = MASK[:, None].expand_as(codes)
     assert (codes == batch().codes)[valid].float().mean() > 0.99
+    # By then the halt head says so after the first of eight cycles, and nothing is lost by it.
+    steps = []
+    halted = generate_codes(
+        network,
+        MaskingScheduler(num_inference_steps=8),
+        TEXT,
+        SPEAKERS,
+        MASK,
+        logits_warpers(0),
+        on_cycle_end=lambda i, decided: steps.append(i) or decided,
+        halt_threshold=0.5,
+    )
+    assert len(steps) < 3 and (halted == batch().codes)[valid].float().mean() > 0.99
