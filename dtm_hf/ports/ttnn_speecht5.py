@@ -163,26 +163,28 @@ def encode(
 
     states = ops.embedding(token_ids, parameters.embed_tokens)
     states = ops.add(states, place(parameters.alpha * sinusoids(length, dim)))
-    states = _norm(ops, states, parameters.layer_norm, epsilon)
+    states = norm(ops, states, parameters.layer_norm, epsilon)
     for layer in parameters.layers:
-        query = split(ops.multiply(_linear(ops, states, layer.query), size**-0.5))
-        key, value = split(_linear(ops, states, layer.key)), split(_linear(ops, states, layer.value))
+        query = split(ops.multiply(linear(ops, states, layer.query), size**-0.5))
+        key, value = split(linear(ops, states, layer.key)), split(linear(ops, states, layer.value))
         scores = ops.matmul(query, ops.permute(key, (0, 1, 3, 2)))
         # A matrix of its own for each place of the query.
         placed = ops.reshape(ops.permute(query, (2, 0, 1, 3)), (length, rows * num_heads, size))
         bias = ops.reshape(ops.matmul(placed, relative), (length, rows, num_heads, length))
         scores = ops.add(ops.add(scores, ops.permute(bias, (1, 2, 0, 3))), masked)
         heard = ops.permute(ops.matmul(ops.softmax(scores, dim=-1), value), (0, 2, 1, 3))
-        heard = _linear(ops, ops.reshape(heard, (rows, length, dim)), layer.output)
-        states = _norm(ops, ops.add(states, heard), layer.layer_norm, epsilon)
-        wide = ops.gelu(_linear(ops, states, layer.intermediate))
-        states = _norm(ops, ops.add(states, _linear(ops, wide, layer.dense)), layer.final_layer_norm, epsilon)
+        heard = linear(ops, ops.reshape(heard, (rows, length, dim)), layer.output)
+        states = norm(ops, ops.add(states, heard), layer.layer_norm, epsilon)
+        wide = ops.gelu(linear(ops, states, layer.intermediate))
+        states = norm(ops, ops.add(states, linear(ops, wide, layer.dense)), layer.final_layer_norm, epsilon)
     return states
 
 
-def _linear(ops: Any, states: Any, parameters: TtLinearParameters) -> Any:
+def linear(ops: Any, states: Any, parameters: TtLinearParameters) -> Any:
+    """States `(..., in)` to `(..., out)`."""
     return ops.linear(states, parameters.weight, bias=parameters.bias)
 
 
-def _norm(ops: Any, states: Any, parameters: TtLayerNormParameters, epsilon: float) -> Any:
+def norm(ops: Any, states: Any, parameters: TtLayerNormParameters, epsilon: float) -> Any:
+    """States `(..., D)`, normalised."""
     return ops.layer_norm(states, weight=parameters.weight, bias=parameters.bias, epsilon=epsilon)
