@@ -19,7 +19,7 @@ from whispers import fake_whisper
 
 pytestmark = needs_chromium
 
-SECONDS = 60
+SECONDS = 120
 # Whose recording the microphone hears.
 MICROPHONE = "heart"
 
