@@ -10,8 +10,8 @@ import os
 
 from . import _registration
 
-# ONNX Runtime, which diffusers imports where it is installed, tells its makers of its sessions, and leaves a file among
-# the temporary ones, unless it is told not to before it is imported.
+# ONNX Runtime, which diffusers imports where it is installed, tells its makers of its sessions, and leaves a file
+# among the temporary ones, unless it is told not to before it is imported.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 __version__ = "0.1.0"

@@ -1,7 +1,9 @@
 """The page itself: what stands where, and what its buttons do."""
 
+import shutil
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +69,7 @@ class Page:
 
     def speak_table(self, model, table, voice, steps, guidance, seed, speed) -> Iterator[tuple]:
         """A CSV to a ZIP of WAVs."""
-        with told_on_the_page(), tempfile.TemporaryDirectory(dir=self.folder) as aside:
+        with told_on_the_page():
             settings = _settings(steps, guidance, seed, speed)
             self._check_room()
             if not table:
@@ -85,12 +87,12 @@ class Page:
                 chosen = self.desk.voice(row.voice or voice)
                 return encode(_joined(self.desk.stream(model, row.text, chosen, own, tally)), rate, "wav")
 
-            path = Path(aside) / "speech.zip"
             failures: list[str] = []
-            for done in write_archive(rows, path, one, in_page_words, failures):
-                yield gr.skip(), f"{done} of {len(rows)} rows"
+            with _kept_if_whole(self.folder) as aside:
+                path = aside / "speech.zip"
+                for done in write_archive(rows, path, one, in_page_words, failures):
+                    yield gr.skip(), f"{done} of {len(rows)} rows"
             told = f"{len(rows) - len(failures)} of {len(rows)} rows spoken: {tally}."
-            # The page copies the file before it goes on.
             yield str(path), "\n".join([told, *failures[:20], *(["..."] if len(failures) > 20 else [])])
 
     def compare(self, names, text, voice, recording, said, seed) -> Iterator[list]:
@@ -240,6 +242,21 @@ def _settings(steps, guidance, seed, speed) -> Settings:
     return Settings(
         None if steps is None else int(steps), None if guidance is None else float(guidance), int(seed or 0), speed
     )
+
+
+@contextmanager
+def _kept_if_whole(folder: Path) -> Iterator[Path]:
+    """
+    A folder in the page's own for what will be downloaded. Gradio copies nothing that lies there already: it serves
+    the file itself, and removes it when it is an hour old. Of a block that fails, or that nobody goes on with, nothing
+    stays.
+    """
+    aside = Path(tempfile.mkdtemp(dir=folder))
+    try:
+        yield aside
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
 
 
 def _joined(waves: Iterator[np.ndarray]) -> np.ndarray:

@@ -115,7 +115,9 @@ def vocode(pipe: "DTMPipeline", mels: list) -> list[np.ndarray]:
 
     lengths = [len(mel) for mel in mels]
     batch = pad_sequence([torch.as_tensor(mel) for mel in mels], batch_first=True).to(pipe._execution_device)
-    waves = pipe.vocoder(batch, lengths=torch.tensor(lengths)).float().cpu().numpy()
+    # A vocoder with weights of its own, a Vocos, keeps them to be trained.
+    with torch.no_grad():
+        waves = pipe.vocoder(batch, lengths=torch.tensor(lengths)).float().cpu().numpy()
     hop = pipe.vocoder.hop_length
     return [wave[: (length - 1) * hop] for wave, length in zip(waves, lengths, strict=True)]
 

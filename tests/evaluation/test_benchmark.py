@@ -15,6 +15,7 @@ from dtm_hf.evaluation.report import draw_fronts, draw_steps, table
 from dtm_hf.evaluation.sets import BenchmarkSet
 from dtm_hf.evaluation.steps import step_errors
 from dtm_hf.evaluation.summary import Summary
+from dtm_hf.evaluation.systems import vocode
 from dtm_hf.evaluation.timing import time_arms
 
 ARMS = "euler-4,euler-2,dtm-2x2"
@@ -205,6 +206,12 @@ def test_the_figures_of_each_kind_are_told_apart(items, tmp_path):
         item.kind = None
     plain = Summary(items, arms, [0], [Words()], records, {}, baked=False, reference="euler-2").results()
     assert plain["kinds"] == {} and "by kind" not in table(plain | {"settings": results["settings"]}, [Words()])
+
+
+def test_a_vocoder_with_weights_is_heard_without_their_gradients(port_source):
+    """Those of a Vocos are there to be trained; Griffin-Lim, which the others use, has none."""
+    mels = [np.full((frames, 100), -3, dtype=np.float32) for frames in (20, 12)]
+    assert [len(wave) for wave in vocode(port_source, mels)] == [19 * 256, 11 * 256]
 
 
 def test_an_unknown_reference_is_refused(items, tmp_path):
