@@ -13,6 +13,7 @@ import sys
 import tempfile
 import threading
 import time
+import venv
 from pathlib import Path
 
 import numpy as np
@@ -138,7 +139,8 @@ def quality(
         mels[path.name] = [np.load(file).astype(np.float32) for file in sorted(output.glob(f"mels/{arm}/*.npy"))]
     random = np.random.default_rng(0)
     print(
-        f"{arm}, {limit} sentences | figure | value | less the source's, 95 % | distance of the mels to the source's"
+        f"{arm}, {limit} sentences | figure | value | less the source's, 95 % | in parts of the source's | "
+        "distance of the mels to the source's"
     )
     for name, found in figures.items():
         away = [
@@ -154,6 +156,7 @@ def quality(
             value, drawn = _ratio(mine), [_ratio(mine[rows]) - _ratio(theirs[rows]) for rows in chosen]
             low, high = np.percentile(drawn, [2.5, 97.5])
             print(f"{name} | {figure} | {value:.4f} | {value - _ratio(theirs):+.4f} [{low:+.4f}, {high:+.4f}] | "
+                  f"{value / _ratio(theirs) - 1 if theirs[:, 0].any() else float('nan'):+.1%} | "
                   f"{np.mean(away):.4f} over {len(away)}")  # fmt: skip
 
 
@@ -177,11 +180,34 @@ def first_audio(port: Path, reference: tuple[str, str]) -> None:
     print(f"first audio of {port.name}: {wall:.2f} s, of which {own:.2f} s CPU")
 
 
+def installed(port: Path) -> None:
+    """What a fresh environment takes that speaks without PyTorch, less what makes environments; and that it speaks."""
+    root = Path(__file__).parents[1]
+    with tempfile.TemporaryDirectory() as folder:
+        venv.create(folder, with_pip=True)
+        bare = _bytes(Path(folder))
+        pip = [f"{folder}/bin/pip", "install", "--quiet", "--disable-pip-version-check"]
+        subprocess.run([*pip, "numpy", "onnxruntime", "soundfile", "soxr", "typer", "rich"], check=True)
+        without = _bytes(Path(folder)) - bare
+        subprocess.run([*pip, "--no-deps", str(root)], check=True)
+        whole = _bytes(Path(folder)) - bare
+        say = ["speak", "Good morning.", "--runtime", "onnx", "--model", str(port.resolve()), "-o", "speech.wav"]
+        # What stands in for packages of this process is not in the new environment.
+        clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+        spoken = subprocess.run([f"{folder}/bin/dtm-hf", *say], cwd=folder, env=clean, check=False)
+    print(f"a fresh environment: {whole / 1e6:.0f} MB, {(whole - without) / 1e6:.0f} of them this package; "
+          f"speaks: {'yes' if spoken.returncode == 0 else 'NO'}")  # fmt: skip
+
+
+def _bytes(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model", type=Path)
     parser.add_argument("ports", type=Path, nargs="+")
-    parser.add_argument("--only", choices=("cold", "passes", "clients", "first", "quality"), nargs="+")
+    parser.add_argument("--only", choices=("cold", "passes", "clients", "first", "install", "quality"), nargs="+")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--set", default="typed", help="of quality, as of `dtm-hf benchmark`")
     parser.add_argument("--arm", default="dtm-4x2", help="of quality")
@@ -191,6 +217,8 @@ def main() -> None:
     arguments = parser.parse_args()
     wanted = arguments.only or ["cold", "passes", "clients", "first"]
     reference = reference_of(arguments.model)
+    if "install" in wanted:
+        installed(arguments.ports[0])
     if "cold" in wanted:
         cold(arguments.model, arguments.ports, arguments.repeats)
     if "passes" in wanted:

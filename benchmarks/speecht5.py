@@ -1,6 +1,7 @@
 """
 SpeechT5 of the official shapes with random weights: is what runs it equal to transformers, and what does a step cost?
-`python benchmarks/speecht5.py FOLDER [--only NAME ...]`; ports are kept in FOLDER and not made twice.
+`python benchmarks/speecht5.py FOLDER [--only NAME ...]`; ports are kept in FOLDER and not made twice. NAME is one of
+eager, compiled, torch_export, onnx, onnx-fp16, onnx-int8 and openvino.
 
 The dropout of the pre-net is given, the same to all. Times are of whole runs, in turns of one process, over their
 steps.
@@ -27,14 +28,16 @@ PORTS = {
     "onnx": ("onnx", "fp32"),
     "onnx-fp16": ("onnx", "fp16"),
     "onnx-int8": ("onnx", "int8"),
+    "openvino": ("openvino", "fp32"),
     "torch_export": ("torch_export", "fp32"),
 }
 
 
-def random_model() -> SpeechT5ForTextToSpeech:
+def random_model(layers: int | None = None) -> SpeechT5ForTextToSpeech:
     """With the sizes of `microsoft/speecht5_tts`, the same at each call."""
     torch.manual_seed(0)
-    model = SpeechT5ForTextToSpeech(SpeechT5Config(max_text_positions=600, max_speech_positions=1876)).eval()
+    less = {} if layers is None else {"encoder_layers": layers, "decoder_layers": layers}
+    model = SpeechT5ForTextToSpeech(SpeechT5Config(max_text_positions=600, max_speech_positions=1876, **less)).eval()
     # As initialised, all that a layer adds is small, and a fault in it too.
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
@@ -67,9 +70,12 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--only", nargs="+", default=["eager", "onnx", "onnx-int8"])
     parser.add_argument("--steps", type=int, nargs="+", default=[100, 300, 600])
+    parser.add_argument(
+        "--layers", type=int, help="of encoder and decoder, to try the command; the official by default"
+    )
     arguments = parser.parse_args()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
-    model = random_model()
+    model = random_model(arguments.layers)
     config = model.config
     generator = torch.Generator().manual_seed(2)
     ids = torch.randint(4, config.vocab_size, (1, TOKENS), generator=generator)

@@ -6,7 +6,7 @@ from typing import Protocol
 import torch
 from transformers import SpeechT5Config, SpeechT5ForTextToSpeech
 
-from dtm_hf.speecht5.networks import PostNetwork, StepNetwork, TextNetwork
+from dtm_hf.speecht5.networks import PostNetwork, StepNetwork, TextNetwork, check_text_length
 
 # The cache grows by so many steps at a time: a runtime sees few shapes, and a short text pays for no long one.
 _SLOTS = 128
@@ -121,7 +121,11 @@ def generate(
 
     Returns:
         `list` of `torch.Tensor` of shape `(N_i, M)`: log-mels.
+
+    Raises:
+        ValueError: for more tokens than the model has positions, before it runs.
     """
+    check_text_length(input_ids, steps.config)
     config, rows = steps.config, len(input_ids)
     text = steps.encode(input_ids, attention_mask)
     cross_cache, speaker = text["cross_cache"], speaker.to(steps.device, steps.dtype)

@@ -2,7 +2,19 @@
 
 import torch
 from torch import nn
-from transformers import SpeechT5ForTextToSpeech
+from transformers import SpeechT5Config, SpeechT5ForTextToSpeech
+
+
+def check_text_length(input_ids: torch.Tensor, config: SpeechT5Config) -> None:
+    """
+    Raises:
+        ValueError: for tokens `(B, L)` that are more than the encoder has positions.
+    """
+    if input_ids.shape[1] > config.max_text_positions:
+        raise ValueError(
+            f"`input_ids` must have at most {config.max_text_positions} tokens, the positions of the model, but got "
+            f"{input_ids.shape[1]}; `SpeechT5Pipeline` cuts longer text."
+        )
 
 
 class TextNetwork(nn.Module):

@@ -9,6 +9,8 @@ import torch
 from torch import nn
 from transformers import SpeechT5ForTextToSpeech
 
+from dtm_hf.speecht5.networks import check_text_length
+
 
 @dataclass(frozen=True, eq=False)
 class SpeechT5Frames:
@@ -59,7 +61,13 @@ class SpeechT5Reference:
 
     @torch.no_grad()
     def forward_encoder(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
-        """Tokens `(B, L)`, with a mask of 1 and 0, to states `(B, L, D)`."""
+        """
+        Tokens `(B, L)`, with a mask of 1 and 0, to states `(B, L, D)`.
+
+        Raises:
+            ValueError: for more tokens than the model has positions.
+        """
+        check_text_length(input_ids, self.model.config)
         return self.model.speecht5.encoder(input_values=input_ids, attention_mask=attention_mask).last_hidden_state
 
     @torch.no_grad()
@@ -114,6 +122,7 @@ class SpeechT5Reference:
         **kwargs,
     ) -> torch.Tensor | tuple:
         """transformers' own `generate_speech`, with masks `(N, P, U)` for as many steps as there may be, if given."""
+        check_text_length(input_ids, self.model.config)
         with self._masked(masks):
             return self.model.generate_speech(input_ids, speaker_embeddings, attention_mask, **kwargs)
 

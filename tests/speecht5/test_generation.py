@@ -1,5 +1,8 @@
 """The loop of SpeechT5 against transformers' own `generate_speech`."""
 
+import os
+import shutil
+
 import pytest
 import torch
 from tiny_speecht5 import kept_units, tiny_speecht5, tokens
@@ -42,6 +45,22 @@ def test_the_loop_says_what_transformers_says(model, speaker):
     assert_same(found, expected)
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which(os.environ.get("CXX", "g++")) is None, reason="torch.compile needs a C++ compiler")
+def test_compiled_it_says_the_same(speaker):
+    # Longer than one cache is: the second is of another shape, and compiled for any.
+    model = tiny_speecht5(decoder_layers=1)
+    ids, mask = tokens(14)
+    masks = given_masks(model, kept_units(140))
+    (expected,) = generate(EagerSteps(model), ids, mask, speaker[:1], masks, threshold=2.0)
+    torch._dynamo.reset()
+    before = torch._dynamo.utils.counters["stats"]["calls_captured"]
+    (found,) = generate(EagerSteps(model, compiled=True), ids, mask, speaker[:1], masks, threshold=2.0)
+    assert torch._dynamo.utils.counters["stats"]["calls_captured"] > before
+    assert len(found) == 280
+    assert_same(found, expected)
+
+
 def test_the_place_where_it_stops_is_theirs(model, speaker):
     ids, mask = tokens(15)
     kept = kept_units(STEPS)
@@ -68,6 +87,18 @@ def test_the_place_where_it_stops_is_theirs(model, speaker):
         )
         assert_same(found, expected)
         assert len(found) == 2 * (first + 1) if ratio == 0 else len(found) > 2 * (first + 1)
+
+
+def test_text_longer_than_the_positions_is_refused_before_anything_runs(model, speaker):
+    ids, mask = tokens(121)
+    masks = given_masks(model, kept_units(10))
+    with pytest.raises(ValueError, match="`input_ids` must have at most 120 tokens.* but got 121"):
+        generate(EagerSteps(model), ids, mask, speaker[:1], masks)
+    reference = SpeechT5Reference(model)
+    for run in (reference.forward_encoder, lambda ids, mask: reference.generate_speech(ids, speaker[:1], mask)):
+        with pytest.raises(ValueError, match="at most 120 tokens"):
+            run(ids, mask)
+    assert SpeechT5Reference(model).forward_encoder(ids[:, :120], mask[:, :120]).shape == (1, 120, 48)
 
 
 def test_it_ends_where_there_are_no_more_positions(speaker):
