@@ -25,7 +25,8 @@ MICROPHONE = "heart"
 
 
 def watched(driver, **more):
-    """A browser: `see` finds, `when` waits."""
+    """A browser: `see` finds, `when` waits; what never comes fails with what the page shows instead."""
+    from selenium.common.exceptions import TimeoutException
     from selenium.webdriver.common.by import By
     from selenium.webdriver.support.ui import WebDriverWait
 
@@ -33,7 +34,11 @@ def watched(driver, **more):
         return driver.find_elements(By.CSS_SELECTOR, selector)
 
     def when(condition):
-        return WebDriverWait(driver, SECONDS, poll_frequency=0.05).until(lambda _: condition())
+        try:
+            return WebDriverWait(driver, SECONDS, poll_frequency=0.05).until(lambda _: condition())
+        except TimeoutException as error:
+            shown = driver.find_element(By.TAG_NAME, "body").text
+            raise AssertionError(f"not within {SECONDS} s; shown: {shown!r}; console: {complaints(driver)}") from error
 
     return SimpleNamespace(driver=driver, see=see, when=when, **more)
 
