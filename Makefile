@@ -17,11 +17,13 @@ demo: $(STAMP)
 	mkdir -p out
 	$(VENV)/bin/dtm-hf demo -o out/demo.wav
 
-# A process a core, four at most: each takes gigabytes. One torch thread each: several beside each other wait for cores.
+# A process a core and one more, for tests that wait for other processes, four at most: each takes gigabytes. One torch thread
+# each: several beside each other wait for cores. What took longest is told at the end.
 test: $(STAMP)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
-	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n $$(($$(getconf _NPROCESSORS_ONLN) + 1)) --maxprocesses 4 --dist loadfile --no-loadscope-reorder \
+		--durations 40
 
 env: $(STAMP)
 

@@ -51,6 +51,13 @@ def test_a_batch_is_its_items(codec, clips):
         torch.testing.assert_close(alone, sound, atol=1e-5 * float(alone.abs().max()), rtol=0)
 
 
+@pytest.mark.parametrize(("samples", "frames"), [(1, 1), (1920, 1), (1921, 2), (24000, 13)])
+def test_a_second_has_thirteen_frames(codec, samples, frames):
+    """12.5 a second, and what is begun counts."""
+    assert num_frames(codec, samples) == frames
+    assert encode_recordings(codec, [torch.rand(samples)])[0].shape == (4, frames)
+
+
 @pytest.mark.parametrize("pieces", [[1] * 13, [3, 1, 9], [13]])
 def test_pieces_are_the_whole(codec, clips, pieces):
     codes = encode_recordings(codec, clips[:1])[0]

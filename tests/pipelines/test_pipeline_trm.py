@@ -39,6 +39,14 @@ def test_it_speaks_for_as_long_as_the_text_takes(pipe):
     assert isinstance(pipe("yes", output_type="pt", return_dict=False)[0][0], torch.Tensor)
 
 
+def test_without_a_predictor_it_takes_as_long_as_read_english_does(pipe):
+    """14.65 characters a second, where the document had three frames a character, cut off at 256."""
+    bare = TRMPipeline(**dict(pipe.components) | {"duration_predictor": None})
+    for text in ("yes", "yes, that was said by all of them"):
+        (row,) = bare.prepare(text)
+        assert row.num_frames == round(len(text) / 14.65 * 12.5) <= len(text)
+
+
 def test_codes_are_what_is_heard(pipe):
     from dtm_hf.codec.mimi import decode_codes
 
@@ -200,6 +208,7 @@ def test_what_is_saved_says_the_same_and_is_found_by_plain_libraries(pipe, tmp_p
     assert type(AutoModel.from_pretrained(tmp_path, subfolder="model")) is TRMModel
     assert not [path for path in tmp_path.rglob("*") if path.suffix in (".bin", ".pt", ".pkl", ".py")]
     card = (tmp_path / "README.md").read_text(encoding="utf-8")
+    assert f"| Network | {pipe.model.num_parameters():,} parameters" in card
     assert "3 codebooks of 16 entries" in card and "| Voices | ann, bob |" in card and str(tmp_path) not in card
     assert check_card(str(fill_card(pipe, "org/trm"))) == ([], [])
 

@@ -118,6 +118,15 @@ def test_gradient_checkpointing_changes_no_gradient():
     torch.testing.assert_close(*gradients)
 
 
+def test_what_is_right_is_the_default():
+    """Feedback, eight books, separate heads and TRM's own recursion, which begins where it was drawn once."""
+    config = TRMConfig()
+    assert (config.feedback, config.num_codebooks, config.update) == (True, 8, "recursive")
+    assert not config.share_output_heads and config.latent_dim is None
+    assert {"answer_init", "latent_init"} <= dict(model().named_buffers()).keys()
+    assert {"answer_init", "latent_init"} <= dict(model(update="document").named_parameters()).keys()
+
+
 def test_sizes_of_the_document():
     """22 M parameters with separate heads and 6 M with shared ones, by its own formulas 21.7 and 5.4."""
     sizes = {"num_codebooks": 32, "speakers": [str(i) for i in range(11)], "update": "document"}
@@ -141,6 +150,7 @@ def test_sizes_of_the_document():
         ({"num_codebooks": 33}, r"`num_codebooks` must lie in \[1, 32\], but got 33"),
         ({"update": "other"}, "`update` must be one of"),
         ({"audio_dim": 30}, "`audio_dim` must be a multiple of twice `num_heads`, 4, but got 30"),
+        ({"latent_dim": 1025}, "`latent_dim` must be from 1 to 1024, or None, but got 1025"),
         ({"h_cycles": 0}, "`h_cycles` must be from 1 to 1000, but got 0"),
     ],
 )

@@ -4,6 +4,8 @@ import json
 import re
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
@@ -139,12 +141,35 @@ def arguments(corpus, codec, coded, *more):
 
 
 def test_rows_beyond_a_limit_are_counted(corpus, codec, coded):
-    limits = ["--max_audio_frames", "8", "--vocab_file", str(corpus / "vocab.txt")]
-    task = build_task(parse_config(arguments(corpus, codec, coded, *limits)))
+    for limit, reason, size in (
+        (["--max_audio_frames", "8"], "more than 8 frames", lambda batch: batch["codes"].shape[2]),
+        (["--max_text_length", "8"], "text of more than 8 tokens", lambda batch: batch["text_ids"].shape[1]),
+    ):
+        argv = arguments(corpus, codec, coded, *limit, "--vocab_file", str(corpus / "vocab.txt"))
+        task = build_task(parse_config(argv))
+        batches = list(task.loader("train", seed=0, rank=0, world_size=1, endless=False))
+        dropped = sum((batch["dropped"].get(reason, 0) for batch in batches), 0)
+        assert dropped > 0 and max(map(size, batches)) <= 8
+        assert sum(len(batch["codes"]) for batch in batches) + dropped == sum(batch["rows"] for batch in batches) == 14
+
+
+GOOD = [[1, 2], [3, 4], [5, 6]]
+
+
+@pytest.mark.parametrize("bad", [[[-1, 2], *GOOD[1:]], [[1, 16], *GOOD[1:]], GOOD[:2], None])
+def test_rows_with_codes_that_no_codebook_has_and_without_any_are_bad(corpus, codec, tmp_path, bad):
+    rows = [{"text": "hello", "speaker": "a", "codes": codes} for codes in (GOOD, bad, GOOD)]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "train-00000-of-00001.parquet")
+    more = ["--max_bad_fraction", "0.5", "--vocab_file", str(corpus / "vocab.txt")]
+    task = build_task(parse_config(arguments(corpus, codec, tmp_path, *more)))
     batches = list(task.loader("train", seed=0, rank=0, world_size=1, endless=False))
-    dropped = sum((batch["dropped"].get("more than 8 frames", 0) for batch in batches), 0)
-    assert dropped > 0 and max(batch["codes"].shape[2] for batch in batches) <= 8
-    assert sum(len(batch["codes"]) for batch in batches) + dropped == sum(batch["rows"] for batch in batches) == 14
+    assert [sum(batch[name] for batch in batches) for name in ("rows", "bad_rows")] == [3, 1]
+    assert sum(len(batch["codes"]) for batch in batches) == 2
+
+
+def test_a_probability_of_the_draws_may_be_given(corpus, codec, coded):
+    """Bounds of which the lower is exclusive once ended in a TypeError."""
+    assert parse_config(arguments(corpus, codec, coded, "--sample_top_p", "0.9")).objective.sample_top_p == 0.9
 
 
 @pytest.mark.parametrize(
