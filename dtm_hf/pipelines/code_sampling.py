@@ -4,7 +4,7 @@ import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 import torch
 from transformers.generation.logits_process import LogitsProcessorList
@@ -21,10 +21,16 @@ from dtm_hf.scheduling.scheduling_dtm import DTMScheduler
 from dtm_hf.scheduling.scheduling_masking import MaskingScheduler
 from dtm_hf.trm.decoding import logits_warpers
 
-if TYPE_CHECKING:
-    from dtm_hf.pipelines.pipeline_trm import TRMPipeline
-
 DECODINGS = ("masked", "independent")
+
+
+class CodeParts(Protocol):
+    """What a [`TRMPipeline`] samples with, by the names of its components."""
+
+    model: Any
+    head: Any
+    codec: Any
+    scheduler: MaskingScheduler
 
 
 @dataclass(frozen=True)
@@ -50,7 +56,7 @@ class CodeSampling:
 
 
 def choose_sampling(
-    pipeline: "TRMPipeline",
+    pipeline: CodeParts,
     num_inference_steps: int | None,
     guidance_scale: float,
     guidance_end: float,
@@ -91,7 +97,7 @@ def choose_sampling(
 
 
 def sample_rows(
-    pipeline: "TRMPipeline",
+    pipeline: CodeParts,
     sampling: CodeSampling,
     rows: Sequence[CodeRow],
     sources: Sequence[torch.Generator | None],
