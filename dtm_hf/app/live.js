@@ -16,7 +16,7 @@
     button.onclick = () => (context.state === "running" ? context.suspend() : context.resume());
     label();
     const reader = (await fetch(box.dataset.src)).body.getReader();
-    let at = 0, held = new Uint8Array(0), last = null;
+    let at = 0, seconds = 0, held = new Uint8Array(0), last = null;
     for (;;) {
       const { done, value } = await reader.read();
       if (done || context.state === "closed") break;
@@ -35,9 +35,13 @@
       at = Math.max(at, context.currentTime + LEAD);
       last.start(at);
       at += buffer.duration;
-      box.querySelector("span").textContent = ` ${at.toFixed(1)} s`;
+      // Of speech: `at` counts what one had to wait for it as well.
+      seconds += buffer.duration;
+      box.querySelector("span").textContent = ` ${seconds.toFixed(1)} s`;
     }
-    if (last) last.onended = () => stop(box);
+    // Where speech is made more slowly than it is heard, its end has been played before it is known to be the end.
+    if (!last || context.currentTime >= at) stop(box);
+    else last.onended = () => stop(box);
   }
 
   function stop(box) {

@@ -145,6 +145,28 @@ def test_it_is_heard_while_it_is_made(fresh):
     fresh.when(lambda: not fresh.see("#live button")[0].is_enabled())
 
 
+def test_an_end_that_is_known_after_it_was_heard_is_an_end(fresh):
+    """Speech may be made more slowly than it is heard: here a second passes between the samples and their end."""
+    # Sound needs a click.
+    open_tab(fresh, "Table")
+    fresh.driver.execute_script(
+        """
+        const content = new ReadableStream({ start(stream) {
+          stream.enqueue(new Uint8Array(4800));
+          setTimeout(() => stream.close(), 1000);
+        }});
+        const fetched = window.fetch;
+        window.fetch = async () => { window.fetch = fetched; return { body: content }; };
+        const box = Object.assign(document.createElement("div"), { id: "late", className: "dtm-live" });
+        Object.assign(box.dataset, { src: "late.pcm", rate: 24000 });
+        box.append(document.createElement("button"), document.createElement("span"));
+        document.body.append(box);
+        """
+    )
+    fresh.when(lambda: fresh.see("#late span")[0].text == "0.1 s")
+    fresh.when(lambda: not fresh.see("#late button")[0].is_enabled())
+
+
 def test_what_cannot_be_spoken_is_told_in_a_sentence(fresh, tmp_path):
     write(fresh, "#text textarea", "  ")
     fresh.see("#speak")[0].click()
