@@ -4,7 +4,7 @@ import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 from transformers.generation.logits_process import LogitsProcessorList
@@ -20,9 +20,6 @@ from dtm_hf.pipelines.sampler import SamplingState
 from dtm_hf.scheduling.scheduling_dtm import DTMScheduler
 from dtm_hf.scheduling.scheduling_masking import MaskingScheduler
 from dtm_hf.trm.decoding import logits_warpers
-
-if TYPE_CHECKING:
-    from dtm_hf.pipelines.pipeline_trm import TRMPipeline
 
 DECODINGS = ("masked", "independent")
 
@@ -50,7 +47,7 @@ class CodeSampling:
 
 
 def choose_sampling(
-    pipeline: "TRMPipeline",
+    pipeline: Any,
     num_inference_steps: int | None,
     guidance_scale: float,
     guidance_end: float,
@@ -62,7 +59,7 @@ def choose_sampling(
     num_head_steps: int | None,
 ) -> CodeSampling:
     """
-    Arguments as of a call of [`TRMPipeline`].
+    Arguments as of a call of [`TRMPipeline`], which `pipeline` is.
 
     Raises:
         TypeError, ValueError: for what its model cannot be sampled with.
@@ -91,7 +88,7 @@ def choose_sampling(
 
 
 def sample_rows(
-    pipeline: "TRMPipeline",
+    pipeline: Any,
     sampling: CodeSampling,
     rows: Sequence[CodeRow],
     sources: Sequence[torch.Generator | None],
