@@ -25,7 +25,7 @@ SPEECHT5 = (
 CODEC = (
     "--codec_num_filters 8 --codec_hidden_size 32 --codec_num_layers 1 --codec_num_heads 2 "
     "--codec_intermediate_size 32 --codec_num_quantizers 3 --codec_codebook_size 8 --codec_codebook_dim 8 "
-    "--codec_clip_frames 4"
+    "--codec_clip_frames 4 --codec_warmup_steps 0"
 ).split()
 VOCODER = (
     "--vocoder_dim 8 --vocoder_intermediate_dim 8 --vocoder_num_layers 1 --segment_frames 16 --adversarial_start 0 "

@@ -93,6 +93,12 @@ class CodecArguments:
     codec_fill_seconds: float = option(120.0, "Speech that the codebooks are filled from at the start.", above=0)
     codec_decay: float = option(0.97, "Decay of the codebooks' running means.", at_least=0, at_most=1)
     codec_commitment: float = option(0.25, "Weight of the latents' distance to their codes.", at_least=0)
+    codec_warmup_steps: int = option(
+        1000, "Steps before any recording is quantised; the codebooks are filled anew behind them.", at_least=0
+    )
+    codec_unquantized: float = option(
+        0.5, "Share of the recordings of a batch that are decoded from their latents.", at_least=0, at_most=1
+    )
     codec_waveform: float = option(1.0, "Weight of the samples' own distance.", at_least=0)
     license: str = option("mit", "Licence of the trained weights.")
 

@@ -1,6 +1,6 @@
 """The task of training a codec."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from transformers import MimiConfig
@@ -15,6 +15,7 @@ from dtm_hf.training.codes.survey import first_recordings
 from dtm_hf.training.codes.task import CodesTask
 from dtm_hf.training.config.arguments import TrainingConfig
 from dtm_hf.training.objectives.codec import CodecObjective, WaveBatch
+from dtm_hf.training.objectives.phases import Phase
 from dtm_hf.training.speech.prompts import ValidationRow, validation_rows
 
 
@@ -39,15 +40,31 @@ class CodecTask(CodesTask):
             self.module = load_codec(config.model.init_from, dtype=torch.float32, **hub)
         else:
             self.module = MimiModel(codec_config(arguments))
-            recordings = first_recordings(config, self.module, arguments.codec_fill_seconds)
-            generator = torch.Generator().manual_seed(config.optimization.seed)
-            fill_codebooks(self.module.eval(), recordings, generator=generator)
+            self._fill()
         # A checkpoint that is loaded changes what the class keeps a copy of.
         self.module.register_load_state_dict_post_hook(lambda codec, _: refresh_codebooks(codec))
         self.frame_rate = SAMPLING_RATE / self.module.config.frame_size
-        self.objective = CodecObjective(arguments.codec_decay, arguments.codec_commitment, arguments.codec_waveform)
+        self.objective = CodecObjective(
+            arguments.codec_decay, arguments.codec_commitment, arguments.codec_waveform, arguments.codec_unquantized
+        )
         self.validation_objective = self.objective
         self.maker = WaveformMaker(config.data, SAMPLING_RATE, self.module.config.frame_size)
+
+    def _fill(self) -> None:
+        config = self.config
+        recordings = first_recordings(config, self.module, config.objective.codec_fill_seconds)
+        generator, training = torch.Generator().manual_seed(config.optimization.seed), self.module.training
+        fill_codebooks(self.module.eval(), recordings, generator=generator)
+        self.module.train(training)
+
+    def phases(self, step: int) -> Sequence[Phase]:
+        """A new codec's first steps are without codebooks, which then are filled with what latents have become."""
+        warmup = 0 if self.config.model.init_from is not None else self.config.objective.codec_warmup_steps
+        self.objective.quantizes = step >= warmup
+        if step == warmup > 0:
+            # Of the weights and the seed alone, so that a run which goes on from here does it again.
+            self._fill()
+        return super().phases(step)
 
     def place(self, device: torch.device) -> None:
         self.module.to(device)

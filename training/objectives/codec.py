@@ -31,16 +31,21 @@ class CodecObjective:
     latents by running means (VQ-VAE, arXiv 1711.00937, appendix A.1), in the codec's own buffers `embed_sum` and
     `cluster_usage`: what is saved is a plain `MimiModel`.
 
-    In each batch a random number of the acoustic books is used, so that the first ones alone give speech too.
+    In each batch a random number of the acoustic books is used, so that the first ones alone give speech too; and a
+    share of the rows is decoded from its latents as they are (Mimi's "quantization rate", arXiv 2410.00037, section
+    3.3.2). At first, while `quantizes` is `False`, none is quantised and no book moves: latents move faster then than
+    books can follow, so that all come to one entry, and the decoder learns not to listen.
 
     Args:
         decay (`float`, defaults to 0.97): of the running means.
         commitment (`float`, defaults to 0.25): weight of the latents' distance to their codes.
         waveform (`float`, defaults to 1.0): weight of the samples' own distance.
+        unquantized (`float`, defaults to 0.5): share of the rows of a batch that are decoded from their latents.
     """
 
-    def __init__(self, decay: float = 0.97, commitment: float = 0.25, waveform: float = 1.0):
-        self.decay, self.commitment, self.waveform = decay, commitment, waveform
+    def __init__(self, decay: float = 0.97, commitment: float = 0.25, waveform: float = 1.0, unquantized: float = 0.5):
+        self.decay, self.commitment, self.waveform, self.unquantized = decay, commitment, waveform, unquantized
+        self.quantizes = True
 
     def loss(self, codec: MimiModel, batch: WaveBatch, generator: torch.Generator | None = None) -> LossOutput:
         """Loss of a batch; in training mode the codebooks move too."""
@@ -52,14 +57,17 @@ class CodecObjective:
             # The books that move are moved by all processes together.
             torch.distributed.broadcast(drawn, 0)
         number = int(drawn * acoustic) + 1 if codec.training else acoustic
-        split, commitment = codec.quantizer, 0.0
+        free = torch.rand(len(latents), generator=generator, device=latents.device) < self.unquantized
+        free = (free | (not self.quantizes))[:, None, None] & codec.training
+        split, commitment, entries = codec.quantizer, 0.0, []
         quantized = torch.zeros_like(latents)
         for quantizer, books in (
             (split.semantic_residual_vector_quantizer, config.num_semantic_quantizers),
             (split.acoustic_residual_vector_quantizer, number),
         ):
-            part, distance = self._quantize(quantizer, latents, batch.frame_mask, books, codec.training, generator)
-            quantized, commitment = quantized + part, commitment + distance
+            given = (quantizer, latents, batch.frame_mask, books, codec.training, free, generator)
+            part, distance, used = self._quantize(*given)
+            quantized, commitment, entries = quantized + part, commitment + distance, entries + used
         sound = codec.decoder(quantized).audio_values[:, 0]
         heard = batch.frame_mask.repeat_interleave(config.frame_size, dim=1)
         sound = sound * heard
@@ -69,26 +77,37 @@ class CodecObjective:
         spectral = sum(spectral_distance(sound, batch.waveforms, size, share) for size in FFT_SIZES)
         spectral = spectral / len(FFT_SIZES)
         samples = (sound - batch.waveforms).abs().mean(dim=1) / share
-        rows = spectral + self.waveform * samples + self.commitment * commitment
+        rows = spectral + self.waveform * samples
+        if self.quantizes or not codec.training:
+            rows = rows + self.commitment * commitment
         weights = frames / frames.sum()
         figures = {"spectral": (spectral * weights).sum().detach(), "commitment": commitment.detach()}
+        # A few of many: the codes tell nothing.
+        figures["entries"] = torch.stack(entries).float().mean()
         return LossOutput((rows * weights).sum(), figures, rows.detach(), frames)
 
-    def _quantize(self, quantizer, latents, frame_mask, books, training, generator) -> tuple:
-        """Codes' latents with the gradient of the latents, and the distance between the two."""
+    def _quantize(self, quantizer, latents, frame_mask, books, training, free, generator) -> tuple:
+        """
+        Codes' latents with the gradient of the latents, or in `free` rows these themselves; the distance between the
+        two; and how many entries of each book the batch has.
+        """
         states = latents if quantizer.input_proj is None else quantizer.input_proj(latents)
         points = states.transpose(1, 2)
-        residual, total, distance = points, torch.zeros_like(points), 0.0
+        residual, total, distance, entries = points, torch.zeros_like(points), 0.0, []
+        # Of their spread: a distance as it is falls fastest where all latents come to be the same point.
+        spread = points.detach()[frame_mask].var(dim=0, correction=0).mean().clamp(min=1e-8)
         for layer in quantizer.layers[:books]:
             book = layer.codebook
             codes = book.encode(residual.detach())
             found = book.decode(codes)
-            if training:
+            if training and self.quantizes:
                 self._follow(book, residual.detach()[frame_mask], codes[frame_mask], generator)
-            distance = distance + (residual - found).square()[frame_mask].mean()
+            used = torch.zeros(book.codebook_size, dtype=torch.bool, device=codes.device)
+            entries.append(used.index_fill(0, codes[frame_mask], True).sum())
+            distance = distance + (residual - found).square()[frame_mask].mean() / spread
             total, residual = total + found, residual - found
-        states = (points + (total - points).detach()).transpose(1, 2)
-        return (states if quantizer.output_proj is None else quantizer.output_proj(states)), distance
+        states = (points + (total - points).detach().masked_fill(free, 0.0)).transpose(1, 2)
+        return (states if quantizer.output_proj is None else quantizer.output_proj(states)), distance, entries
 
     @torch.no_grad()
     def _follow(self, book, points, codes, generator) -> None:

@@ -45,6 +45,56 @@ def test_what_is_padding_moves_no_book():
     torch.testing.assert_close(one, other)
 
 
+def test_rows_may_be_decoded_from_their_latents_and_validation_never_does():
+    """From random codebooks all sounds differ; the share is of the rows of a training batch alone."""
+    codec, seen = tiny_codec().train(), []
+    codec.decoder.register_forward_pre_hook(lambda _, given: seen.append(given[0].detach()))
+    split = codec.quantizer
+    for unquantized, training in ((0.0, True), (1.0, True), (1.0, False)):
+        codec.train(training)
+        objective = CodecObjective(unquantized=unquantized, decay=1.0)
+        with torch.no_grad():
+            found = objective.loss(codec, batch(), torch.Generator().manual_seed(0))
+            latents = codec.encoder(batch().waveforms[:, None]).latents
+            parts = [
+                part.output_proj(part.input_proj(latents))
+                for part in (split.semantic_residual_vector_quantizer, split.acoustic_residual_vector_quantizer)
+            ]
+        close = torch.allclose(seen[-1], sum(parts), atol=1e-5)
+        assert close == (unquantized == 1.0 and training)
+        assert 1 < found.figures["entries"] <= 8
+
+
+def test_no_book_moves_and_none_is_used_before_the_warm_up_is_over():
+    codec, objective, seen = tiny_codec().train(), CodecObjective(unquantized=0.0), []
+    codec.decoder.register_forward_pre_hook(lambda _, given: seen.append(given[0].detach()))
+    book = codec.quantizer.semantic_residual_vector_quantizer.layers[0].codebook
+    before = book.embed_sum.clone()
+    objective.quantizes = False
+    warm = objective.loss(codec, batch(), torch.Generator().manual_seed(0))
+    assert torch.equal(before, book.embed_sum)
+    objective.quantizes = True
+    cold = objective.loss(codec, batch(), torch.Generator().manual_seed(0))
+    assert not torch.equal(before, book.embed_sum) and not torch.allclose(*seen)
+    assert warm.figures["commitment"] > 0 and cold.loss.isfinite()
+
+
+def test_the_distance_to_codes_does_not_fall_by_shrinking():
+    """Twice the latents and twice the books are as far from each other: else all would come to be one point."""
+    found = []
+    for factor in (1.0, 2.0):
+        codec = tiny_codec()
+        split = codec.quantizer
+        for part in (split.semantic_residual_vector_quantizer, split.acoustic_residual_vector_quantizer):
+            part.input_proj.weight.data.mul_(factor)
+            for layer in part.layers:
+                layer.codebook.embed_sum.mul_(factor)
+                layer.codebook._embed = None
+        with torch.no_grad():
+            found.append(CodecObjective().loss(codec, batch(), torch.Generator().manual_seed(0)).figures["commitment"])
+    torch.testing.assert_close(*found)
+
+
 def test_validation_moves_nothing():
     codec = tiny_codec()
     before = codec.quantizer.semantic_residual_vector_quantizer.layers[0].codebook.embed_sum.clone()

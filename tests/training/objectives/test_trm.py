@@ -163,7 +163,7 @@ def by_heart(size):
     return CodeBatch(*(part[:size] for part in (*rows, torch.arange(9) < frames[:, None])))
 
 
-@pytest.mark.parametrize(("form", "size", "steps"), [("recursive", 8, 270), ("document", 2, 160)])
+@pytest.mark.parametrize(("form", "size", "steps"), [("recursive", 8, 270), ("document", 2, 230)])
 def test_utterances_are_learnt_by_heart_and_said_from_their_text(form, size, steps):
     """From nothing but text and voice all codes come back, in the cycles of the decoding."""
     from dtm_hf.pipelines.masked_sampler import generate_codes
