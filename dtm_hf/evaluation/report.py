@@ -176,6 +176,11 @@ def draw_fronts(results: dict, metrics: Sequence[Metric], path: str | os.PathLik
                     control["metrics"][metric.name]["value"], color="tab:green", linewidth=0.8, linestyle=style
                 )
         axes.set_xscale("log")
+        # Room for the names at the right, and costs as they are said.
+        axes.set_xlim(right=1.8 * max(cost for cost, _, _ in points))
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_formatter("{x:g}")
+        axes.xaxis.set_tick_params(which="both", labelsize="small")
         axes.set_xlabel("real time factor" if timed else "backbone passes")
         axes.set_title(metric.title + _arrow(metric), fontsize="medium")
     for axes in panels[len(metrics) :]:
