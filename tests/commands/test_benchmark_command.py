@@ -8,6 +8,7 @@ import pytest
 import soundfile
 from processes import Forked, command, wait_until
 from tiny import SAMPLING_RATE, voice
+from tiny_speecht5 import tiny_speecht5_pipeline
 from typer.testing import CliRunner
 
 from dtm_hf.commands.main import app
@@ -219,3 +220,89 @@ def test_a_word_that_cannot_be_heard_is_listed_and_ends_nothing(model, sentences
     settings.write_text(settings.read_text().replace("pocketsphinx 5", "pocketsphinx 4"))
     mixed = run(*common, "--metrics", "wer")
     assert mixed.exit_code == 1 and "a benchmark with recognizer 'pocketsphinx 4" in mixed.stderr
+
+
+@pytest.fixture
+def speecht5(tokenizer, tmp_path):
+    import torch
+
+    pipe = tiny_speecht5_pipeline(tokenizer)
+    with torch.no_grad():
+        # Random weights say nothing of their end.
+        pipe.model.speech_decoder_postnet.prob_out.bias.fill_(50.0)
+    pipe.save_pretrained(tmp_path / "speecht5")
+    return tmp_path / "speecht5"
+
+
+def test_another_system_joins_the_table(model, speecht5, sentences, tmp_path):
+    arguments = [
+        "--model",
+        model,
+        "--set",
+        sentences,
+        "--metrics",
+        "difference",
+        "--repeats",
+        0,
+        "-o",
+        tmp_path / "run",
+    ]
+    assert run(*arguments, "--arms", "euler-2").exit_code == 0
+    before = (tmp_path / "run" / "records.jsonl").read_text()
+    result = run(*arguments, "--arms", "euler-2,speecht5", "--beside", speecht5)
+    assert result.exit_code == 0, result.stderr
+    assert "stop rate" in result.stdout and "\n| speecht5 |  |  |" in result.stdout
+    # The arm of before is not judged again.
+    after = (tmp_path / "run" / "records.jsonl").read_text()
+    assert {json.loads(line)["arm"] for line in after.removeprefix(before).splitlines()} == {"speecht5"}
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert results["arms"]["speecht5"]["metrics"]["stopped"]["value"] == 1
+    assert results["settings"]["speecht5"].endswith(" torch SpeechT5HifiGan")
+    assert (tmp_path / "run" / "samples" / "0-speecht5.wav").is_file()
+    # Another one of its kind is another benchmark.
+    from dtm_hf import SpeechT5Pipeline
+
+    other = SpeechT5Pipeline.from_pretrained(speecht5)
+    other.model.speech_decoder_postnet.prob_out.bias.data.fill_(-50.0)
+    other.save_pretrained(tmp_path / "other")
+    refused = run(*arguments, "--arms", "euler-2,speecht5", "--beside", tmp_path / "other")
+    assert refused.exit_code == 1 and "holds a benchmark with speecht5" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ("--arms euler-2,speecht5", "`--arms` holds 'speecht5': name the SpeechT5Pipeline that speaks it, `--beside`"),
+        (
+            "--arms speecht5-4 --beside speecht5",
+            "`arms` of speecht5 must be of the form speecht5, but got 'speecht5-4'",
+        ),
+        ("--arms speecht5 --beside model", "`--beside` 'model' must be a SpeechT5Pipeline, but is a DTMPipeline"),
+        ("--arms speecht5 --beside absent", "`--beside` 'absent' is neither an existing folder"),
+        ("--arms speecht5 --beside empty", "`--beside` 'empty' holds no pipeline"),
+        ("--arms speecht5 --beside speecht5 --beside again", "`--beside` may name one SpeechT5Pipeline"),
+        ("--arms euler-2 --model speecht5", "`--model` must be a DTMPipeline, but 'speecht5' is a SpeechT5Pipeline"),
+    ],
+)
+def test_what_is_beside_is_refused_before_anything_is_loaded(options, named, sentences, tmp_path, monkeypatch):
+    def load(*_args, **_kwargs):
+        raise AssertionError("a model was loaded")
+
+    monkeypatch.setattr("dtm_hf.commands.benchmarking.load_pipeline", load)
+    monkeypatch.chdir(tmp_path)
+    classes = {"speecht5": "SpeechT5Pipeline", "again": "SpeechT5Pipeline", "model": "DTMPipeline"}
+    for name, kind in classes.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model_index.json").write_text(json.dumps({"_class_name": kind}))
+    (tmp_path / "empty").mkdir()
+    result = run("--set", sentences, "-o", tmp_path / "run", *options.split())
+    assert result.exit_code == 2 and named in result.stderr, result.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_one_without_a_voice_cannot_be_judged(tokenizer, model, sentences, tmp_path):
+    tiny_speecht5_pipeline(tokenizer, speakers=None).save_pretrained(tmp_path / "mute")
+    arguments = ["--model", model, "--set", sentences, "--arms", "speecht5", "-o", tmp_path / "run"]
+    result = run(*arguments, "--beside", tmp_path / "mute")
+    assert result.exit_code == 2 and "must have `speakers`" in result.stderr and "`--beside` '" in result.stderr
+    assert not (tmp_path / "run").exists()

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from tiny_speecht5 import tiny_speecht5
 
 from dtm_hf.training.config.arguments import OptimizationArguments
 from dtm_hf.training.loop.optimization import build_optimizers, build_schedules, set_schedules
@@ -49,6 +50,16 @@ def test_muon_leaves_the_modulation_to_adamw(make_backbone):
     names = [name for name, p in backbone.named_parameters() if id(p) in matrices]
     assert names and all("transformer_blocks" in name or "text_blocks" in name for name in names)
     assert not any("norm" in name for name in names)
+
+
+def test_muon_has_the_layers_of_a_speecht5():
+    network = tiny_speecht5()
+    _, muon = build_optimizers(dict(network.named_parameters()), options(optimizer="muon"))
+    matrices = {id(p) for group in muon.param_groups for p in group["params"]}
+    names = [name for name, p in network.named_parameters() if id(p) in matrices]
+    # Four of attention, twice in the decoder, and two of feed-forward in each of two layers.
+    assert len(names) == 2 * (6 + 10)
+    assert all(".layers." in name and "prenet" not in name and "postnet" not in name for name in names)
 
 
 def test_a_stable_phase_can_be_prolonged(make_backbone):

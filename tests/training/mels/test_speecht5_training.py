@@ -9,6 +9,7 @@ from tiny_speecht5 import tiny_speecht5, tokens
 from training_runs import LOOP, QUIET, log, write_corpus
 
 from dtm_hf import SpeakerTable, SpeechT5Pipeline
+from dtm_hf.training.mels.task import new_network
 from dtm_hf.training.objectives.speecht5 import SpeechT5Batch, SpeechT5Objective
 from dtm_hf.training.train import main
 
@@ -108,3 +109,16 @@ def test_the_diagonal_is_told_from_the_rest():
     off = SpeechT5Objective.off_diagonal
     # The sharpest of the heads counts.
     assert off((torch.cat([flat, diagonal], dim=1),), batch) < 1e-6 < 0.1 < off((flat,), batch)
+
+
+def test_a_new_network_hears_what_is_said_beside_where_it_stands():
+    network = new_network(tiny_speecht5(initializer_range=0.3).config)
+    prenet = network.speecht5.encoder.prenet
+    characters, places = prenet.embed_tokens.weight.detach(), prenet.encode_positions.pe[0, :100]
+    # As transformers begins them they are a fiftieth, or what `initializer_range` says.
+    assert 0.9 < characters[3:].std() < 1.1 and 0.5 < places.std() < 0.8
+    assert not characters[prenet.embed_tokens.padding_idx].any()
+
+
+def test_its_layers_begin_as_wide_as_they_are(runs):
+    assert SpeechT5Pipeline.from_pretrained(runs / "straight").model.config.initializer_range == 16**-0.5
