@@ -22,11 +22,13 @@ from dtm_hf.training.speech.arguments import (
     BackboneArguments,
     DurationsArguments,
     HeadArguments,
+    HeadStudentArguments,
     StudentArguments,
     check_alignment,
     check_backbone,
     check_durations,
     check_head,
+    check_head_student,
     check_student,
 )
 from dtm_hf.training.vocoder.arguments import VocoderArguments, check_vocoder
@@ -61,6 +63,7 @@ SYSTEMS = {
     "durations": System("dtm_hf.training.speech.timing:DurationsTask", DurationsArguments, check_durations),
     "speecht5": System("dtm_hf.training.mels.task:SpeechT5Task", SpeechT5Arguments, check_speecht5),
     "tdm": System("dtm_hf.training.speech.distillation:SpeechDistillation", StudentArguments, check_student),
+    "tdm_head": System("dtm_hf.training.speech.matching:HeadDistillation", HeadStudentArguments, check_head_student),
     "codec": System("dtm_hf.training.codes.codec_task:CodecTask", CodecArguments, check_codec),
     "trm": System("dtm_hf.training.codes.task:TRMTask", TRMArguments, check_trm),
     "trm_latents": System("dtm_hf.training.codes.latent_task:LatentTask", LatentArguments, check_latents),

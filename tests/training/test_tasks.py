@@ -52,6 +52,14 @@ def base(backbone, tokenizer, feature_extractor, vocoder, tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def guiding(make_guidance_head, tmp_path_factory):
+    """Folder of a head that says what guidance adds."""
+    folder = tmp_path_factory.mktemp("head")
+    make_guidance_head(random_weights=True).save_pretrained(folder)
+    return folder
+
+
 @pytest.fixture(scope="module", params=list(SYSTEMS))
 def objective(request):
     return request.param
@@ -74,7 +82,7 @@ def coded(corpus, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def task(objective, corpus, base, aligner, coded, pipeline_folder, image_corpus):
+def task(objective, corpus, base, guiding, aligner, coded, pipeline_folder, image_corpus):
     """Built and placed as the loop does it."""
     speech = ["--dataset", str(corpus), *LOOP, *QUIET, "--sample_prompts", "a|hello"]
     untold = ["--dataset", str(corpus), *LOOP, *QUIET, "--vocab_file", str(corpus / "vocab.txt")]
@@ -88,6 +96,7 @@ def task(objective, corpus, base, aligner, coded, pipeline_folder, image_corpus)
         "durations": [*untold, "--durations_hidden_size", "16", "--text_aligner", str(aligner)],
         "speecht5": [*untold, *SPEECHT5, "--sample_prompts", "a|hello"],
         "tdm": [*on_base, *STUDENT],
+        "tdm_head": [*on_base, *STUDENT[:2], "--step_counts", "4", "--init_from", str(guiding)],
         "codec": [*untold, *CODEC, "--sample_prompts", "a|"],
         "vocoder": [*untold, *VOCODER, "--sample_prompts", "a|"],
         "trm": [*on_codes, *TRM],

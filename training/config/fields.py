@@ -47,7 +47,7 @@ def check_limits(entry: Field, value: Any) -> None:
     if "above" in limits and not value > limits["above"]:
         raise ValueError(f"`{name}` must be greater than {limits['above']}{or_none}, but got {value}.")
     low, high = limits.get("at_least"), limits.get("at_most")
-    if high is not None and low is not None and not low <= value <= high:
+    if None not in (low, high) and not low <= value <= high:
         raise ValueError(f"`{name}` must lie in [{low}, {high}]{or_none}, but got {value}.")
     if high is not None and not value <= high:
         raise ValueError(f"`{name}` must be at most {high}{or_none}, but got {value}.")

@@ -96,6 +96,18 @@ class StudentArguments(_GridArguments, TDMSpeechArguments):
     """tdm: a student of 1-4 steps of a frozen backbone."""
 
 
+@dataclass
+class HeadStudentArguments(_GridArguments, TDMSpeechArguments):
+    """tdm_head: the same with a frozen backbone and the head of `init_from` as the student."""
+
+    head_end: float | None = option(
+        None,
+        "Time from which on the head is left out; by default that of `init_from`.",
+        above=0,
+        at_most=1,
+    )
+
+
 def check_backbone(config: TrainingConfig) -> None:
     """
     Raises:
@@ -191,6 +203,27 @@ def check_student(config: TrainingConfig) -> None:
             f"`full_parameters` {arguments.full_parameters}, {arguments.step_counts} and "
             f"{arguments.teacher_guidance_scale}."
         )
+
+
+def check_head_student(config: TrainingConfig) -> None:
+    """
+    Raises:
+        ValueError: for a head that cannot be distilled so.
+    """
+    check_conditioning(config.objective)
+    _check_base(config)
+    arguments: HeadStudentArguments = config.objective
+    if config.model.init_from is None:
+        raise ValueError(
+            "`init_from` must be the head to begin with, of the objective dtm with `head_prediction` 'guidance', but "
+            "got none."
+        )
+    for name in ("imitates", "full_parameters"):
+        if getattr(arguments, name):
+            raise ValueError(f"`{name}` is for the objective tdm, but the objective is tdm_head.")
+    if arguments.time_grid == "epss":
+        raise ValueError("`time_grid` must be 'sway' or 'uniform' for tdm_head: 'epss' has no grids of 1 to 4 steps.")
+    check_tdm(config)
 
 
 def _check_base(config: TrainingConfig) -> None:

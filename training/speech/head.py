@@ -56,16 +56,10 @@ def head_components(config: TrainingConfig) -> Components:
     guides = draws.head_prediction == "guidance"
     if guides and parts["mean_mel"] is None:
         parts["mean_mel"] = [round(value, 4) for value in null_mean(backbone)]
-    sizes = _read_sizes(backbone)
     run = provenance(config, backbone) | _guidance_and_sampler(draws)
     run["mean_mel"] = parts["mean_mel"] if guides else None
     if model.init_from is not None:
-        head = _pretrained_head(model.init_from, model.init_from_revision)
-        for name, size in sizes.items():
-            if getattr(head.config, name) != size:
-                raise ValueError(
-                    f"`init_from` has `{name}` {getattr(head.config, name)}, but the backbone has {size}."
-                )
+        head = fitting_head(model.init_from, model.init_from_revision, backbone)
         if head.config.prediction != draws.head_prediction:
             raise ValueError(
                 f"`head_prediction` must be that of `init_from`, {head.config.prediction!r}, but got "
@@ -75,11 +69,6 @@ def head_components(config: TrainingConfig) -> Components:
             raise ValueError(
                 "`init_from` must have been trained with a `baked_guidance_range` if this run has one, and without if "
                 f"not, but its range is {head.config.guidance_scale_range} and this one {draws.baked_guidance_range}."
-            )
-        if head.config.residual_layers > backbone.config.depth:
-            raise ValueError(
-                f"`init_from` has `residual_layers` {head.config.residual_layers}, but the backbone has "
-                f"{backbone.config.depth} blocks."
             )
         # What it was trained for before no longer holds.
         for name, value in run.items():
@@ -151,7 +140,23 @@ def _copied_shape(backbone: F5Backbone, draws: HeadArguments) -> dict[str, Any]:
     }
 
 
-def _pretrained_head(name: str, revision: str | None) -> DTMHead:
-    """The head of a folder or repository that holds a head alone, or a pipeline with one."""
+def fitting_head(name: str, revision: str | None, backbone: F5Backbone) -> DTMHead:
+    """
+    The head of a folder or repository that holds a head alone, or a pipeline with one.
+
+    Raises:
+        ValueError: if it was made for a backbone of other sizes.
+    """
     subfolder = "" if head_only_config(name, revision=revision) is not None else "head"
-    return DTMHead.from_pretrained(name, revision=revision, subfolder=subfolder, dtype=torch.float32)
+    head = DTMHead.from_pretrained(name, revision=revision, subfolder=subfolder, dtype=torch.float32)
+    for size_name, size in _read_sizes(backbone).items():
+        if getattr(head.config, size_name) != size:
+            raise ValueError(
+                f"`init_from` has `{size_name}` {getattr(head.config, size_name)}, but the backbone has {size}."
+            )
+    if head.config.residual_layers > backbone.config.depth:
+        raise ValueError(
+            f"`init_from` has `residual_layers` {head.config.residual_layers}, but the backbone has "
+            f"{backbone.config.depth} blocks."
+        )
+    return head
