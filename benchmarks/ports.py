@@ -191,12 +191,15 @@ def installed(port: Path) -> None:
         without = _bytes(Path(folder)) - bare
         subprocess.run([*pip, "--no-deps", str(root)], check=True)
         whole = _bytes(Path(folder)) - bare
+        (packages,) = Path(folder).glob("lib/python*/site-packages")
+        parts = sorted(((_bytes(part), part.name) for part in packages.iterdir() if part.is_dir()), reverse=True)
         say = ["speak", "Good morning.", "--runtime", "onnx", "--model", str(port.resolve()), "-o", "speech.wav"]
         # What stands in for packages of this process is not in the new environment.
         clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
         spoken = subprocess.run([f"{folder}/bin/dtm-hf", *say], cwd=folder, env=clean, check=False)
     print(f"a fresh environment: {whole / 1e6:.0f} MB, {(whole - without) / 1e6:.0f} of them this package; "
-          f"speaks: {'yes' if spoken.returncode == 0 else 'NO'}")  # fmt: skip
+          f"speaks: {'yes' if spoken.returncode == 0 else 'NO'}; "
+          + ", ".join(f"{name} {size / 1e6:.0f}" for size, name in parts[:8]))  # fmt: skip
 
 
 def _bytes(folder: Path) -> int:

@@ -57,6 +57,13 @@ def test_text_that_is_too_long_is_cut_and_joined(pipeline):
     assert len(audio) == frames * 256 - (len(rows) - 1) * int(0.15 * 16000)
 
 
+def test_a_word_longer_than_the_positions_is_refused_before_anything_runs(tokenizer):
+    model = tiny_speecht5(vocab_size=tokenizer.vocab_size + 3, max_text_positions=20)
+    pipeline = tiny_speecht5_pipeline(tokenizer, model=model)
+    with pytest.raises(ValueError, match="`text` .* cannot be cut into parts of at most the 20 tokens"):
+        pipeline.prepare("hello " + 40 * "a")
+
+
 def test_speakers_by_name_vector_and_file(pipeline, tmp_path):
     vector = pipeline.speakers.vectors["bob"]
     np.save(tmp_path / "bob.npy", vector[None].numpy())

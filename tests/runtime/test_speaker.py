@@ -11,6 +11,7 @@ import soundfile
 import torch
 from tiny import voice
 
+from dtm_hf import DTMPipeline
 from dtm_hf.runtime import Speaker
 
 TEXT, SAID = "Hello there, good morning.", "What is said."
@@ -100,8 +101,9 @@ def edit(path, **entries):
 
 def test_a_missing_graph_is_named(copy):
     (copy / "head" / "prepare.onnx").unlink()
-    with pytest.raises(FileNotFoundError, match="'prepare' is missing"):
-        Speaker(copy)
+    for opened in (Speaker, DTMPipeline.from_pretrained):
+        with pytest.raises(FileNotFoundError, match="'prepare' is missing"):
+            opened(copy)
 
 
 def test_a_damaged_graph_is_named(copy):
@@ -155,8 +157,10 @@ def test_a_pipeline_of_torch_is_no_port(copy):
 
 def test_a_missing_runtime_is_named(port, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(ImportError, match="pip install onnxruntime"):
-        Speaker(port)
+    for opened in (Speaker, DTMPipeline.from_pretrained):
+        # A pipeline says first which folder it was to load.
+        with pytest.raises((ImportError, ValueError), match="pip install onnxruntime"):
+            opened(port)
 
 
 def test_a_stream_is_its_sentences_cross_faded(speaker, reference_audio):

@@ -1,8 +1,5 @@
 """The loop of SpeechT5 against transformers' own `generate_speech`."""
 
-import os
-import shutil
-
 import pytest
 import torch
 from tiny_speecht5 import kept_units, tiny_speecht5, tokens
@@ -45,18 +42,20 @@ def test_the_loop_says_what_transformers_says(model, speaker):
     assert_same(found, expected)
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(shutil.which(os.environ.get("CXX", "g++")) is None, reason="torch.compile needs a C++ compiler")
-def test_compiled_it_says_the_same(speaker):
+def test_compiled_it_says_the_same(speaker, monkeypatch):
+    # All of `torch.compile` but the C++, which takes a minute and is PyTorch's: `benchmarks/speecht5.py` measures it.
+    compiles = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda module: compiles(module, backend="aot_eager", fullgraph=True))
     # Longer than one cache is: the second is of another shape, and compiled for any.
     model = tiny_speecht5(decoder_layers=1)
     ids, mask = tokens(14)
     masks = given_masks(model, kept_units(140))
     (expected,) = generate(EagerSteps(model), ids, mask, speaker[:1], masks, threshold=2.0)
-    torch._dynamo.reset()
-    before = torch._dynamo.utils.counters["stats"]["calls_captured"]
+    before = torch._dynamo.utils.counters["stats"]["unique_graphs"]
     (found,) = generate(EagerSteps(model, compiled=True), ids, mask, speaker[:1], masks, threshold=2.0)
-    assert torch._dynamo.utils.counters["stats"]["calls_captured"] > before
+    # One for the first frame, which lies in memory as no other does, one for the first cache and one for what it grows
+    # to; and none a step.
+    assert 1 <= torch._dynamo.utils.counters["stats"]["unique_graphs"] - before <= 3
     assert len(found) == 280
     assert_same(found, expected)
 
