@@ -54,3 +54,19 @@ def difference(output: np.ndarray, expected: np.ndarray) -> Difference:
         deviation=float(np.abs(output - expected).max() / norm),
         scale=float(abs(other / norm - 1)),
     )
+
+
+def beside_two_seeds(mel, wanted, elsewise, length: float) -> tuple[float, float]:
+    """
+    Mean absolute distance of a port's log-mel to its source's, and that of another seed of the source.
+
+    Args:
+        mel (`torch.Tensor` of shape `(N, M)`): of the port; `wanted` of the source; `elsewise` of its other seed.
+        length (`float`): share of the source's frames that the port may have more or less; then those that both have
+            are compared. Beyond that the distance is infinite.
+    """
+    frames, shared = min(len(wanted), len(elsewise)), min(len(mel), len(wanted))
+    spread = float((wanted[:frames] - elsewise[:frames]).abs().mean())
+    if mel.shape[1:] != wanted.shape[1:] or abs(len(mel) - len(wanted)) > length * len(wanted):
+        return float("inf"), spread
+    return float((mel[:shared] - wanted[:shared]).abs().mean()), spread

@@ -13,6 +13,8 @@ class Bar:
         speech (`float`): mean distance of the log-mels of whole utterances, over that of two seeds of the source, at
             most.
         sound (`float`): the same of their waveforms, whose quiet places make more of roundings.
+        length (`float`): frames by which an utterance may be longer or shorter, over its own, at most: durations that
+            are drawn are rounded to frames, and a rounded network's may fall to the other side.
     """
 
     correlation: float
@@ -20,12 +22,13 @@ class Bar:
     scale: float
     speech: float
     sound: float
+    length: float
 
 
 BARS = {
-    "fp32": Bar(correlation=1e-9, deviation=1e-4, scale=1e-5, speech=1e-3, sound=5e-2),
+    "fp32": Bar(correlation=1e-9, deviation=1e-4, scale=1e-5, speech=1e-3, sound=5e-2, length=0.0),
     # Weights have eleven bits; what is computed of them has all.
-    "fp16": Bar(correlation=1e-6, deviation=2e-2, scale=1e-3, speech=1e-2, sound=1e-1),
+    "fp16": Bar(correlation=1e-6, deviation=2e-2, scale=1e-3, speech=1e-2, sound=1e-1, length=0.0),
     # Activations of seven bits too. A network that is wrong, or another one, has correlations far below.
-    "int8": Bar(correlation=2e-2, deviation=2.0, scale=5e-2, speech=0.5, sound=0.75),
+    "int8": Bar(correlation=2e-2, deviation=2.0, scale=5e-2, speech=0.5, sound=0.75, length=0.02),
 }

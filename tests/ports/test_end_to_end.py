@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from tiny import voice
 
+from dtm_hf.ports.comparison import beside_two_seeds
 from dtm_hf.ports.cost import cpu_name, speaking_cost
 from dtm_hf.ports.end_to_end import end_to_end
 from dtm_hf.ports.tolerance import BARS
@@ -66,3 +67,12 @@ def test_what_speaking_costs():
 def test_the_cpu_has_a_name():
     shown = re.search(r"model name\s*: (.+)", Path("/proc/cpuinfo").read_text())
     assert cpu_name() == shown[1] if shown else cpu_name()
+
+
+def test_rounded_weights_may_round_a_length_to_the_other_side():
+    """By one frame of a hundred; a tenth more is another utterance, and in float32 one frame is."""
+    mels = np.random.default_rng(0).normal(size=(2, 110, 4)).astype(np.float32)
+    (wanted, other), longer = mels[:, :100], mels[0, :101]
+    for weights, mel, passes in (("int8", longer, True), ("int8", mels[0], False), ("fp32", longer, False)):
+        distance, spread = beside_two_seeds(mel, wanted, other, BARS[weights].length)
+        assert spread > 1 and (distance == 0) == passes and (distance <= spread) == passes
