@@ -164,3 +164,23 @@ def test_a_checkpoint_of_transformers_is_a_pipeline(tmp_path):
     again = SpeechT5Pipeline.from_pretrained(tmp_path / "pipeline")
     said = speak(again, "good morning to you ~ all!", speaker=torch.ones(16))
     np.testing.assert_allclose(said.audios[0], output.audios[0], rtol=0, atol=1e-6)
+
+
+def test_whether_a_text_was_ended_by_the_model(pipeline):
+    assert speak(pipeline).stopped == [False]
+    # A threshold of nothing ends all at their first step; the least that they may last is none of it.
+    texts = [TEXT, "Good morning to you. " * 12]
+    assert speak(pipeline, texts, threshold=0.0).stopped == [True, True]
+    rows, heard = pipeline.prepare(texts), []
+    pipeline.sample(rows, **SETTINGS, callback_on_row_end=lambda row, said: heard.append((row.text_index, said)))
+    assert sorted(heard) == [(row.text_index, False) for row in rows]
+    # One chunk that goes on for as long as it may is enough.
+    said = iter([True, *[True] * (len(rows) - 2), False])
+    pipeline.sample, sample = (
+        lambda rows, *args: [args[-1](row, next(said)) or torch.zeros(4, 80) for row in rows],
+        pipeline.sample,
+    )
+    try:
+        assert speak(pipeline, texts, output_type="mel").stopped == [True, False]
+    finally:
+        pipeline.sample = sample
