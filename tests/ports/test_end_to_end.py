@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from tiny import voice
 
 from dtm_hf.ports.comparison import beside_two_seeds
@@ -71,7 +72,7 @@ def test_the_cpu_has_a_name():
 
 def test_rounded_weights_may_round_a_length_to_the_other_side():
     """By one frame of a hundred; a tenth more is another utterance, and in float32 one frame is."""
-    mels = np.random.default_rng(0).normal(size=(2, 110, 4)).astype(np.float32)
+    mels = torch.randn(2, 110, 4, generator=torch.Generator().manual_seed(0))
     (wanted, other), longer = mels[:, :100], mels[0, :101]
     for weights, mel, passes in (("int8", longer, True), ("int8", mels[0], False), ("fp32", longer, False)):
         distance, spread = beside_two_seeds(mel, wanted, other, BARS[weights].length)
