@@ -78,8 +78,8 @@ def wheel(tmp_path_factory):
     for name in ("pyproject.toml", "README.md", "LICENSE", "model_card.md"):
         if (ROOT / name).exists():
             shutil.copy(ROOT / name, source)
-    build = "import setuptools.build_meta as b, sys; b.build_wheel(sys.argv[1])"
-    subprocess.run([sys.executable, "-c", build, "dist"], cwd=source, check=True, capture_output=True, text=True)
+    build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", "dist"]
+    subprocess.run(build, cwd=source, check=True, capture_output=True, text=True)
     (wheel,) = (source / "dist").glob("*.whl")
     return wheel
 
@@ -101,6 +101,11 @@ def test_the_wheel_alone_speaks(wheel, tmp_path):
     modules = spoken.stdout.splitlines()[0].split()
     assert [path for path in modules if not path.startswith(str(tmp_path / "installed"))] == []
     assert soundfile.info(tmp_path / "demo.wav").duration > 1
+
+
+def test_the_wheel_is_as_large_as_is_said(wheel):
+    (said,) = re.findall(r"the wheel with it has (\d+)", (ROOT / "README.md").read_text())
+    assert abs(wheel.stat().st_size / 1e6 - int(said)) < 1
 
 
 def test_the_wheel_holds_every_module_and_data_file_and_one_top_level_package(wheel):
