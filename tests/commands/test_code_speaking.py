@@ -82,7 +82,7 @@ def test_a_benchmark_of_mels_says_so(folder, reference_audio, tmp_path):
     lines.write_text("reference_audio,reference_text,text\nvoice.wav,some words.,yes\n")
     result = run("benchmark", "--model", folder, "--set", lines, "-o", tmp_path / "figures", "--arms", "euler-4")
     assert result.exit_code == 2, result.output
-    assert "is a TRMPipeline, and this command is for a DTMPipeline" in result.stderr
+    assert "is a TRMPipeline: name it by `--beside`" in result.stderr.replace("\n", " ")
     assert not (tmp_path / "figures").exists()
 
 

@@ -111,7 +111,7 @@ def test_the_help_tells_whose_an_option_is(capsys):
     assert "--backbone_dim" in groups["flow_matching"]
     owners = next(name for name, options in groups.items() if "--license" in options)
     assert {"flow_matching", "codec", "trm"} <= set(owners.split(", "))
-    assert "--head_hidden_size" in groups["dtm"] and "--resolution" in groups["tdm_image"]
+    assert "--head_hidden_size" in groups["dtm, trm_latents"] and "--resolution" in groups["tdm_image"]
     assert "--lora_rank" in groups["tdm, tdm_head, tdm_image"]
     assert "--prompt_loss" in groups["dtm, flow_matching, tdm, tdm_head"]
 
