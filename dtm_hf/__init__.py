@@ -32,6 +32,7 @@ _MODULES = {
     "PortedHead": "dtm_hf.ports.ported",
     "PortedHifiGan": "dtm_hf.ports.ported_speecht5",
     "PortedSpeechT5": "dtm_hf.ports.ported_speecht5",
+    "PortedTRM": "dtm_hf.ports.ported_trm",
     "PortedTextAligner": "dtm_hf.ports.ported_timing",
     "PortedTokenDurations": "dtm_hf.ports.ported_timing",
     "PortedVocoder": "dtm_hf.ports.ported",

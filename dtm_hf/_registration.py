@@ -32,6 +32,7 @@ _COMPONENTS = (
     "PortedHead",
     "PortedHifiGan",
     "PortedSpeechT5",
+    "PortedTRM",
     "PortedTextAligner",
     "PortedTokenDurations",
     "PortedVocoder",

@@ -220,13 +220,15 @@ def parity(
     ],
     port: Annotated[str, PlaceArgument(metavar="PORT", help="Folder or Hub name of a port of it.")],
     report: Annotated[Path | None, PathOption("--json", help="File for the whole report.")] = None,
+    recognizer: Annotated[str | None, typer.Option(help="Who counts wrong words: whisper:base, ...")] = None,
+    similarity: Annotated[bool, typer.Option("--similarity", help="Compare the voices too.")] = False,
     revision: Revision = None,
     local_files_only: LocalFilesOnly = False,
 ) -> None:
     """Check that a port is its source: graph by graph, over the steps, and as speech. Ends with 1 if it is not."""
     from .parity import parity as run
 
-    run(model, port, report, revision, local_files_only)
+    run(model, port, report, recognizer, similarity, revision, local_files_only)
 
 
 @app.command()

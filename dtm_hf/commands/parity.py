@@ -1,7 +1,10 @@
 """The gate of ports from the command line."""
 
 import json
+import time
+from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -10,8 +13,21 @@ from dtm_hf.files import written_aside
 from .console import ArgumentError, stderr
 from .models import ANY_KIND, EMBEDDED, choose_model, choose_reference, load_pipeline, pipeline_kind
 
+if TYPE_CHECKING:
+    import numpy as np
 
-def parity(model: str, port: str, report_file: Path | None, revision: str | None, local_files_only: bool) -> None:
+    from dtm_hf.ports.end_to_end import Judge
+
+
+def parity(
+    model: str,
+    port: str,
+    report_file: Path | None,
+    recognizer: str | None,
+    similarity: bool,
+    revision: str | None,
+    local_files_only: bool,
+) -> None:
     """Print a line a rung, write the report, and end with code 1 if the port is not its source."""
     model = choose_model(None if model == EMBEDDED.name and not Path(model).exists() else model)
     try:
@@ -22,21 +38,23 @@ def parity(model: str, port: str, report_file: Path | None, revision: str | None
     reference = (
         choose_reference(model, None, None, None, revision, local_files_only) if kind == "DTMPipeline" else None
     )
-    source = load_pipeline(model, kinds=ANY_KIND, device="cpu", revision=revision, local_files_only=local_files_only)
-    ported = load_pipeline(port, kinds=ANY_KIND, device="cpu", local_files_only=local_files_only)
+    judges = _judges(recognizer, similarity)
+    source, of_source = _loaded(model, revision=revision, local_files_only=local_files_only)
+    ported, of_port = _loaded(port, local_files_only=local_files_only)
     with stderr.status("Comparing"):
         if kind == "TRMPipeline":
             from dtm_hf.ports.parity_trm import check_trm_parity
 
-            report = check_trm_parity(source, ported)
+            report = check_trm_parity(source, ported, judges=judges)
         elif kind == "SpeechT5Pipeline":
             from dtm_hf.ports.parity_speecht5 import check_speecht5_parity
 
-            report = check_speecht5_parity(source, ported)
+            report = check_speecht5_parity(source, ported, judges=judges)
         else:
             from dtm_hf.ports.parity import check_parity
 
-            report = check_parity(source, ported, str(reference.audio), reference.text)
+            report = check_parity(source, ported, str(reference.audio), reference.text, judges=judges)
+    report["cost"]["load seconds"] = {"source": of_source, "port": of_port}
     if report_file is not None:
         with written_aside(report_file) as aside:
             aside.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
@@ -46,6 +64,64 @@ def parity(model: str, port: str, report_file: Path | None, revision: str | None
     run = report["rungs"]["free run"]
     worst = max(row["mel distance"] / row["of two seeds"] for row in run["utterances"])
     typer.echo(f"{'ok  ' if run['passed'] else 'FAIL'} speech: mel distance at most {worst:.1e} of that of two seeds")
-    typer.echo(f"pass: {report['cost']['pass ratio']:.2f} of the source's time")
+    _echo_heard(report["rungs"]["end to end"])
+    cost = report["cost"]
+    typer.echo(
+        f"pass: {cost['pass ratio']:.2f} of the source's time, on {cost['cpu']}, {cost['torch threads']} threads"
+    )
     if not report["passed"]:
         raise typer.Exit(1)
+
+
+def _loaded(name: str, **options: Any) -> tuple[Any, float]:
+    """A pipeline, and the seconds that it took to load; the libraries were imported before."""
+    import dtm_hf
+
+    for kind in ANY_KIND:
+        getattr(dtm_hf, kind)
+    started = time.perf_counter()
+    pipeline = load_pipeline(name, kinds=ANY_KIND, device="cpu", **options)
+    return pipeline, time.perf_counter() - started
+
+
+def _judges(recognizer: str | None, similarity: bool) -> dict[str, "Judge"]:
+    """Who listens to source and port: nobody where nobody is asked for."""
+    judges: dict[str, Judge] = {}
+    if recognizer is not None:
+        from dtm_hf.evaluation.metric import BenchmarkItem, Speech
+        from dtm_hf.evaluation.metrics.words import WordErrorRate
+        from dtm_hf.evaluation.recognizers import load_recognizer
+        from dtm_hf.ports.compared import TEXTS
+
+        # For a recogniser that is held to a list of words.
+        words = sorted({word.strip(".,").lower() for text in TEXTS for word in text.split()})
+        try:
+            error_rate = WordErrorRate(load_recognizer(recognizer, words))
+        except ValueError as error:
+            raise ArgumentError(str(error).replace("`recognizer`", "`--recognizer`")) from error
+
+        def word_error(text: str, sound: "np.ndarray", rate: int, beside: "np.ndarray") -> tuple[float, float] | None:
+            return error_rate(Speech(sound, rate, sound[:, None]), BenchmarkItem(text, text, beside, text))
+
+        judges["word error"] = word_error
+    if similarity:
+        from dtm_hf.evaluation.metric import BenchmarkItem, Speech
+        from dtm_hf.evaluation.metrics.speaker import SpeakerSimilarity
+
+        measures = cache(SpeakerSimilarity)
+
+        def alike(text: str, sound: "np.ndarray", rate: int, beside: "np.ndarray") -> tuple[float, float] | None:
+            # The prompt is what the source says, which is as like itself as can be.
+            return measures(rate)(Speech(sound, rate, sound[:, None]), BenchmarkItem(text, text, beside, text))
+
+        judges["similarity to the source"] = alike
+    return judges
+
+
+def _echo_heard(heard: dict[str, Any]) -> None:
+    worst = max(row["mel distance"] / row["of two seeds"] for row in heard["utterances"])
+    mark = "FAIL" if not heard["passed"] else "ok  " if heard.get("judged", True) else "    "
+    typer.echo(f"{mark} sound: mel distance at most {worst:.1e} of that of two seeds")
+    for name, sides in heard["figures"].items():
+        shown = (f"{side} {'-' if value is None else format(value, '.3f')}" for side, value in sides.items())
+        typer.echo(f"     {name}: {', '.join(shown)}")

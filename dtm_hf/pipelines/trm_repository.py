@@ -26,7 +26,7 @@ class TRMRepositoryMixin(PublishedMixin):
 
     card_template = Path(__file__).parents[1] / "trm_card.md"
     component_classes = {
-        "model": ("TRMModel",),
+        "model": ("TRMModel", "PortedTRM"),
         "codec": ("PortedCodec",),
         "tokenizer": ("F5Tokenizer",),
         "scheduler": ("MaskingScheduler",),

@@ -1,15 +1,10 @@
-"""What every gate does: a port's graphs answered for by the source's networks, and what a pass of either costs."""
+"""What every gate does: a port's graphs answered for by the source's networks."""
 
 import dataclasses
-import os
-import platform
-import resource
-import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
-import torch
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
 from dtm_hf.backbone.fingerprint import fingerprint_of
@@ -131,31 +126,3 @@ def compare_graphs(
 
 def _badness(found: Difference) -> float:
     return float("inf") if found.fault else found.deviation
-
-
-def cost_of(source: DiffusionPipeline, parts: dict[str, Ported]) -> dict[str, Any]:
-    """Sizes, threads and the machine."""
-    size = sum(path.stat().st_size for p in parts.values() for path in p.folder.iterdir() if path.suffix != ".json")
-    return {
-        "graph bytes": size,
-        "parameter bytes": sum(
-            parameter.nbytes for name in parts for parameter in source.components[name].parameters()
-        ),
-        "peak resident bytes of both": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-        "torch threads": torch.get_num_threads(),
-        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS"),
-        "machine": platform.processor() or platform.machine(),
-        "cores": os.cpu_count(),
-    }
-
-
-def seconds_in_turns(runs: Mapping[str, RunGraph], arrays: Mapping[str, np.ndarray], repeats: int) -> dict[str, float]:
-    """Median seconds of each of several graphs, in turns, so that what else the machine does falls on all."""
-    times: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(repeats + 1):
-        for name, run in runs.items():
-            started = time.perf_counter()
-            run(**arrays)
-            times[name].append(time.perf_counter() - started)
-    # The first pass of each warms up.
-    return {name: float(np.median(values[1:])) for name, values in times.items()}

@@ -1,22 +1,17 @@
 """The gate of SpeechT5: graph by graph, step by step, as speech, and at what cost."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 
 from dtm_hf.pipelines.pipeline_speecht5 import SpeechT5Pipeline
-from dtm_hf.ports.compared import (
-    BATCHES,
-    TEXTS,
-    compare_graphs,
-    cost_of,
-    ported_parts,
-    seconds_in_turns,
-    source_graphs,
-)
+from dtm_hf.ports.compared import BATCHES, TEXTS, compare_graphs, ported_parts, source_graphs
+from dtm_hf.ports.cost import cost_of, seconds_in_turns, speaking_cost
+from dtm_hf.ports.end_to_end import Judge, end_to_end
 from dtm_hf.ports.tolerance import BARS, Bar
 from dtm_hf.vocoder.hifigan import as_vocoder
 
@@ -32,6 +27,7 @@ def check_speecht5_parity(
     speaker: Any = None,
     time_steps: int = 20,
     batches: Sequence[Sequence[int]] = BATCHES,
+    judges: Mapping[str, Judge] | None = None,
 ) -> dict[str, Any]:
     """
     Compare a port with its source.
@@ -40,7 +36,8 @@ def check_speecht5_parity(
         source ([`SpeechT5Pipeline`]), ported ([`SpeechT5Pipeline`]): on the CPU.
         speaker (*optional*): as of a call; where the pipeline has no voice, an embedding that is nobody's.
         time_steps (`int`, defaults to 20): steps that are timed; 0 times nothing.
-        batches (`list[list[int]]`, *optional*): which of the texts are spoken together.
+        batches (`list[list[int]]`, *optional*): which of the texts are spoken together; all are heard too.
+        judges (`dict[str, Callable]`, *optional*): of the sound, as of [`~dtm_hf.ports.end_to_end.end_to_end`].
 
     Returns:
         `dict`: the report, ready for JSON, as of [`~dtm_hf.ports.parity.check_parity`].
@@ -57,14 +54,21 @@ def check_speecht5_parity(
     report: dict[str, Any] = {"weights": weights, "bar": dataclasses.asdict(bar), "rungs": {}}
     report["rungs"]["graphs"] = _graphs(source, ported, parts, speaker, bar, batches)
     report["rungs"]["free run"] = _free_run(source, ported, speaker, bar, batches, stops=weights != "int8")
+    texts = [TEXTS[i] for i in sorted({i for batch in batches for i in batch})]
+
+    def say(side: str) -> list[np.ndarray]:
+        pipeline, seed = (ported if side == "port" else source), (100 if side == "another seed" else 0)
+        return _speak(pipeline, texts, speaker, seed, output_type="np", **_endless(source))
+
+    report["rungs"]["end to end"] = end_to_end(texts, say, source.sampling_rate, bar, judges)
     report["passed"] = all(rung["passed"] for rung in report["rungs"].values())
-    report["cost"] = _cost(source, parts, time_steps)
+    report["cost"] = _cost(source, ported, parts, time_steps, speaker)
     return report
 
 
-def _speak(pipeline, texts: Sequence[str], speaker, seed: int = 0, **settings) -> list[torch.Tensor]:
+def _speak(pipeline, texts: Sequence[str], speaker, seed: int = 0, output_type: str = "mel", **settings) -> list:
     generators = [torch.Generator().manual_seed(seed + i) for i in range(len(texts))]
-    return pipeline(list(texts), speaker, generator=generators, output_type="mel", **settings).audios
+    return pipeline(list(texts), speaker, generator=generators, output_type=output_type, **settings).audios
 
 
 def _endless(pipeline) -> dict[str, float]:
@@ -118,8 +122,8 @@ def _free_run(source, ported, speaker, bar: Bar, batches, stops: bool) -> dict[s
     return {"passed": all(row["passed"] for row in rows), "utterances": rows}
 
 
-def _cost(source, parts, repeats: int) -> dict[str, Any]:
-    """Size, and the time of a step."""
+def _cost(source, ported, parts, repeats: int, speaker) -> dict[str, Any]:
+    """Size, the time of a step, and what it takes to speak; there is no stream, and so no first audio."""
     cost = cost_of(source, parts)
     if repeats:
         graph = source_graphs(source, "model", parts["model"])["step"]
@@ -133,4 +137,10 @@ def _cost(source, parts, repeats: int) -> dict[str, Any]:
         medians = seconds_in_turns(runs, arrays, repeats)
         cost[f"step seconds, 1 row, {_TOKENS} tokens, {_CACHED} steps before"] = medians
         cost["pass ratio"] = medians["port"] / medians["source"]
+
+        def speak(pipeline: SpeechT5Pipeline) -> float:
+            (sound,) = _speak(pipeline, TEXTS[2:], speaker, output_type="np", **_endless(source))
+            return len(sound) / pipeline.sampling_rate
+
+        cost["speaking"] = speaking_cost({"source": partial(speak, source), "port": partial(speak, ported)})
     return cost

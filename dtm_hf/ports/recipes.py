@@ -15,11 +15,14 @@ from dtm_hf.ports.graphs_f5 import backbone_graphs
 from dtm_hf.ports.graphs_head import head_graphs
 from dtm_hf.ports.graphs_speecht5 import hifigan_graphs, speecht5_graphs
 from dtm_hf.ports.graphs_timing import aligner_graphs, durations_graphs
+from dtm_hf.ports.graphs_trm import trm_graphs
 from dtm_hf.ports.graphs_vocoder import vocos_graphs
 from dtm_hf.ports.ported import PortedBackbone, PortedHead, PortedVocoder
 from dtm_hf.ports.ported_codec import PortedCodec
 from dtm_hf.ports.ported_speecht5 import PortedHifiGan, PortedSpeechT5
 from dtm_hf.ports.ported_timing import PortedTextAligner, PortedTokenDurations
+from dtm_hf.ports.ported_trm import PortedTRM
+from dtm_hf.trm.modeling_trm import TRMModel
 from dtm_hf.vocoder.vocoder_vocos import VocosVocoder
 
 RECIPES: dict[type, Recipe] = {
@@ -31,10 +34,10 @@ RECIPES: dict[type, Recipe] = {
     SpeechT5ForTextToSpeech: Recipe(speecht5_graphs, PortedSpeechT5),
     SpeechT5HifiGan: Recipe(hifigan_graphs, PortedHifiGan),
     MimiModel: Recipe(codec_graphs, PortedCodec),
+    TRMModel: Recipe(trm_graphs, PortedTRM),
 }
 
-# What a port keeps as it is: no network is in it, or one that has no graphs yet (TRM). Of a `DTMPipeline`,
-# `dtm_hf.runtime` has numpy in its place.
+# What a port keeps as it is, for no network is in it. Of a `DTMPipeline`, `dtm_hf.runtime` has numpy in its place.
 AS_THEY_ARE = frozenset(
     {
         "DTMScheduler",
@@ -45,7 +48,6 @@ AS_THEY_ARE = frozenset(
         "MaskingScheduler",
         "SpeakerTable",
         "SpeechT5Tokenizer",
-        "TRMModel",
         "TextNormalizer",
     }
 )

@@ -269,11 +269,11 @@ class TRMModel(TRMPreTrainedModel):
     def _embed_codes(self, codes: torch.Tensor | None, audio_mask: torch.Tensor) -> torch.Tensor:
         config = self.config
         if codes is None:
-            shape = (len(audio_mask), config.num_codebooks, audio_mask.shape[1])
+            shape = (audio_mask.shape[0], config.num_codebooks, audio_mask.shape[1])
             codes = torch.full(shape, config.mask_code, device=audio_mask.device)
-        if codes.shape != (len(audio_mask), config.num_codebooks, audio_mask.shape[1]):
+        if codes.shape != (audio_mask.shape[0], config.num_codebooks, audio_mask.shape[1]):
             raise ValueError(
-                f"`codes` must have shape {(len(audio_mask), config.num_codebooks, audio_mask.shape[1])}, but got "
+                f"`codes` must have shape {(audio_mask.shape[0], config.num_codebooks, audio_mask.shape[1])}, but got "
                 f"{tuple(codes.shape)}."
             )
         embeds = sum(embed(codes[:, k]) for k, embed in enumerate(self.code_embeds))

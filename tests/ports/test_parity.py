@@ -4,11 +4,12 @@ import json
 import shutil
 
 import numpy as np
-import onnx
 import pytest
 import torch
+from sabotage import edit_graph, failed, kernels_back_to_front, transposed, without, wrapped
 
 from dtm_hf import DTMPipeline
+from dtm_hf.ports.compared import BATCHES, TEXTS
 from dtm_hf.ports.comparison import difference
 from dtm_hf.ports.parity import check_parity
 from dtm_hf.ports.tolerance import BARS
@@ -25,41 +26,33 @@ def folder(port, tmp_path):
 def check(port_source, folder, reference_audio):
     """The report on the port in `folder`, or on a pipeline of it that a test has changed."""
 
-    def run(pipeline=None):
-        return check_parity(port_source, pipeline or DTMPipeline.from_pretrained(folder), reference_audio, SAID, 0)
+    def run(pipeline=None, batches=((0, 1),), **options):
+        pipeline = pipeline or DTMPipeline.from_pretrained(folder)
+        return check_parity(
+            port_source, pipeline, reference_audio, SAID, **{"time_passes": 0} | options, batches=batches
+        )
 
     return run
 
 
-def failed(report):
-    graphs = {name for name, graph in report["rungs"]["graphs"]["graphs"].items() if not graph["passed"]}
-    return graphs | ({"speech"} if not report["rungs"]["free run"]["passed"] else set())
-
-
 def test_a_port_passes_and_says_what_was_compared(check):
-    report = check()
+    report = check(batches=BATCHES, time_passes=1, judges={"frames": lambda *given: (len(given[1]), 256)})
     assert report["passed"] and failed(report) == set()
     assert set(report["rungs"]["graphs"]["graphs"]) == {
         "backbone/backbone", "backbone/text", "head/head", "head/modulation", "head/prepare", "vocoder/vocoder"
     }  # fmt: skip
     assert len(report["rungs"]["graphs"]["teacher forced"]) == 4
+    heard = report["rungs"]["end to end"]
+    assert [row["text"] for row in heard["utterances"]] == list(TEXTS)
+    assert set(heard["figures"]["frames"]) == {"source", "port", "another seed"}
+    for cost in report["cost"]["speaking"].values():
+        assert cost["real-time factor"] > 0 and cost["first audio seconds"] > 0
+    assert report["cost"]["cpu"] and report["cost"]["torch threads"] > 0
     assert json.loads(json.dumps(report)) == report
 
 
-def edit_graph(path, change):
-    model = onnx.load(path)
-    change(model.graph)
-    path.with_name(f"{path.name}.data").unlink()
-    onnx.save(model, path)
-
-
 def test_a_transposed_weight_is_found(check, folder):
-    def transpose(graph):
-        square = [t for t in graph.initializer if len(t.dims) == 2 and t.dims[0] == t.dims[1] == 64]
-        weights = onnx.numpy_helper.to_array(square[0])
-        square[0].CopyFrom(onnx.numpy_helper.from_array(np.ascontiguousarray(weights.T), square[0].name))
-
-    edit_graph(folder / "backbone" / "backbone.onnx", transpose)
+    edit_graph(folder / "backbone" / "backbone.onnx", transposed(64))
     assert failed(check()) >= {"backbone/backbone", "speech"}
 
 
@@ -69,24 +62,20 @@ def test_a_position_off_by_one_is_found(check, folder):
     pipeline.backbone.graphs["text"] = lambda token_ids, valid: {
         "embeds": np.roll(text(token_ids=token_ids, valid=valid)["embeds"], 1, axis=1)
     }
-    assert failed(check(pipeline)) == {"backbone/text", "speech"}
+    assert failed(check(pipeline)) == {"backbone/text", "speech", "sound"}
 
 
 @pytest.mark.parametrize("name", ["cond", "text_embeds", "attention_mask", "timestep"])
 def test_a_dropped_input_of_the_backbone_is_found(check, folder, name):
     pipeline = DTMPipeline.from_pretrained(folder)
-    backbone = pipeline.backbone.graphs["backbone"]
-    nothing = np.ones_like if name == "attention_mask" else np.zeros_like
-    pipeline.backbone.graphs["backbone"] = lambda **arrays: backbone(**arrays | {name: nothing(arrays[name])})
+    without(pipeline.backbone.graphs, "backbone", name)
     assert "backbone/backbone" in failed(check(pipeline))
 
 
 @pytest.mark.parametrize("name", ["velocity", "prepared_states", "flow_time", "modulation", "attention_mask"])
 def test_a_dropped_input_of_the_head_is_found(check, folder, name):
     pipeline = DTMPipeline.from_pretrained(folder)
-    head = pipeline.head.graphs["head"]
-    nothing = np.ones_like if name == "attention_mask" else np.zeros_like
-    pipeline.head.graphs["head"] = lambda **arrays: head(**arrays | {name: nothing(arrays[name])})
+    without(pipeline.head.graphs, "head", name)
     assert "head/head" in failed(check(pipeline))
 
 
@@ -102,6 +91,27 @@ def test_swapped_branches_are_found(check, folder):
     assert failed(check(pipeline)) >= {"backbone/backbone", "speech"}
 
 
+@pytest.mark.parametrize("fault", ["kernels", "off by one", "swapped", "dropped"])
+def test_a_fault_of_the_vocoder_is_found(check, folder, fault):
+    if fault == "kernels":
+        edit_graph(folder / "vocoder" / "vocoder.onnx", kernels_back_to_front)
+    pipeline = DTMPipeline.from_pretrained(folder)
+    graphs = pipeline.vocoder.graphs
+    if fault == "off by one":
+        wrapped(graphs, "vocoder", lambda run, **arrays: {k: np.roll(v, 1, axis=1) for k, v in run(**arrays).items()})
+    elif fault == "swapped":
+        # Of the spectra, the real part and the other.
+        wrapped(
+            graphs,
+            "vocoder",
+            lambda run, **arrays: dict(zip(("imaginary", "real"), run(**arrays).values(), strict=True)),
+        )
+    elif fault == "dropped":
+        without(graphs, "vocoder", "mel")
+    # Mels are as they should be.
+    assert failed(check(pipeline, batches=((0,),))) == {"vocoder/vocoder", "sound"}
+
+
 def test_a_state_fed_back_from_the_wrong_place_is_found(check, folder):
     pipeline = DTMPipeline.from_pretrained(folder)
     sample = pipeline.backbone.forward
@@ -113,7 +123,7 @@ def test_a_state_fed_back_from_the_wrong_place_is_found(check, folder):
         return output
 
     pipeline.backbone.forward = forward
-    assert failed(check(pipeline)) == {"speech"}
+    assert failed(check(pipeline)) == {"speech", "sound"}
 
 
 def test_a_port_of_another_backbone_is_refused(make_backbone, port_source, folder, reference_audio):

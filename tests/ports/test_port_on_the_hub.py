@@ -1,5 +1,6 @@
 """A port pushed to a Hub and pulled from it, by the pipeline and by the speaker."""
 
+import json
 import shutil
 
 import numpy as np
@@ -53,5 +54,15 @@ def test_the_gate_takes_what_is_on_the_hub(hub, port_source, reference_audio, tm
     port_source.save_pretrained(tmp_path / "source")
     shutil.copyfile(reference_audio, tmp_path / "source" / "reference.wav")
     (tmp_path / "source" / "reference.txt").write_text(SAID)
-    result = CliRunner().invoke(app, ["parity", str(tmp_path / "source"), REPO])
+    asked = ["--recognizer", "pocketsphinx", "--similarity", "--json", str(tmp_path / "report.json")]
+    result = CliRunner().invoke(app, ["parity", str(tmp_path / "source"), REPO, *asked])
     assert result.exit_code == 0 and "ok   speech" in result.stdout, result.stdout + result.stderr
+    assert "ok   sound" in result.stdout and "word error: source" in result.stdout
+    report = json.loads((tmp_path / "report.json").read_text())
+    figures = report["rungs"]["end to end"]["figures"]
+    assert figures["word error"]["port"] == figures["word error"]["source"] > 0
+    # Hums: where no voice is found in the source, it has no figure.
+    assert set(figures) == {"word error", "similarity to the source"}
+    assert report["cost"]["load seconds"]["source"] > 0 and report["cost"]["cpu"] in result.stdout
+    refused = CliRunner().invoke(app, ["parity", str(tmp_path / "source"), REPO, "--recognizer", "nobody"])
+    assert refused.exit_code == 2 and "`--recognizer` must be" in refused.stderr
