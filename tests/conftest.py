@@ -200,14 +200,26 @@ def port_source(make_backbone, make_head, tokenizer, feature_extractor):
     return pipeline
 
 
+def exported_once(pipeline, name, tmp_path_factory):
+    """Folder of a port, which the first test process that needs it exports for all: half a minute for each of them."""
+    from filelock import FileLock
+
+    from dtm_hf.ports.export import export_pipeline
+
+    base = tmp_path_factory.getbasetemp()
+    # The processes of one run have a folder each in that of the run.
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    with FileLock(shared / f"{name}.lock"):
+        if not (shared / name).exists():
+            export_pipeline(pipeline, shared / f"{name}.partial")
+            (shared / f"{name}.partial").rename(shared / name)
+    return shared / name
+
+
 @pytest.fixture(scope="session")
 def port(port_source, tmp_path_factory):
     """Folder of a port of a tiny pipeline, in ONNX and float32. A test that changes a file copies it."""
-    from dtm_hf.ports.export import export_pipeline
-
-    folder = tmp_path_factory.mktemp("ports") / "tiny"
-    export_pipeline(port_source, folder)
-    return folder
+    return exported_once(port_source, "tiny-port", tmp_path_factory)
 
 
 @pytest.fixture(scope="session")
@@ -230,11 +242,7 @@ def guidance_pipeline(backbone, make_guidance_head, tokenizer, feature_extractor
 @pytest.fixture(scope="session")
 def guidance_port(guidance_pipeline, tmp_path_factory):
     """Folder of a port of it, in ONNX and float32. A test that changes a file copies it."""
-    from dtm_hf.ports.export import export_pipeline
-
-    folder = tmp_path_factory.mktemp("ports") / "guidance"
-    export_pipeline(guidance_pipeline, folder)
-    return folder
+    return exported_once(guidance_pipeline, "guidance-port", tmp_path_factory)
 
 
 @pytest.fixture(scope="session")

@@ -277,7 +277,10 @@ def test_another_system_joins_the_table(model, speecht5, sentences, tmp_path):
             "--arms speecht5-4 --beside speecht5",
             "`arms` of speecht5 must be of the form speecht5, but got 'speecht5-4'",
         ),
-        ("--arms speecht5 --beside model", "`--beside` 'model' must be a SpeechT5Pipeline, but is a DTMPipeline"),
+        (
+            "--arms speecht5 --beside model",
+            "`--beside` 'model' must be a SpeechT5Pipeline or a TRMPipeline, but is a DTMPipeline",
+        ),
         ("--arms speecht5 --beside absent", "`--beside` 'absent' is neither an existing folder"),
         ("--arms speecht5 --beside empty", "`--beside` 'empty' holds no pipeline"),
         ("--arms speecht5 --beside speecht5 --beside again", "`--beside` may name one SpeechT5Pipeline"),
