@@ -200,7 +200,8 @@ def installed(port: Path) -> None:
         spoken = subprocess.run([f"{folder}/bin/dtm-hf", *say], cwd=folder, env=clean, check=False)
     own = whole - without
     print(f"a fresh environment: {whole / 1e6:.0f} MB, {own / 1e6:.0f} of them this package; of all "
-          f"{compiled / 1e6:.0f} bytecode, which pip need not compile; speaks: {'yes' if spoken.returncode == 0 else 'NO'}; "
+          f"{compiled / 1e6:.0f} bytecode, which pip need not compile; "
+          f"speaks: {'yes' if spoken.returncode == 0 else 'NO'}; "
           + ", ".join(f"{name} {size / 1e6:.0f}" for size, name in parts[:8]))  # fmt: skip
 
 
