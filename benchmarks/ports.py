@@ -185,19 +185,22 @@ def installed(port: Path) -> None:
     root = Path(__file__).parents[1]
     with tempfile.TemporaryDirectory() as folder:
         venv.create(folder, with_pip=True)
-        bare = _bytes(Path(folder))
+        bare, bytecode = _bytes(Path(folder)), sum(path.stat().st_size for path in Path(folder).rglob("*.pyc"))
         pip = [f"{folder}/bin/pip", "install", "--quiet", "--disable-pip-version-check"]
         subprocess.run([*pip, "numpy", "onnxruntime", "soundfile", "soxr", "typer", "rich"], check=True)
         without = _bytes(Path(folder)) - bare
         subprocess.run([*pip, "--no-deps", str(root)], check=True)
         whole = _bytes(Path(folder)) - bare
+        compiled = sum(path.stat().st_size for path in Path(folder).rglob("*.pyc")) - bytecode
         (packages,) = Path(folder).glob("lib/python*/site-packages")
         parts = sorted(((_bytes(part), part.name) for part in packages.iterdir() if part.is_dir()), reverse=True)
         say = ["speak", "Good morning.", "--runtime", "onnx", "--model", str(port.resolve()), "-o", "speech.wav"]
         # What stands in for packages of this process is not in the new environment.
         clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
         spoken = subprocess.run([f"{folder}/bin/dtm-hf", *say], cwd=folder, env=clean, check=False)
-    print(f"a fresh environment: {whole / 1e6:.0f} MB, {(whole - without) / 1e6:.0f} of them this package; "
+    own = whole - without
+    print(f"a fresh environment: {whole / 1e6:.0f} MB, {own / 1e6:.0f} of them this package; of all "
+          f"{compiled / 1e6:.0f} bytecode, which pip need not compile; "
           f"speaks: {'yes' if spoken.returncode == 0 else 'NO'}; "
           + ", ".join(f"{name} {size / 1e6:.0f}" for size, name in parts[:8]))  # fmt: skip
 
