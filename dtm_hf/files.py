@@ -111,10 +111,14 @@ def remove_leftovers(folder: str | os.PathLike) -> None:
         names = [entry.name for entry in os.scandir(folder) if _ASIDE.fullmatch(entry.name)]
         for path in (Path(folder) / name for name in names):
             with suppress(OSError), _locked(path, wait=False):
-                if path.is_dir():
-                    shutil.rmtree(path, ignore_errors=True)
-                else:
-                    path.unlink()
+                _remove(path)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -129,13 +133,18 @@ def _beside(
     while True:
         # Not the whole stem, which alone may be as long as a name can be.
         aside = path.with_name(f".{stem[:40]}.{secrets.token_hex(8)}.partial{suffix}")
-        with _saying_which(asked):
-            make(aside)
-        with _locked(aside, wait=True):
-            # Between the two lines above another process may have taken it for a leftover.
-            if aside.exists():
-                yield aside
-                return
+        try:
+            with _saying_which(asked):
+                make(aside)
+            with _locked(aside, wait=True):
+                # Between the two lines above another process may have taken it for a leftover.
+                if aside.exists():
+                    yield aside
+                    return
+        except BaseException:
+            # Ctrl-C may come before whoever asked for it has it, and so cannot remove it.
+            _remove(aside)
+            raise
 
 
 @contextmanager

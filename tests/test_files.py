@@ -104,3 +104,14 @@ def test_a_name_as_long_as_names_can_be(tmp_path):
     with written_aside(tmp_path / ("n" * 251 + ".wav")) as aside:
         aside.write_text("written")
     assert [path.read_text() for path in tmp_path.iterdir()] == ["written"]
+
+
+@pytest.mark.parametrize("make", [written_aside, folder_written_aside, entries_written_aside])
+def test_an_interruption_before_it_is_handed_over_leaves_nothing(make, tmp_path, monkeypatch):
+    def interrupted(descriptor, operation):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("fcntl.flock", interrupted)
+    with pytest.raises(KeyboardInterrupt), make(tmp_path / "new" / "out.txt"):
+        raise AssertionError("it is not to come so far")
+    assert list(tmp_path.iterdir()) == []
