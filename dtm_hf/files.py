@@ -35,12 +35,8 @@ def written_aside(path: str | os.PathLike) -> Iterator[Path]:
     if path.exists() and not path.is_file():
         raise OSError(f"{str(asked)!r} cannot be written: it is no regular file.")
     with _parents(path, asked), _beside(path, asked, path.stem, path.suffix, Path.touch) as aside:
-        try:
-            yield aside
-            os.replace(aside, path)
-        except BaseException:
-            aside.unlink(missing_ok=True)
-            raise
+        yield aside
+        os.replace(aside, path)
 
 
 @contextmanager
@@ -56,12 +52,8 @@ def folder_written_aside(path: str | os.PathLike) -> Iterator[Path]:
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
         raise FileExistsError(f"{str(asked)!r} exists and is not an empty folder; choose another or remove it.")
     with _parents(path, asked), _beside(path, asked, path.name, "", Path.mkdir) as aside:
-        try:
-            yield aside
-            os.replace(aside, path)
-        except BaseException:
-            shutil.rmtree(aside, ignore_errors=True)
-            raise
+        yield aside
+        os.replace(aside, path)
 
 
 @contextmanager
@@ -127,7 +119,7 @@ def _beside(
 ) -> Iterator[Path]:
     """
     A new temporary name beside `path`, taken by `make` and locked for the block: the lock of a killed writer ends
-    with it, whereas its PID may be that of the next one, as it is in containers.
+    with it, whereas its PID may be that of the next one, as it is in containers. It goes when the block fails.
     """
     remove_leftovers(path.parent)
     while True:

@@ -1,7 +1,7 @@
 """What every gate does: a port's graphs answered for by the source's networks."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,11 @@ TEXTS = ("Yes.", "The train leaves at nine.", "The train leaves at half past nin
 BATCHES = ((0,), (1,), (2,), (0, 2))
 # Of two or three values a correlation tells nothing: such outputs are compared over many calls together.
 _FEWEST_VALUES = 64
+
+
+def texts_of(batches: Sequence[Sequence[int]]) -> list[str]:
+    """Each text that the batches speak, once."""
+    return [TEXTS[i] for i in sorted({i for batch in batches for i in batch})]
 
 
 class Compared:

@@ -18,6 +18,11 @@ denominator, which add up to a figure of all; `None` where there is none.
 """
 
 
+def spoken_by(side: str, source: Any, ported: Any) -> tuple[Any, int]:
+    """Of a side, one of `SIDES`: the pipeline that speaks, and the seed of its first text."""
+    return (ported if side == "port" else source), (100 if side == "another seed" else 0)
+
+
 def end_to_end(
     texts: Sequence[str],
     say: Callable[[str], Sequence[np.ndarray]],

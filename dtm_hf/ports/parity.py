@@ -9,10 +9,10 @@ import numpy as np
 import torch
 
 from dtm_hf.pipelines.pipeline_dtm import DTMPipeline
-from dtm_hf.ports.compared import BATCHES, TEXTS, compare_graphs, ported_parts, source_graphs
+from dtm_hf.ports.compared import BATCHES, TEXTS, compare_graphs, ported_parts, source_graphs, texts_of
 from dtm_hf.ports.comparison import beside_two_seeds
 from dtm_hf.ports.cost import cost_of, seconds_in_turns, speaking_cost
-from dtm_hf.ports.end_to_end import Judge, end_to_end
+from dtm_hf.ports.end_to_end import Judge, end_to_end, spoken_by
 from dtm_hf.ports.tolerance import BARS, Bar
 
 _ALL_FRAMES = 1 << 20
@@ -53,10 +53,10 @@ def check_parity(
     report: dict[str, Any] = {"weights": weights, "bar": dataclasses.asdict(bar), "rungs": {}}
     report["rungs"]["graphs"] = _graphs(source, ported, parts, reference_audio, reference_text, bar, batches)
     report["rungs"]["free run"] = _free_run(source, ported, reference_audio, reference_text, bar, batches)
-    texts = [TEXTS[i] for i in sorted({i for batch in batches for i in batch})]
+    texts = texts_of(batches)
 
     def say(side: str) -> list[np.ndarray]:
-        pipeline, seed = (ported if side == "port" else source), (100 if side == "another seed" else 0)
+        pipeline, seed = spoken_by(side, source, ported)
         return _speak(pipeline, texts, reference_audio, reference_text, seed, output_type="np", **SETTINGS[0])
 
     rate = source.vocoder.sampling_rate

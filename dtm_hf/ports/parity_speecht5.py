@@ -9,9 +9,9 @@ import numpy as np
 import torch
 
 from dtm_hf.pipelines.pipeline_speecht5 import SpeechT5Pipeline
-from dtm_hf.ports.compared import BATCHES, TEXTS, compare_graphs, ported_parts, source_graphs
+from dtm_hf.ports.compared import BATCHES, TEXTS, compare_graphs, ported_parts, source_graphs, texts_of
 from dtm_hf.ports.cost import cost_of, seconds_in_turns, speaking_cost
-from dtm_hf.ports.end_to_end import Judge, end_to_end
+from dtm_hf.ports.end_to_end import Judge, end_to_end, spoken_by
 from dtm_hf.ports.tolerance import BARS, Bar
 from dtm_hf.vocoder.hifigan import as_vocoder
 
@@ -54,10 +54,10 @@ def check_speecht5_parity(
     report: dict[str, Any] = {"weights": weights, "bar": dataclasses.asdict(bar), "rungs": {}}
     report["rungs"]["graphs"] = _graphs(source, ported, parts, speaker, bar, batches)
     report["rungs"]["free run"] = _free_run(source, ported, speaker, bar, batches, stops=weights != "int8")
-    texts = [TEXTS[i] for i in sorted({i for batch in batches for i in batch})]
+    texts = texts_of(batches)
 
     def say(side: str) -> list[np.ndarray]:
-        pipeline, seed = (ported if side == "port" else source), (100 if side == "another seed" else 0)
+        pipeline, seed = spoken_by(side, source, ported)
         return _speak(pipeline, texts, speaker, seed, output_type="np", **_endless(source))
 
     report["rungs"]["end to end"] = end_to_end(texts, say, source.sampling_rate, bar, judges)

@@ -10,9 +10,10 @@ import torch
 
 from dtm_hf.frontend.feature_extraction_f5 import F5FeatureExtractor
 from dtm_hf.pipelines.pipeline_trm import TRMPipeline
-from dtm_hf.ports.compared import BATCHES, TEXTS, compare_graphs, ported_parts, source_graphs
+from dtm_hf.ports.compared import BATCHES, TEXTS, compare_graphs, ported_parts, source_graphs, texts_of
+from dtm_hf.ports.comparison import beside_two_seeds
 from dtm_hf.ports.cost import cost_of, seconds_in_turns, speaking_cost
-from dtm_hf.ports.end_to_end import SIDES, Judge, end_to_end
+from dtm_hf.ports.end_to_end import SIDES, Judge, end_to_end, spoken_by
 from dtm_hf.ports.tolerance import BARS, Bar
 
 # Frames that a cost is measured at: ten seconds.
@@ -60,10 +61,10 @@ def check_trm_parity(
     graphs, _ = compare_graphs(source, parts, run, bar)
     report["rungs"]["graphs"] = {"passed": all(graph["passed"] for graph in graphs.values()), "graphs": graphs}
     report["rungs"]["free run"] = _free_run(source, ported, bar, batches, exact)
-    texts = [TEXTS[i] for i in sorted({i for batch in batches for i in batch})]
+    texts = texts_of(batches)
 
     def say(side: str) -> list[np.ndarray]:
-        pipeline, seed = (ported if side == "port" else source), (100 if side == "another seed" else 0)
+        pipeline, seed = spoken_by(side, source, ported)
         rows, codes = _speak(pipeline, texts, seed)
         return pipeline.decode(rows, codes)
 
@@ -87,9 +88,8 @@ def _free_run(source, ported, bar: Bar, batches, exact: bool) -> dict[str, Any]:
     rows, extractor = [], F5FeatureExtractor()
     for batch in batches:
         texts = [TEXTS[i] for i in batch]
-        (of_source, expected), (_, found), (_, other) = (
-            _speak(ported if side == "port" else source, texts, 100 if side == "another seed" else 0) for side in SIDES
-        )
+        sides = (spoken_by(side, source, ported) for side in SIDES)
+        (of_source, expected), (_, found), (_, other) = (_speak(pipeline, texts, seed) for pipeline, seed in sides)
         # The same codes through both codecs, and those of another seed.
         sounds = (
             source.decode(of_source, expected),
@@ -99,9 +99,8 @@ def _free_run(source, ported, bar: Bar, batches, exact: bool) -> dict[str, Any]:
         expected, found = (source.decode(of_source, codes, "codes") for codes in (expected, found))
         for k, text in enumerate(texts):
             wanted, mel, elsewise = (extractor.log_mel(torch.from_numpy(one[k])[None])[0] for one in sounds)
-            same = mel.shape == wanted.shape and found[k].shape == expected[k].shape
-            spread = float((wanted - elsewise).abs().mean())
-            distance = float((mel - wanted).abs().mean()) if same else float("inf")
+            distance, spread = beside_two_seeds(mel, wanted, elsewise, 0.0)
+            same = found[k].shape == expected[k].shape
             differing = float((found[k] != expected[k]).float().mean()) if same else 1.0
             rows.append(
                 {

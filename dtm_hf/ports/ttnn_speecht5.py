@@ -91,9 +91,7 @@ class TtSpeechT5EncoderParameters:
         Raises:
             ImportError: without `ttnn`.
         """
-        import ttnn
-
-        return cls.of(state_dict, lambda t: ttnn.from_torch(t, dtype=dtype, layout=ttnn.TILE_LAYOUT, device=device))
+        return cls.of(state_dict, on_device(device, dtype))
 
     @classmethod
     def of(cls, state_dict: Mapping[str, torch.Tensor], place: Place) -> "TtSpeechT5EncoderParameters":
@@ -101,7 +99,7 @@ class TtSpeechT5EncoderParameters:
         head = "speecht5.encoder."
         state = {name.removeprefix(head): tensor for name, tensor in state_dict.items() if name.startswith(head)}
         body = "wrapped_encoder."
-        count = 1 + max(int(name.split(".")[2]) for name in state if name.startswith(f"{body}layers."))
+        count = count_of(state, f"{body}layers.")
         return cls(
             embed_tokens=place(state["prenet.embed_tokens.weight"]),
             layers=[
@@ -111,6 +109,23 @@ class TtSpeechT5EncoderParameters:
             alpha=float(state["prenet.encode_positions.alpha"]),
             relative=state[f"{body}embed_positions.pe_k.weight"].detach(),
         )
+
+
+def on_device(device: Any, dtype: Any) -> Place:
+    """
+    What brings a tensor to a device of `ttnn`, in a type of it.
+
+    Raises:
+        ImportError: without `ttnn`.
+    """
+    import ttnn
+
+    return lambda tensor: ttnn.from_torch(tensor, dtype=dtype, layout=ttnn.TILE_LAYOUT, device=device)
+
+
+def count_of(state: Mapping[str, torch.Tensor], head: str) -> int:
+    """How many numbered parts there are under a name."""
+    return 1 + max(int(name.removeprefix(head).split(".")[0]) for name in state if name.startswith(head))
 
 
 def sinusoids(length: int, dim: int) -> torch.Tensor:

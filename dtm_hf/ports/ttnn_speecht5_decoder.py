@@ -15,8 +15,10 @@ from dtm_hf.ports.ttnn_speecht5 import (
     Place,
     TtLayerNormParameters,
     TtLinearParameters,
+    count_of,
     linear,
     norm,
+    on_device,
     sinusoids,
 )
 
@@ -93,9 +95,7 @@ class TtSpeechT5DecoderParameters:
         Raises:
             ImportError: without `ttnn`.
         """
-        import ttnn
-
-        return cls.of(state_dict, lambda t: ttnn.from_torch(t, dtype=dtype, layout=ttnn.TILE_LAYOUT, device=device))
+        return cls.of(state_dict, on_device(device, dtype))
 
     @classmethod
     def of(cls, state_dict: Mapping[str, torch.Tensor], place: Place) -> "TtSpeechT5DecoderParameters":
@@ -104,14 +104,14 @@ class TtSpeechT5DecoderParameters:
         return cls(
             prenet=[
                 TtLinearParameters.of(state_dict, f"{prenet}.layers.{index}", place)
-                for index in range(_count(state_dict, f"{prenet}.layers."))
+                for index in range(count_of(state_dict, f"{prenet}.layers."))
             ],
             final_layer=TtLinearParameters.of(state_dict, f"{prenet}.final_layer", place),
             speaker_embeds_layer=TtLinearParameters.of(state_dict, f"{prenet}.speaker_embeds_layer", place),
             alpha=float(state_dict[f"{prenet}.encode_positions.alpha"]),
             layers=[
                 TtSpeechT5DecoderLayerParameters.of(state_dict, f"{body}.{index}", place)
-                for index in range(_count(state_dict, f"{body}."))
+                for index in range(count_of(state_dict, f"{body}."))
             ],
             feat_out=TtLinearParameters.of(state_dict, "speech_decoder_postnet.feat_out", place),
             prob_out=TtLinearParameters.of(state_dict, "speech_decoder_postnet.prob_out", place),
@@ -132,7 +132,7 @@ class TtSpeechT5PostnetParameters:
     def of(cls, state_dict: Mapping[str, torch.Tensor], place: Place) -> "TtSpeechT5PostnetParameters":
         """Of the state of a [`~transformers.SpeechT5ForTextToSpeech`], with whatever brings a tensor to its place."""
         head, layers = "speech_decoder_postnet.layers.", []
-        for index in range(_count(state_dict, head)):
+        for index in range(count_of(state_dict, head)):
             of_norm = f"{head}{index}.batch_norm"
             scale = state_dict[f"{of_norm}.weight"] * torch.rsqrt(
                 state_dict[f"{of_norm}.running_var"] + _BATCH_NORM_EPSILON
@@ -141,11 +141,6 @@ class TtSpeechT5PostnetParameters:
             taps = (state_dict[f"{head}{index}.conv.weight"] * scale[:, None, None]).permute(2, 1, 0)
             layers.append(([place(tap.contiguous()) for tap in taps], place(bias[None])))
         return cls(layers)
-
-
-def _count(state: Mapping[str, torch.Tensor], head: str) -> int:
-    """How many numbered parts there are under a name."""
-    return 1 + max(int(name.removeprefix(head).split(".")[0]) for name in state if name.startswith(head))
 
 
 def cross_cache(ops: Any, parameters: TtSpeechT5DecoderParameters, states: Any, num_heads: int) -> Cache:

@@ -200,3 +200,15 @@ def test_a_result_and_a_repository_are_complete(task, tmp_path):
         assert not [name for name in files if name.startswith(".") and name.endswith(".safetensors")]
     card = (tmp_path / "repository/README.md").read_text()
     assert "org/name" in card and "0.125" in card
+
+
+@pytest.mark.parametrize("objective", ["dtm", "tdm", "tdm_head"])
+def test_what_times_the_text_of_a_batch_is_placed_too(objective, corpus, timed_pipeline, guiding, tmp_path):
+    """A GPU would refuse an aligner that was left behind; there is none here, but another device."""
+    timed_pipeline.save_pretrained(tmp_path)
+    more = {"dtm": HEAD, "tdm": STUDENT, "tdm_head": [*STUDENT[:2], "--step_counts", "4", "--init_from", str(guiding)]}
+    argv = ["--objective", objective, "--base_model", str(tmp_path), "--dataset", str(corpus), *more[objective]]
+    task = build_task(parse_config(argv))
+    task.place(torch.device("meta"))
+    parts = [task.components.backbone, task.components.text_aligner]
+    assert {parameter.device.type for part in parts for parameter in part.parameters()} == {"meta"}

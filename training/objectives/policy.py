@@ -70,7 +70,7 @@ class PolicyObjective:
                 x = x + length * guided_at_zero(v, x, scale, self.mean)
                 continue
             target = v + (scale - 1) * (v - output.velocity.float()[rows:])
-            y_hat = self._answer(head, output, v, x, t, scales, mask)
+            y_hat = head_answer(head, output, v, x, t, scales, mask)
             error = error + (length * (y_hat - target)) ** 2
             guidance = guidance + (length * (target - v)) ** 2
             weight += length**2
@@ -104,23 +104,35 @@ class PolicyObjective:
                 residual_layers=self.residual_layers,
             )
 
-    @staticmethod
-    def _answer(head, output, v, x, t, scales, mask) -> torch.Tensor:
-        """y_hat. What stands for Y_s and s is not read."""
-        return head(
-            output.joined(x), x, 0.0, timestep=t, velocity=v, attention_mask=mask, guidance_scale=scales
-        ).displacement
-
     def probe(self, head, batch, generator=None) -> dict[str, torch.Tensor]:
-        """R^2 of guidance on the head's own states: see [`~dtm_hf.training.objectives.walk.probe_guidance`]."""
+        """R^2 of guidance on the head's own states: see [`probe_head`]."""
+        return probe_head(self.backbone, head, batch, self.arguments.baked_guidance_scale, generator)
 
-        def answer(output, v, x, t, scale, mask) -> torch.Tensor:
-            if t >= self.end:
-                return v
-            if t == 0 and self.mean is not None:
-                return guided_at_zero(v, x, scale, self.mean)
-            return self._answer(head, output, v, x, t, scale, mask)
 
-        return probe_guidance(
-            self.backbone, answer, batch, self.arguments.baked_guidance_scale, generator, self.residual_layers
-        )
+def head_answer(head: torch.nn.Module, output: F5BackboneOutput, v, x, t, scale, mask) -> torch.Tensor:
+    """y_hat `(B, N, M)` of a head of `prediction="guidance"` at X_t. What stands for Y_s and s is not read."""
+    call = {"timestep": t, "velocity": v, "attention_mask": mask, "guidance_scale": scale}
+    return head(output.joined(x), x, 0.0, **call).displacement
+
+
+def probe_head(
+    backbone: torch.nn.Module,
+    head: torch.nn.Module,
+    batch: MelBatch,
+    scale: float,
+    generator: torch.Generator | None = None,
+) -> dict[str, torch.Tensor]:
+    """
+    R^2 of guidance on the states that a head of `prediction="guidance"` reaches itself: see
+    [`~dtm_hf.training.objectives.walk.probe_guidance`].
+    """
+    config = head.config
+
+    def answer(output, v, x, t, scale, mask) -> torch.Tensor:
+        if t >= config.guidance_end:
+            return v
+        if t == 0 and config.mean_mel is not None:
+            return guided_at_zero(v, x, scale, config.mean_mel)
+        return head_answer(head, output, v, x, t, scale, mask)
+
+    return probe_guidance(backbone, answer, batch, scale, generator, config.residual_layers)

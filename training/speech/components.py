@@ -59,6 +59,12 @@ class Components:
             mean_mel=self.mean_mel,
         )
 
+    def to(self, device: torch.device) -> None:
+        """Move what batches and losses need; the rest speaks where it is."""
+        for part in (self.backbone, self.head, self.text_aligner):
+            if part is not None:
+                part.to(device)
+
     def speaking_backbone(self) -> F5Backbone:
         """The backbone of the pipeline."""
         return self.backbone

@@ -82,6 +82,7 @@ class SpeechDistillation(SpeechTask):
         return self.config.objective.estimator_learning_rate if group == "estimator" else None
 
     def place(self, device: torch.device) -> None:
+        self.components.to(device)
         self.networks.to(device)
         if self.config.optimization.gradient_checkpointing:
             self.networks.enable_gradient_checkpointing()

@@ -15,8 +15,8 @@ from dtm_hf.scheduling.time_grids import time_grid
 from dtm_hf.training.config.arguments import TrainingConfig
 from dtm_hf.training.objectives.adapters import F5_LAYERS, AdapterNetworks
 from dtm_hf.training.objectives.conditioning import MelBatch
+from dtm_hf.training.objectives.policy import head_answer, probe_head
 from dtm_hf.training.objectives.precision import computing
-from dtm_hf.training.objectives.walk import probe_guidance
 from dtm_hf.training.speech.arguments import HeadStudentArguments
 from dtm_hf.training.speech.components import Components, frozen_parts
 from dtm_hf.training.speech.distillation import SpeechDistillation
@@ -56,30 +56,16 @@ class HeadMatchingObjective(TDMSpeechObjective):
         answer = v
         # In an update every row needs a path to the head, for a loss without a gradient cannot go backward.
         if torch.is_grad_enabled() or learnt.any():
-            answer = torch.where(learnt, self._answer(output, v, x, t, scale, inputs["attention_mask"]), v)
+            answer = torch.where(learnt, head_answer(self.head, output, v, x, t, scale, inputs["attention_mask"]), v)
         return torch.where(at == 0, guided_at_zero(v, x, scale, config.mean_mel), answer) if known else answer
-
-    def _answer(self, output, v: torch.Tensor, x: torch.Tensor, t, scale: float, mask) -> torch.Tensor:
-        call = {"timestep": t, "velocity": v, "attention_mask": mask, "guidance_scale": scale}
-        return self.head(output.joined(x), x, 0.0, **call).displacement
 
     def probe(self, batch: MelBatch, generator: torch.Generator | None = None) -> dict[str, torch.Tensor]:
         """
-        R^2 of guidance on the own states of four steps: see [`~dtm_hf.training.objectives.walk.probe_guidance`]. It
-        says how far the head has gone from guidance, which is not what it is taught any more.
+        R^2 of guidance: see [`~dtm_hf.training.objectives.policy.probe_head`]. It says how far the head has gone from
+        guidance, which is not what it is taught any more.
         """
-        config = self.head.config
-
-        def answer(output, v, x, t, scale, mask) -> torch.Tensor:
-            if t >= config.guidance_end:
-                return v
-            if t == 0 and config.mean_mel is not None:
-                return guided_at_zero(v, x, scale, config.mean_mel)
-            return self._answer(output, v, x, t, scale, mask)
-
-        scale, layers = self.arguments.teacher_guidance_scale, config.residual_layers
         self.networks.activate("teacher")
-        return probe_guidance(self.networks.base, answer, batch, scale, generator, layers)
+        return probe_head(self.networks.base, self.head, batch, self.arguments.teacher_guidance_scale, generator)
 
 
 @dataclass(kw_only=True)
@@ -102,13 +88,6 @@ class HeadDistillation(SpeechDistillation):
     def groups(self) -> dict[str, dict[str, nn.Parameter]]:
         head = {name: p for name, p in self.components.head.named_parameters() if p.requires_grad}
         return {"student": head, "estimator": self.networks.parameters("estimator")}
-
-    def place(self, device: torch.device) -> None:
-        super().place(device)
-        self.components.backbone.to(device)
-        self.components.head.to(device)
-        if self.components.text_aligner is not None:
-            self.components.text_aligner.to(device)
 
     def validate(self, batch: MelBatch, generator: torch.Generator) -> Mapping[str, torch.Tensor | float]:
         figures = dict(super().validate(batch, generator))

@@ -53,13 +53,11 @@ class SpeechTask(Task):
 
     def place(self, device: torch.device) -> None:
         options = self.config.optimization
-        for part in (self.components.backbone, self.components.head):
-            if part is not None:
-                part.to(device)
-                if options.torch_compile:
+        self.components.to(device)
+        if options.torch_compile:
+            for part in (self.components.backbone, self.components.head):
+                if part is not None:
                     compile_parts(part)
-        if self.components.text_aligner is not None:
-            self.components.text_aligner.to(device)
         if options.gradient_checkpointing:
             # The name of diffusers' models, and that of transformers'.
             enable = "enable_gradient_checkpointing"
