@@ -46,6 +46,7 @@ class Summary:
         self.records, self.timings, self.baked, self.reference = records, timings, baked, reference
         self.head_config = head_config
         self._ids = [item.id for item in items.items]
+        self._limits = {metric.name: metric.at_most for metric in metrics if hasattr(metric, "at_most")}
         names = [arm.name for arm in arms]
         if reference not in names:
             raise ValueError(f"`reference` must be one of the arms {names}, but got {reference!r}.")
@@ -116,7 +117,9 @@ class Summary:
 
     def _pairs(self, name: str, metric: str):
         seeds = [None] if name in CONTROLS else list(self.seeds)
-        return self.records.figures(name, metric, self._ids, seeds)
+        above, below = self.records.figures(name, metric, self._ids, seeds)
+        limit = self._limits.get(metric)
+        return (above if limit is None else np.minimum(above, below * limit)), below
 
     def _metrics(self, name: str, seeds: list[int | None]) -> dict[str, dict]:
         figures = {}

@@ -10,6 +10,7 @@ from tiny import voice
 from dtm_hf.evaluation.arms import parse_arms
 from dtm_hf.evaluation.benchmark import CONTROLS, Benchmark, diversity_name
 from dtm_hf.evaluation.metric import BenchmarkItem
+from dtm_hf.evaluation.metrics.words import CharacterErrorRate, WordErrorRate
 from dtm_hf.evaluation.records import Records
 from dtm_hf.evaluation.report import draw_fronts, draw_steps, table
 from dtm_hf.evaluation.sets import BenchmarkSet
@@ -179,6 +180,21 @@ def test_a_ratio_is_better_the_nearer_it_is_to_one(tiny_pipeline, items, tmp_pat
             records.append(arm, item.id, 0, {"length": (value, 1.0)})
     results = Summary(items, arms, [0], [metric], records, {}, baked=False, reference="euler-2").results()
     assert results["arms"]["euler-1"]["against_reference"]["length"]["value"] == pytest.approx(0.2 - 0.3)
+
+
+def test_an_utterance_has_all_its_words_wrong_at_most(items, tmp_path):
+    """Whisper made 112 words of one that has two; the records keep what it made, for whoever wants them uncapped."""
+    deaf = type("Deaf", (), {"normalization": "english", "unheard": staticmethod(lambda text: [])})
+    records, arms = Records(tmp_path, {}), parse_arms("euler-2,euler-1")
+    for arm, counts in (("euler-2", (110.0, 1.0, 0.0)), ("euler-1", (0.0, 0.0, 0.0))):
+        for item, errors in zip(items.items, counts, strict=True):
+            records.append(arm, item.id, 0, {"wer": (errors, 2.0), "cer": (errors, 8.0), "length": (errors, 2.0)})
+    metrics = [WordErrorRate(deaf), CharacterErrorRate(deaf), Length()]
+    arms = Summary(items, arms, [0], metrics, records, {}, baked=False, reference="euler-2").results()["arms"]
+    values = {name: found["value"] for name, found in arms["euler-2"]["metrics"].items()}
+    assert values == {"wer": 3 / 6, "cer": 9 / 24, "length": 111 / 6}
+    assert arms["euler-1"]["against_reference"]["wer"]["value"] == -3 / 6
+    assert records.figures("euler-2", "wer", [items.items[0].id], [0])[0] == 110
 
 
 def test_the_figures_of_each_kind_are_told_apart(items, tmp_path):

@@ -62,7 +62,8 @@ class Ears:
 
 class WordErrorRate:
     """
-    Substitutions, deletions and insertions over the words of the text; over its characters in Chinese.
+    Substitutions, deletions and insertions over the words of the text; over its characters in Chinese. In a summary an
+    item has all its words wrong at most ([`~dtm_hf.evaluation.metric.Metric`]).
 
     Args:
         ears ([`Ears`] or [`Recognizer`]): Who listens.
@@ -71,6 +72,8 @@ class WordErrorRate:
     name = "wer"
     title = "WER"
     higher_is_better = False
+    # A recogniser that loops writes a hundred words where two were said, and would move the mean of a whole set.
+    at_most = 1.0
 
     def __init__(self, ears: Ears | Recognizer):
         self.ears = ears if isinstance(ears, Ears) else Ears(ears)
