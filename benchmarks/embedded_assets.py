@@ -3,8 +3,8 @@ The embedded pipeline of finished runs, weights in bfloat16.
 
     python benchmarks/embedded_assets.py RUNS OUT
 
-RUNS holds `voice_policy` and `voice_student`; OUT gets the pipeline and `student/`. Recordings of voices,
-`reference-NAME.wav` with `reference-NAME.txt`, are put beside by hand.
+RUNS holds `voice_policy` and `voice_student`; OUT gets the pipeline and `student/`. `embedded_voices.py` adds the
+voices.
 """
 
 import sys

@@ -355,7 +355,7 @@ def test_four_steps_of_a_student_come_near_a_hundred_of_its_teacher():
     it. The teacher's four steps are those of its better grid.
     """
     mixture = ring()
-    tdm, student = distil(mixture)
+    tdm, student = distil(mixture, steps=900, batch_size=256)
     results = compared(mixture, tdm, student)
     ours, teacher = results["student, 4 steps"], results["teacher, 100 steps"]
     short = min((results["teacher, 4 steps"], results["teacher, 4 even steps"]), key=lambda result: result.distance)
