@@ -16,7 +16,8 @@ read -ra CPU <<<"${CPU:-}"
 ROWS=12700 WORDS=2000 HELD_OUT=150 HELD_OUT_WORDS=60 LESS=() FEW=()
 if [ -n "${SMALL:-}" ]; then
     ROWS=60 WORDS=20 HELD_OUT=12 HELD_OUT_WORDS=4 FEW=(--limit 2 --repeats 0)
-    LESS=(--max_steps 3 --warmup_steps 0 --eval_interval 3 --save_interval 3 --frames_per_batch 1500 --max_samples 8)
+    LESS=(--max_steps 3 --warmup_steps 0 --eval_interval 3 --save_interval 3 --frames_per_batch 1500 --max_samples 8
+        --torch_compile false)
 fi
 corpus() { "$PYTHON" -m dtm_hf.training.corpus "$@"; }
 train() { "$PYTHON" training/train.py --config "training/configs/$1.yaml" --report_to none "${@:2}" "${LESS[@]}"; }

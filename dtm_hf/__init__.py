@@ -55,6 +55,7 @@ _MODULES = {
     "TextNormalizer": "dtm_hf.frontend.text_normalizer",
     "TokenDurations": "dtm_hf.frontend.token_durations",
     "VocosVocoder": "dtm_hf.vocoder.vocoder_vocos",
+    "ZeroStarGuidance": "dtm_hf.pipelines.guidance",
 }
 __all__ = ["__version__", *_MODULES]
 

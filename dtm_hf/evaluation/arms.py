@@ -5,8 +5,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from dtm_hf.evaluation.guidances import ReusedGuidance, ZeroStarGuidance
-from dtm_hf.pipelines.guidance import DEFAULT_GUIDANCE_SCALE, ClassifierFreeGuidance, Guidance
+from dtm_hf.evaluation.guidances import ReusedGuidance
+from dtm_hf.pipelines.guidance import DEFAULT_GUIDANCE_SCALE, ClassifierFreeGuidance, Guidance, ZeroStarGuidance
 from dtm_hf.scheduling.epss import EPSS_INDICES
 
 # What stands behind the colon of a control when its name has none.

@@ -12,20 +12,6 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class ZeroStarGuidance(ClassifierFreeGuidance):
-    """
-    CFG-Zero* (arXiv 2503.18886) without its zeroed first step, of which few steps have none to spare: the null branch
-    is scaled by s = <v_c, v_u> / |v_u|^2, its best fit to the conditional one, utterance by utterance.
-    """
-
-    def combine(self, both: "torch.Tensor") -> "torch.Tensor":
-        conditional, null = both.chunk(2)
-        along = (conditional * null).sum(dim=(1, 2), keepdim=True)
-        null = null * along / null.square().sum(dim=(1, 2), keepdim=True).clamp(min=1e-8)
-        return conditional + (self.scale - 1.0) * (conditional - null)
-
-
-@dataclass(frozen=True)
 class ReusedGuidance(ClassifierFreeGuidance):
     """
     Null branches left out at every other step, where v_c - v_u of the step before stands in their place (as

@@ -81,6 +81,7 @@ def sample(
     text_embeds = backbone.encode_text(conditions.text_ids, mask, cond.shape[1], with_null, conditions.durations)
     x_t = draw() if latents is None else latents
     reads = {}
+    padding = None if mask is None else ~mask[..., None]
     if with_head:
         if getattr(head.config, "prediction", None) == "guidance":
             reads = {"residual_layers": head.config.residual_layers}
@@ -92,6 +93,9 @@ def sample(
         # A student of several numbers of steps has to know which it is; any other backbone takes no notice.
         output = backbone(x_t, t, cond, None, mask, branch, text_embeds=text_embeds, num_steps=len(times), **reads)
         y = output.velocity.float()
+        if padding is not None:
+            # A rule of guidance that looks at whole utterances is to see nothing beyond their ends.
+            y = y.masked_fill(padding if branch != "both" else torch.cat([padding, padding]), 0.0)
         if with_head and guidance.runs_head(times[i]):
             guide = guidance if branch == "both" else None
             features = output.joined(x_t) if reads else output.features
@@ -131,6 +135,8 @@ def sample_displacement(
             modulation=modulation,
         ).velocity
         if guidance is not None:
+            if attention_mask is not None:
+                g = g.masked_fill(~attention_mask[..., None], 0.0)
             g = guidance.combine(g)
         y = scheduler.head_step(g, s, y).prev_sample
     return y

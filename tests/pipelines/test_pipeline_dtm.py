@@ -4,7 +4,7 @@ import soundfile
 import torch
 from tiny import SAMPLING_RATE, voice
 
-from dtm_hf import DTMPipeline, DTMScheduler
+from dtm_hf import DTMPipeline, DTMScheduler, ZeroStarGuidance
 
 TEXT = "what else is there to say"
 SAID = "some words."
@@ -47,11 +47,12 @@ def test_head_changes_the_mel(tiny_pipeline, reference_audio):
     assert (ours - baseline).abs().max() > 1e-2
 
 
-@pytest.mark.parametrize("guidance_scale", [1.0, 3.0])
+@pytest.mark.parametrize("guidance_scale", [1.0, 3.0, ZeroStarGuidance(3.0)], ids=["none", "both", "zero star"])
 @pytest.mark.parametrize("num_head_steps", [0, 2])
 def test_batch_equals_its_items(tiny_pipeline, reference_audio, guidance_scale, num_head_steps):
     texts = ["yes, that is what was said", TEXT, "a much longer text than both of the others are, all in all"]
-    kwargs = {"guidance_scale": guidance_scale, "num_head_steps": num_head_steps}
+    # A CPU would take them one by one.
+    kwargs = {"guidance_scale": guidance_scale, "num_head_steps": num_head_steps, "max_batch_frames": 10**9}
     batch = speak(tiny_pipeline, reference_audio, texts, generator=[generator(i) for i in range(3)], **kwargs)
     for i, text in enumerate(texts):
         alone = speak(tiny_pipeline, reference_audio, text, seed=i, **kwargs)[0]
