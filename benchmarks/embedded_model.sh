@@ -40,7 +40,7 @@ train flow_matching_voice "${CPU[@]}"
 train dtm_policy_voice "${CPU[@]}"
 train tdm_voice "${CPU[@]}"
 "$PYTHON" benchmarks/embedded_assets.py runs out/dtm-f5-voice
-"$PYTHON" benchmarks/embedded_voices.py out/dtm-f5-voice "$KOKORO" corpus/kathleen
+"$PYTHON" benchmarks/embedded_voices.py out/dtm-f5-voice "$KOKORO" corpus/kathleen "$RECOGNIZER"
 judge() {
     .venv/bin/dtm-hf benchmark --model out/dtm-f5-voice --student out/dtm-f5-voice/student --recognizer "$RECOGNIZER" "${FEW[@]}" "$@"
 }

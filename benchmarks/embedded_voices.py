@@ -1,11 +1,11 @@
 """
 The packaged voices of the embedded model: `reference-NAME.wav` and `.txt` in the folder of a pipeline.
 
-    python benchmarks/embedded_voices.py MODEL KOKORO CORPUS
+    python benchmarks/embedded_voices.py MODEL KOKORO CORPUS RECOGNIZER
 
 Four say a sentence by Kokoro-82M (a folder, or its name on the Hub). The fifth is a real woman, of whom no recording
-is packaged: of several answers of MODEL's student to the first prompt in the test part of CORPUS it is the one that is
-most like that prompt.
+is packaged: of several answers of MODEL's student to the first prompt in the test part of CORPUS, of those with the
+fewest words wrong to RECOGNIZER, it is the one that is most like that prompt.
 """
 
 import sys
@@ -18,6 +18,8 @@ import torch
 from dtm_hf import DTMPipeline
 from dtm_hf.evaluation.metric import Speech
 from dtm_hf.evaluation.metrics.speaker import SpeakerSimilarity
+from dtm_hf.evaluation.metrics.words import word_error
+from dtm_hf.evaluation.recognizers import load_recognizer
 from dtm_hf.evaluation.sets import load_set
 from dtm_hf.training.corpus.kokoro import Kokoro
 
@@ -28,7 +30,7 @@ SPOKEN = {
     "michael": ("am_michael", "We walked along the beach and watched the boats come home at last."),
 }
 CLONED = ("kathleen", "Every voice has a story to tell, if someone takes the time to listen.")
-TAKES = 8
+TAKES = 16
 # Room to the largest sample, for players that interpolate.
 PEAK = 0.9
 
@@ -38,25 +40,26 @@ def write(model: Path, name: str, text: str, wave: np.ndarray, rate: int) -> Non
     (model / f"reference-{name}.txt").write_text(text + "\n", encoding="utf-8")
 
 
-def clone(model: Path, corpus: str, text: str) -> tuple[np.ndarray, int]:
+def clone(model: Path, corpus: str, recognizer: str, text: str) -> tuple[np.ndarray, int]:
     (item,) = load_set(corpus, 1, "test").items
     pipe = DTMPipeline.from_pretrained(model)
     pipe.load_student(model / "student")
     pipe.set_progress_bar_config(disable=True)
-    rate, judge, takes = pipe.vocoder.sampling_rate, SpeakerSimilarity(), []
+    rate, likeness, ears, takes = pipe.vocoder.sampling_rate, SpeakerSimilarity(), load_recognizer(recognizer), []
     for seed in range(TAKES):
         generator = torch.Generator().manual_seed(seed)
         wave = pipe(text, (item.reference_audio, rate), item.reference_text, generator=generator).audios[0]
-        takes.append((judge(Speech(wave, rate, np.empty((0, 0))), item)[0], wave))
-    return max(takes, key=lambda take: take[0])[1], rate
+        error, _ = word_error(ears, text, wave, rate)
+        takes.append((-error, likeness(Speech(wave, rate, np.empty((0, 0))), item)[0], wave))
+    return max(takes, key=lambda take: take[:2])[-1], rate
 
 
-def main(model: Path, kokoro: str, corpus: str) -> None:
+def main(model: Path, kokoro: str, corpus: str, recognizer: str) -> None:
     engine = Kokoro(kokoro)
     for name, (voice, text) in SPOKEN.items():
         write(model, name, text, *engine.speak(text, voice, np.random.default_rng(0)))
     name, text = CLONED
-    write(model, name, text, *clone(model, corpus, text))
+    write(model, name, text, *clone(model, corpus, recognizer, text))
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
 """
-Where guidance lives, and what a head knows of it: at each step of a few-step sampler, how far w (v_c - v_u) would
-move the state, and how much of it the head's answer explains on the states that the sampler with that head reaches
-itself, R^2 = 1 - ||y_hat - v - w d||^2 / ||w d||^2. The same for the closed form of t = 0, which needs no head.
+Where guidance lives, and what a head or adapters know of it: at each step of a few-step sampler, how far w (v_c - v_u)
+would move the state, and how much of it their answer explains on the states that the sampler with them reaches itself,
+R^2 = 1 - ||y_hat - v - w d||^2 / ||w d||^2. The same for the closed form of t = 0, which needs neither.
 
     python benchmarks/guidance_explained.py --model FOLDER --dataset corpus/voice-kokoro [--steps 4] [--scale 3]
+        [--student FOLDER]
 
 Frames of the target alone are counted. Heads are asked once a step, at s = 0.
 """
@@ -41,9 +42,22 @@ def head_answer(head, scale: float, mask, generator: torch.Generator) -> Callabl
     return answer
 
 
+def student_answer(student, cond, embeds, steps: int) -> Callable:
+    """y_hat of a student: its own velocity, which the backbone's is to become."""
+
+    def answer(output, v, x_t, t) -> torch.Tensor:
+        # Adapters leave the text encoder as it is.
+        return student(x_t, t, cond, None, None, "cond", text_embeds=embeds, num_steps=steps).velocity
+
+    return answer
+
+
 def measure(options: argparse.Namespace) -> str:
     pipe = DTMPipeline.from_pretrained(options.model)
     backbone, head = pipe.backbone, pipe.head
+    student = None if options.student is None else DTMPipeline.from_pretrained(options.model)
+    if student is not None:
+        student = student.load_student(options.student).backbone
     items = load_set(options.dataset, options.limit, options.split)
     mean = pipe.config.mean_mel or null_mean(backbone)
     scale = options.scale
@@ -66,6 +80,8 @@ def measure(options: argparse.Namespace) -> str:
         answers = {"closed form": (closed, 0)}
         if head is not None and head.config.guidance_scale is not None:
             answers["head"] = (head_answer(head, scale, None, generator), head.config.residual_layers)
+        if student is not None:
+            answers["student"] = (student_answer(student, batch.cond, embeds, options.steps), 0)
         for name, (answer, layers) in answers.items():
             steps = explained_guidance(
                 backbone, answer, x_0, batch.cond, embeds, None, counted, grid, scale, residual_layers=layers
@@ -94,6 +110,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--limit", type=int, default=30, help="sentences, the first of the split")
     parser.add_argument("--steps", type=int, default=4, help="of the sway grid")
     parser.add_argument("--scale", type=float, default=None, help="guidance scale above 1; the head's by default")
+    parser.add_argument("--student", help="folder or Hub name of adapters on the same backbone")
     options = parser.parse_args(argv)
     if options.scale is not None and options.scale <= 1:
         parser.error(f"`--scale` must be above 1, which is no guidance, but got {options.scale:g}.")
