@@ -90,7 +90,7 @@ def test_a_distance_that_there_is_none_of_is_null_in_the_report(source, port, tm
     assert result.exit_code == 1 and "Traceback" not in result.output, result.output
     for rung in ("speech", "sound"):
         (line,) = (line for line in result.stdout.splitlines() if line.startswith(f"FAIL {rung}: "))
-        assert re.search(r"\d of \d utterances have none \(in the report null\), for they are longer", line), line
+        assert re.search(r"\d+ of \d+ utterances have none \(in the report null\), for they are longer", line), line
 
     def refuse(name):
         raise AssertionError(name)
