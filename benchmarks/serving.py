@@ -11,13 +11,14 @@ every other one must be answered with speech, and afterwards the server must hav
 import argparse
 import asyncio
 import io
-import json
 import random
 import statistics
 import time
 
 import httpx
 import soundfile
+
+from dtm_hf.files import write_json
 
 TEXTS = (
     "The train leaves at half past nine.",
@@ -110,8 +111,7 @@ def main() -> None:
         print("| " + " | ".join(map(str, row.values())) + " |", flush=True)
         rows.append(row)
     if options.json:
-        with open(options.json, "w") as file:
-            json.dump(rows, file, indent=2)
+        write_json(options.json, rows)
     if any(row["lost"] or row["left over"] for row in rows):
         raise SystemExit("Requests were lost, or the server still has some.")
 

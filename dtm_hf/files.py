@@ -1,14 +1,17 @@
 """Files and folders that are either complete or absent."""
 
+import json
+import math
 import os
 import re
 import secrets
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 try:
     import fcntl
@@ -95,6 +98,27 @@ def temporary_folder(name: str) -> Iterator[Path]:
             yield aside
         finally:
             shutil.rmtree(aside, ignore_errors=True)
+
+
+def write_json(path: str | os.PathLike, content: Any) -> None:
+    """
+    Figures as a file of JSON, complete or absent. A number that is infinite or none at all becomes `null`: JSON has
+    neither, and what Python writes in their place (`Infinity`, `NaN`) is refused by other readers.
+
+    Raises:
+        OSError: if `path` cannot be written.
+    """
+    text = json.dumps(_in_json(content), indent=2, allow_nan=False)
+    with written_aside(path) as aside:
+        aside.write_text(text + "\n", encoding="utf-8")
+
+
+def _in_json(content: Any) -> Any:
+    if isinstance(content, Mapping):
+        return {name: _in_json(value) for name, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_in_json(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
 def remove_leftovers(folder: str | os.PathLike) -> None:

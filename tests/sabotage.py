@@ -29,6 +29,7 @@ def transposed(size, every=False):
 
     def change(graph):
         found = [t for t in graph.initializer if list(t.dims[:2]) == [size, size] and len(t.dims) < 4]
+        assert found, "nothing to transpose"
         for tensor in found if every else found[:1]:
             _rewrite(tensor, onnx.numpy_helper.to_array(tensor).swapaxes(0, 1))
 

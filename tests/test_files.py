@@ -1,11 +1,13 @@
 """Files and folders that are either complete or absent."""
 
+import json
+import math
 import os
 import signal
 
 import pytest
 
-from dtm_hf.files import entries_written_aside, folder_written_aside, written_aside
+from dtm_hf.files import entries_written_aside, folder_written_aside, write_json, written_aside
 
 
 def test_the_file_appears_only_at_the_end_and_its_folders_with_it(tmp_path):
@@ -115,3 +117,14 @@ def test_an_interruption_before_it_is_handed_over_leaves_nothing(make, tmp_path,
     with pytest.raises(KeyboardInterrupt), make(tmp_path / "new" / "out.txt"):
         raise AssertionError("it is not to come so far")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_figures_are_written_as_json_that_every_reader_takes(tmp_path):
+    told = {"a": math.inf, "b": [1.5, -math.inf, {"c": math.nan}], "d": (math.nan, "Infinity"), "e": True, "f": None}
+    write_json(tmp_path / "report.json", told)
+
+    def refuse(name):
+        raise AssertionError(name)
+
+    found = json.loads((tmp_path / "report.json").read_text(), parse_constant=refuse)
+    assert found == {"a": None, "b": [1.5, None, {"c": None}], "d": [None, "Infinity"], "e": True, "f": None}

@@ -84,7 +84,7 @@ def benchmark(request: BenchmarkRequest) -> None:
     from dtm_hf.evaluation.report import draw_fronts, table, write_table
     from dtm_hf.evaluation.summary import Summary
     from dtm_hf.evaluation.systems import DTMSystem, system_of
-    from dtm_hf.files import written_aside
+    from dtm_hf.files import write_json
 
     for arm in arms:
         # Before hours are spent on others.
@@ -112,8 +112,7 @@ def benchmark(request: BenchmarkRequest) -> None:
         },
         **Summary(items, arms, seeds, metrics, records, timings, baked, reference, head_config).results(),
     }
-    with written_aside(request.output / "results.json") as aside:
-        aside.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    write_json(request.output / "results.json", results)
     write_table(results, metrics, request.output / "results.md")
     draw_fronts(results, metrics, request.output / "fronts.png")
     _illustrate(request.output, run)
@@ -304,7 +303,7 @@ def _digest(figures) -> str:
 def _timings(request: BenchmarkRequest, run: "Benchmark") -> dict:
     """Seconds of each arm: those of the folder if all its arms were timed together, else new ones."""
     from dtm_hf.evaluation.timing import time_arms
-    from dtm_hf.files import written_aside
+    from dtm_hf.files import write_json
 
     path, items = request.output / "timings.json", run.items
     known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
@@ -315,8 +314,7 @@ def _timings(request: BenchmarkRequest, run: "Benchmark") -> dict:
         advance.total(len(run.arms) * len(sizes) * (request.repeats + 1))
         batches = items.items, items.sampling_rate, sizes, request.repeats
         timings = time_arms(run.pipe, run.arms, *batches, advance, run.student, run.others)
-    with written_aside(path) as aside:
-        aside.write_text(json.dumps(timings, indent=2) + "\n", encoding="utf-8")
+    write_json(path, timings)
     return timings
 
 

@@ -11,7 +11,8 @@ from dtm_hf.files import written_aside
 
 from .console import ArgumentError, stderr
 from .models import choose_reference, load_pipeline
-from .requests import SpeakRequest, check_options, check_texts, play, small_config, write_wav
+from .requests import SpeakRequest, check_options, check_texts, play, small_config
+from .spoken import write_wav
 
 
 def speak_codes(request: SpeakRequest, model: str) -> None:
@@ -40,10 +41,9 @@ def speak_codes(request: SpeakRequest, model: str) -> None:
         loaded = time.perf_counter()
         audios, rate = _run(pipeline, request, recording)
         took = time.perf_counter() - loaded
-        audios = [write_wav(wav, audio, rate) for wav, audio in zip(wavs, audios, strict=True)]
-        for text, audio, path in zip(request.texts, audios, pictures, strict=False):
-            _draw(audio, path, text)
-    seconds = sum(map(len, audios)) / rate
+        seconds = sum(write_wav(wav, [audio], rate) for wav, audio in zip(wavs, audios, strict=True)) / rate
+        for text, wav, path in zip(request.texts, wavs, pictures, strict=False):
+            _draw(wav, path, text)
     for path in (*request.outputs, *pictures):
         typer.echo(path)
     typer.echo(
@@ -108,7 +108,8 @@ def _run(pipeline, request: SpeakRequest, recording: str | None) -> tuple[list, 
     return output.audios, output.sampling_rate
 
 
-def _draw(audio, path: Path, title: str) -> None:
+def _draw(wav: Path, path: Path, title: str) -> None:
+    import soundfile
     import torch
 
     from dtm_hf import F5FeatureExtractor
@@ -116,5 +117,6 @@ def _draw(audio, path: Path, title: str) -> None:
 
     # A pipeline of codes has no mels of its own.
     extractor = F5FeatureExtractor()
+    audio, _ = soundfile.read(wav, dtype="float32")
     mel = extractor.log_mel(torch.from_numpy(audio)[None])[0]
     save_mel_picture(mel, path, titles=title, sampling_rate=extractor.sampling_rate, hop_length=extractor.hop_length)

@@ -28,10 +28,9 @@ def export(
         from dtm_hf.ports.export import check_format, export_pipeline
     try:
         check_format(export_format, weights)
-    except ValueError as error:
-        raise ArgumentError(
-            str(error).replace("`format`", "`--format`").replace("`weights`", "`--weights`")
-        ) from error
+    except (ValueError, ImportError) as error:
+        typed = str(error).replace("`format`", "`--format`").replace("`weights`", "`--weights`")
+        raise (ArgumentError if isinstance(error, ValueError) else ImportError)(typed) from error
     pipeline = load_pipeline(
         model, kinds=ANY_KIND, device="cpu", revision=revision, local_files_only=local_files_only, student=student
     )

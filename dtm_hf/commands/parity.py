@@ -1,14 +1,15 @@
 """The gate of ports from the command line."""
 
-import json
+import math
 import time
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
-from dtm_hf.files import written_aside
+from dtm_hf.files import write_json
 
 from .console import ArgumentError, stderr
 from .models import ANY_KIND, EMBEDDED, choose_model, choose_reference, load_pipeline, pipeline_kind
@@ -56,14 +57,12 @@ def parity(
             report = check_parity(source, ported, str(reference.audio), reference.text, judges=judges)
     report["cost"]["load seconds"] = {"source": of_source, "port": of_port}
     if report_file is not None:
-        with written_aside(report_file) as aside:
-            aside.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        write_json(report_file, report)
     for name, graph in report["rungs"]["graphs"]["graphs"].items():
         figures = graph["fault"] or f"1 - correlation {graph['correlation']:.1e}, deviation {graph['deviation']:.1e}"
         typer.echo(f"{'ok  ' if graph['passed'] else 'FAIL'} {name}: {figures}, {graph['calls']} answers")
     run = report["rungs"]["free run"]
-    worst = max(row["mel distance"] / row["of two seeds"] for row in run["utterances"])
-    typer.echo(f"{'ok  ' if run['passed'] else 'FAIL'} speech: mel distance at most {worst:.1e} of that of two seeds")
+    typer.echo(f"{'ok  ' if run['passed'] else 'FAIL'} speech: {_distance(run['utterances'])}")
     _echo_heard(report["rungs"]["end to end"])
     cost = report["cost"]
     typer.echo(
@@ -118,10 +117,23 @@ def _judges(recognizer: str | None, similarity: bool) -> dict[str, "Judge"]:
     return judges
 
 
+def _distance(utterances: Sequence[Mapping[str, Any]]) -> str:
+    """The largest distance of those that there are, and of how many utterances there is none."""
+    pairs = [(row["mel distance"], row["of two seeds"]) for row in utterances]
+    ratios = [distance / spread if spread else (math.inf if distance else 0.0) for distance, spread in pairs]
+    told = [ratio for ratio in ratios if math.isfinite(ratio)]
+    parts = [f"mel distance at most {max(told):.1e} of that of two seeds"] if told else []
+    if len(told) < len(pairs):
+        parts.append(
+            f"{len(pairs) - len(told)} of {len(pairs)} utterances have none (in the report null), for they are longer "
+            "or shorter than the source's, or hold values that are no numbers"
+        )
+    return "; ".join(parts)
+
+
 def _echo_heard(heard: dict[str, Any]) -> None:
-    worst = max(row["mel distance"] / row["of two seeds"] for row in heard["utterances"])
     mark = "FAIL" if not heard["passed"] else "ok  " if heard.get("judged", True) else "    "
-    typer.echo(f"{mark} sound: mel distance at most {worst:.1e} of that of two seeds")
+    typer.echo(f"{mark} sound: {_distance(heard['utterances'])}")
     for name, sides in heard["figures"].items():
         shown = (f"{side} {'-' if value is None else format(value, '.3f')}" for side, value in sides.items())
         typer.echo(f"     {name}: {', '.join(shown)}")

@@ -1,6 +1,7 @@
 """Speaking from the command line without PyTorch: a port in `dtm_hf.runtime`."""
 
 import time
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,9 +12,13 @@ from dtm_hf.files import written_aside
 
 from .console import ArgumentError
 from .models import ANY_KIND, EMBEDDED, choose_model, pipeline_kind
-from .requests import SpeakRequest, play, reference_of, write_wav
+from .requests import SpeakRequest, play, reference_of
+from .spoken import spoken_texts, write_wav
 
 if TYPE_CHECKING:
+    import numpy as np
+
+    from dtm_hf.frontend.voices import Recording
     from dtm_hf.runtime import Speaker
 
 # The port of the embedded pipeline, if this installation holds one.
@@ -37,20 +42,8 @@ def speak_port(request: SpeakRequest) -> None:
         speaker = open_port(model, request.runtime, request.revision, request.local_files_only)
         loaded, seconds = time.perf_counter(), 0.0
         for text, wav in zip(request.texts, wavs, strict=True):
-            speech = speaker(
-                text,
-                str(reference.audio),
-                reference.text,
-                num_inference_steps=request.steps,
-                num_head_steps=request.head_steps,
-                guidance_scale=request.guidance,
-                guidance_end=request.guidance_end,
-                speed=request.speed,
-                duration_s=request.duration,
-                seed=request.seed,
-            )
-            write_wav(wav, speech.audio, speech.sampling_rate)
-            seconds += len(speech.audio) / speech.sampling_rate
+            waves = _waves(speaker, text, request, reference)
+            seconds += write_wav(wav, waves, speaker.sampling_rate) / speaker.sampling_rate
         took = time.perf_counter() - loaded
     for path in request.outputs:
         typer.echo(path)
@@ -60,6 +53,27 @@ def speak_port(request: SpeakRequest) -> None:
     )
     for path in request.outputs if request.play else ():
         play(path)
+
+
+def _waves(speaker: "Speaker", text: str, request: SpeakRequest, reference: "Recording") -> "Iterator[np.ndarray]":
+    """What [`Speaker`] says when it is called, chunk after chunk."""
+    generator = speaker.noise(request.seed)
+    rows = speaker.prepare(
+        text, str(reference.audio), reference.text, request.speed, request.duration, generator=generator
+    )
+    # Row by row: a CPU is as busy with one as with many.
+    alone = [range(index, index + 1) for index in range(len(rows))]
+    texts = spoken_texts(
+        speaker,
+        rows,
+        speaker.noise_sources(rows, generator),
+        alone,
+        num_inference_steps=request.steps,
+        num_head_steps=request.head_steps,
+        guidance_scale=request.guidance,
+        guidance_end=request.guidance_end,
+    )
+    return next(texts)
 
 
 def open_port(model: str, runtime: str, revision: str | None, local_files_only: bool) -> "Speaker":

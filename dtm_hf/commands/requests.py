@@ -1,4 +1,4 @@
-"""What `dtm-hf speak` is asked for, and the WAV that it writes: the same with every runtime."""
+"""What `dtm-hf speak` is asked for: the same with every runtime."""
 
 import json
 import shutil
@@ -8,15 +8,12 @@ import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dtm_hf.frontend.voices import Recording
 
 from .console import ArgumentError, say_note
 from .models import choose_reference
-
-if TYPE_CHECKING:
-    import numpy as np
 
 # Of no list that the embedded pipeline was trained on.
 DEMO_TEXT = "This voice was made in a few minutes, and it can say whatever you like."
@@ -230,28 +227,6 @@ def small_config(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}
-
-
-def write_wav(path: Path, audio: "np.ndarray", sampling_rate: int) -> "np.ndarray":
-    """
-    Write samples `(T,)` as a WAV of 16 bits, and return them as they were written.
-
-    Raises:
-        ValueError: if some are no numbers.
-    """
-    import numpy as np
-    import soundfile
-
-    from dtm_hf.serving.encoding import check_finite
-
-    check_finite(audio)
-    # 16 bits hold [-1, 1]; what is louder would be cut off.
-    peak = float(np.abs(audio).max())
-    if peak > 1:
-        say_note(f"lowered by {20 * np.log10(peak):.1f} dB to fit into 16 bits")
-        audio = audio / peak
-    soundfile.write(path, audio, sampling_rate, format="WAV", subtype="PCM_16")
-    return audio
 
 
 def _player() -> list[str] | None:

@@ -14,11 +14,13 @@ from dtm_hf.files import written_aside
 from .code_speaking import speak_codes
 from .console import stderr
 from .models import choose_model, load_pipeline, pipeline_kind
-from .requests import SpeakRequest, play, reference_of, write_wav
+from .requests import SpeakRequest, play, reference_of
 from .speecht5_speaking import speak_speecht5
+from .spoken import spoken_texts, write_wav
 
 if TYPE_CHECKING:
     from dtm_hf import DTMPipeline
+    from dtm_hf.frontend.voices import Recording
 
 
 @dataclass
@@ -53,14 +55,12 @@ def speak(request: SpeakRequest) -> None:
             student=request.student,
         )
         loaded = time.perf_counter()
-        audios, cost = _run(pipeline, request, reference)
+        samples, cost = _run(pipeline, request, reference, wavs)
         spoken = time.perf_counter()
-        rate = pipeline.vocoder.sampling_rate
-        audios = [write_wav(wav, audio, rate) for wav, audio in zip(wavs, audios, strict=True)]
         # Each is written aside by itself.
-        for text, audio, path in zip(request.texts, audios, pictures, strict=False):
-            _draw(pipeline, audio, path, text)
-    seconds, took = sum(map(len, audios)) / rate, spoken - loaded
+        for text, wav, path in zip(request.texts, wavs, pictures, strict=False):
+            _draw(pipeline, wav, path, text)
+    seconds, took = samples / pipeline.vocoder.sampling_rate, spoken - loaded
     for path in (*request.outputs, *pictures):
         typer.echo(path)
     typer.echo(
@@ -72,35 +72,43 @@ def speak(request: SpeakRequest) -> None:
         play(path)
 
 
-def _run(pipeline: "DTMPipeline", request: SpeakRequest, reference) -> tuple:
-    """The waveforms `[T]`, one a text, and their [`Cost`]."""
-    import torch
+def _run(pipeline: "DTMPipeline", request: SpeakRequest, reference: "Recording", wavs: list[Path]) -> tuple[int, Cost]:
+    """Write the WAVs, one a text; samples of all together, and their [`Cost`]."""
+    from dtm_hf.pipelines.batching import default_batch_frames, split_batches
+    from dtm_hf.serving.pipeline_speaker import PipelineSpeaker
 
-    pipeline.set_progress_bar_config(disable=True)
+    speaker = PipelineSpeaker(pipeline)
     columns = (TextColumn("Speaking"), BarColumn(), MofNCompleteColumn(), TextColumn("steps"), TimeRemainingColumn())
+    # Each text is what it is by itself.
+    generators = [speaker.noise(request.seed) for _ in request.texts]
+    pipeline.choose(request.steps, request.head_steps, request.guidance, request.guidance_end)
+    rows = pipeline.prepare(
+        list(request.texts), str(reference.audio), reference.text, request.speed, request.duration, generators
+    )
+    frames = default_batch_frames(pipeline.backbone, pipeline._execution_device)
+    batches = split_batches(rows, frames)
     with _counted(pipeline) as cost, Progress(*columns, console=stderr, transient=True) as progress:
         task = progress.add_task("", total=request.steps or pipeline.scheduler.config.num_inference_steps)
 
         def advance(speaking, _step, _timestep, tensors):
             # Chunks of a long text may take their steps one after the other.
-            progress.update(task, total=speaking.num_timesteps, advance=1)
+            progress.update(task, total=speaking.num_timesteps * len(batches), advance=1)
             return tensors
 
-        output = pipeline(
-            list(request.texts),
-            str(reference.audio),
-            reference.text,
+        texts = spoken_texts(
+            speaker,
+            rows,
+            speaker.noise_sources(rows, generators),
+            batches,
             num_inference_steps=request.steps,
             num_head_steps=request.head_steps,
             guidance_scale=request.guidance,
             guidance_end=request.guidance_end,
-            speed=request.speed,
-            duration_s=request.duration,
-            # Each text is what it is by itself.
-            generator=[torch.Generator().manual_seed(request.seed) for _ in request.texts],
             callback_on_step_end=advance,
+            max_batch_frames=frames,
         )
-    return output.audios, cost
+        samples = sum(write_wav(wav, waves, speaker.sampling_rate) for wav, waves in zip(wavs, texts, strict=True))
+    return samples, cost
 
 
 @contextmanager
@@ -124,11 +132,13 @@ def _counted(pipeline: "DTMPipeline"):
             handle.remove()
 
 
-def _draw(pipeline: "DTMPipeline", audio, path: Path, title: str) -> None:
+def _draw(pipeline: "DTMPipeline", wav: Path, path: Path, title: str) -> None:
+    import soundfile
     import torch
 
     from dtm_hf.pictures import save_mel_picture
 
     extractor = pipeline.feature_extractor
+    audio, _ = soundfile.read(wav, dtype="float32")
     mel = extractor.log_mel(torch.from_numpy(audio)[None])[0]
     save_mel_picture(mel, path, titles=title, sampling_rate=extractor.sampling_rate, hop_length=extractor.hop_length)

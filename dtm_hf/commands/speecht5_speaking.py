@@ -10,7 +10,8 @@ from dtm_hf.files import written_aside
 
 from .console import ArgumentError, stderr
 from .models import load_pipeline
-from .requests import SpeakRequest, check_output, play, write_wav
+from .requests import SpeakRequest, check_output, play
+from .spoken import write_wav
 
 
 def speak_speecht5(request: SpeakRequest, model: str) -> None:
@@ -55,8 +56,7 @@ def speak_speecht5(request: SpeakRequest, model: str) -> None:
             except ValueError as error:
                 raise ValueError(str(error).replace("`speaker`", f"`{_option(request)}`")) from error
         rate, took = pipeline.sampling_rate, time.perf_counter() - loaded
-        audios = [write_wav(wav, audio, rate) for wav, audio in zip(wavs, audios, strict=True)]
-    seconds = sum(map(len, audios)) / rate
+        seconds = sum(write_wav(wav, [audio], rate) for wav, audio in zip(wavs, audios, strict=True)) / rate
     for path in request.outputs:
         typer.echo(path)
     typer.echo(

@@ -1,6 +1,7 @@
 """What a benchmark has found so far, in a folder: figures as JSON lines, mels as arrays. It survives being killed."""
 
 import json
+import math
 import os
 from pathlib import Path
 
@@ -62,10 +63,21 @@ class Records:
         self._figures.setdefault(key, {}).update(record["figures"])
 
     def append(self, arm: str, item: str, seed: int | None, figures: dict[str, tuple[float, float] | None]) -> None:
-        """Write down figures of one item, each a numerator and a denominator; they are on disk on return."""
+        """
+        Write down figures of one item, each a numerator and a denominator; they are on disk on return. One that is not
+        a number is none.
+
+        Raises:
+            ValueError: for an infinite figure, of which no mean could be taken.
+        """
+        if infinite := [name for name, pair in figures.items() if pair is not None and any(map(math.isinf, pair))]:
+            raise ValueError(f"The figure {infinite[0]!r} of {arm!r} on {item!r} is infinite.")
+        figures = {
+            name: None if pair is None or any(map(math.isnan, pair)) else pair for name, pair in figures.items()
+        }
         record = {"arm": arm, "item": item, "seed": seed, "figures": figures}
         with self._lines.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
+            file.write(json.dumps(record, allow_nan=False) + "\n")
             file.flush()
             os.fsync(file.fileno())
         self._keep(record)

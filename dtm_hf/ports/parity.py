@@ -40,7 +40,8 @@ def check_parity(
         batches (`list[list[int]]`, *optional*): which of the texts are spoken together; all are heard too.
 
     Returns:
-        `dict`: the report, ready for JSON; `passed` says whether every rung holds.
+        `dict`: the report, for [`~dtm_hf.files.write_json`]: a figure that there is none of is infinite or not a
+            number. `passed` says whether every rung holds.
 
     Raises:
         ValueError: if the two do not belong together.

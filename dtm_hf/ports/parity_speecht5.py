@@ -40,7 +40,7 @@ def check_speecht5_parity(
         judges (`dict[str, Callable]`, *optional*): of the sound, as of [`~dtm_hf.ports.end_to_end.end_to_end`].
 
     Returns:
-        `dict`: the report, ready for JSON, as of [`~dtm_hf.ports.parity.check_parity`].
+        `dict`: the report, as of [`~dtm_hf.ports.parity.check_parity`].
 
     Raises:
         ValueError: if the two do not belong together.

@@ -11,6 +11,7 @@ from dtm_hf.runtime.spectra import hann_window, istft, mel_basis, stft
 
 # As in vocoder_griffin_lim.py.
 _INVERSION_UPDATES = 30
+_LEAST_WEIGHT = 1e-4
 
 
 def invert_mel(mel: np.ndarray, basis: np.ndarray, start: np.ndarray | None = None) -> np.ndarray:
@@ -38,6 +39,7 @@ class GriffinLim:
         config = self.config
         window, n_fft = hann_window(config["n_fft"]), config["n_fft"]
         basis = mel_basis(self.sampling_rate, n_fft, config["input_channels"])
+        basis = basis * (basis.sum(1, keepdims=True) > _LEAST_WEIGHT)
         mel = np.exp(mel.astype(np.float32))
         magnitude = invert_mel(mel, basis)
         phase = np.ones(magnitude.shape, dtype=np.complex64)

@@ -54,7 +54,7 @@ def istft(spectra: np.ndarray, n_fft: int, hop_length: int, window: np.ndarray, 
         trim (`int`, *optional*): samples to leave out at both ends; half a window by default, as `torch.istft` does.
     """
     trim = n_fft // 2 if trim is None else trim
-    added = overlap_add(np.fft.irfft(spectra, n_fft).astype(np.float32) * window, hop_length)
+    added = overlap_add(np.fft.irfft(spectra, n_fft).astype(window.dtype) * window, hop_length)
     envelope = overlap_add(np.broadcast_to(window**2, (len(spectra), n_fft)), hop_length)
     return added[trim:-trim] / envelope[trim:-trim]
 

@@ -1,6 +1,8 @@
 """`dtm-hf export`, `parity` and `speak --runtime onnx`."""
 
 import json
+import math
+import re
 import shutil
 from types import SimpleNamespace
 
@@ -9,11 +11,13 @@ import pytest
 import soundfile
 from typer.testing import CliRunner
 
-from dtm_hf import DTMPipeline
+from dtm_hf import DTMPipeline, DurationPredictor
 from dtm_hf.commands.benchmarking import _settings
 from dtm_hf.commands.main import app
+from dtm_hf.commands.parity import _distance
 from dtm_hf.evaluation.arms import parse_arms
 from dtm_hf.evaluation.sets import BenchmarkSet
+from dtm_hf.training.speech.durations import install
 
 SAID = "What is said."
 
@@ -76,6 +80,38 @@ def test_a_pipeline_that_is_no_port_is_named(source, tmp_path):
     result = run("speak", "Hi.", "--runtime", "onnx", "--model", source, "-o", tmp_path / "a.wav")
     assert result.exit_code == 1 and "dtm-hf export" in result.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_distance_that_there_is_none_of_is_null_in_the_report(source, port, tmp_path):
+    shutil.copytree(port, tmp_path / "port")
+    # Whatever it says lasts as long as the recording.
+    install(DurationPredictor(1.0, 0.0, {}, 0.0), tmp_path / "port")
+    result = run("parity", source, tmp_path / "port", "--json", tmp_path / "report.json")
+    assert result.exit_code == 1 and "Traceback" not in result.output, result.output
+    for rung in ("speech", "sound"):
+        (line,) = (line for line in result.stdout.splitlines() if line.startswith(f"FAIL {rung}: "))
+        assert re.search(r"\d+ of \d+ utterances have none \(in the report null\), for they are longer", line), line
+
+    def refuse(name):
+        raise AssertionError(name)
+
+    report = json.loads((tmp_path / "report.json").read_text(), parse_constant=refuse)
+    rows = report["rungs"]["free run"]["utterances"]
+    assert not report["passed"] and any(row["mel distance"] is None for row in rows)
+    assert all((row["mel distance"] is None) == (row["frames"][0] != row["frames"][1]) for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("pairs", "said"),
+    [
+        ([(1.0, 4.0), (1.0, 2.0)], "mel distance at most 5.0e-01 of that of two seeds"),
+        ([(0.0, 0.0)], "mel distance at most 0.0e+00 of that of two seeds"),
+        ([(1.0, 4.0), (math.inf, 2.0)], "at most 2.5e-01 of that of two seeds; 1 of 2 utterances have none"),
+        ([(math.nan, 1.0), (1.0, 0.0)], "2 of 2 utterances have none"),
+    ],
+)
+def test_the_largest_distance_is_that_of_those_that_there_are(pairs, said):
+    assert said in _distance([{"mel distance": distance, "of two seeds": spread} for distance, spread in pairs])
 
 
 @pytest.mark.slow

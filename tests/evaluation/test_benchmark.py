@@ -1,6 +1,7 @@
 """A small benchmark through the real loop: what is judged, what is not judged twice, what the table says of it."""
 
 import json
+import math
 
 import numpy as np
 import pytest
@@ -166,6 +167,18 @@ def test_summary_and_table(tiny_pipeline, items, tmp_path):
     assert len(widths) == 1
     draw_fronts(results, metrics, tmp_path / "fronts.png")
     assert imread(tmp_path / "fronts.png").shape[1] > 1000
+
+
+def test_figures_that_are_no_numbers_are_none_and_infinite_ones_are_refused(tmp_path):
+    records = Records(tmp_path, {})
+    records.append("euler-2", "0", 0, {"pitch": (math.nan, 1.0), "length": (2.0, 1.0), "words": None})
+    with pytest.raises(ValueError, match="The figure 'pitch' of 'euler-2' on '1' is infinite"):
+        records.append("euler-2", "1", 0, {"pitch": (math.inf, 1.0)})
+    (line,) = (tmp_path / "records.jsonl").read_text().splitlines()
+    assert json.loads(line)["figures"] == {"pitch": None, "length": [2.0, 1.0], "words": None}
+    for known in (records, Records(tmp_path, {})):
+        assert known.missing("euler-2", "0", 0, ["pitch", "length", "words"]) == []
+        assert np.isnan(known.figures("euler-2", "pitch", ["0"], [0])).all()
 
 
 def test_a_ratio_is_better_the_nearer_it_is_to_one(tiny_pipeline, items, tmp_path):

@@ -1,9 +1,13 @@
 """Speech in chunks: where a text is cut, that chunks are together the whole, and what a stream says."""
 
+import weakref
+
 import numpy as np
 import pytest
 import torch
 
+from dtm_hf import F5Backbone
+from dtm_hf.pipelines import speech
 from dtm_hf.pipelines.chunking import cross_fade, num_bytes
 from dtm_hf.pipelines.streaming import fade_together, stream_chunks
 
@@ -63,6 +67,33 @@ def test_a_stream_is_its_sentences_cross_faded(tiny_pipeline, reference_audio):
     ]
     assert len(chunks) >= 2
     np.testing.assert_allclose(np.concatenate(chunks), cross_fade(alone, 24000), atol=1e-5)
+
+
+def test_a_stream_holds_one_sentence_at_a_time(tiny_pipeline, reference_audio, monkeypatch):
+    made = {"embeds": [], "noise": [], "mel": [], "wave": []}
+
+    def watched(owner, name, kind, parts=lambda result: result):
+        run = getattr(owner, name)
+
+        def watch(*args, **kwargs):
+            result = run(*args, **kwargs)
+            made[kind] += map(weakref.ref, parts(result))
+            return result
+
+        monkeypatch.setattr(owner, name, watch)
+
+    watched(F5Backbone, "encode_text", "embeds", lambda embeds: [embeds.cond])
+    watched(speech, "draw_noise", "noise", lambda noise: [noise])
+    watched(tiny_pipeline, "sample", "mel")
+    watched(tiny_pipeline, "decode", "wave")
+    stream = tiny_pipeline.stream("Good morning. " * 8, reference_audio, SAID, num_inference_steps=1, num_head_steps=0)
+    next(stream)
+    assert {kind: len(each) for kind, each in made.items()} == dict.fromkeys(made, 1)
+    for _ in stream:
+        alive = {kind: sum(one() is not None for one in each) for kind, each in made.items()}
+        # Of the sentence before, the end waits to be cross-faded.
+        assert max(alive.values()) <= 2, alive
+    assert {kind: len(each) for kind, each in made.items()} == dict.fromkeys(made, 8)
 
 
 @pytest.mark.parametrize(

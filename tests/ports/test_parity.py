@@ -51,9 +51,10 @@ def test_a_port_passes_and_says_what_was_compared(check):
     assert json.loads(json.dumps(report)) == report
 
 
-def test_a_transposed_weight_is_found(check, folder):
-    edit_graph(folder / "backbone" / "backbone.onnx", transposed(64))
-    assert failed(check()) >= {"backbone/backbone", "speech"}
+@pytest.mark.parametrize(("graph", "size"), [("backbone/backbone", 64), ("head/modulation", 32)])
+def test_a_transposed_weight_is_found(check, folder, graph, size):
+    edit_graph(folder / f"{graph}.onnx", transposed(size))
+    assert failed(check()) >= {graph, "speech"}
 
 
 def test_a_position_off_by_one_is_found(check, folder):
@@ -65,18 +66,36 @@ def test_a_position_off_by_one_is_found(check, folder):
     assert failed(check(pipeline)) == {"backbone/text", "speech", "sound"}
 
 
-@pytest.mark.parametrize("name", ["cond", "text_embeds", "attention_mask", "timestep"])
+@pytest.mark.parametrize("name", ["sample", "cond", "text_embeds", "attention_mask", "timestep"])
 def test_a_dropped_input_of_the_backbone_is_found(check, folder, name):
     pipeline = DTMPipeline.from_pretrained(folder)
     without(pipeline.backbone.graphs, "backbone", name)
     assert "backbone/backbone" in failed(check(pipeline))
 
 
-@pytest.mark.parametrize("name", ["velocity", "prepared_states", "flow_time", "modulation", "attention_mask"])
+HEAD = ("prepared_states", "flow_state", "flow_time", "velocity", "modulation", "attention_mask")
+
+
+@pytest.mark.parametrize("name", HEAD)
 def test_a_dropped_input_of_the_head_is_found(check, folder, name):
     pipeline = DTMPipeline.from_pretrained(folder)
     without(pipeline.head.graphs, "head", name)
     assert "head/head" in failed(check(pipeline))
+
+
+@pytest.mark.parametrize(
+    ("component", "graph", "name"),
+    [
+        ("backbone", "text", "token_ids"),
+        ("backbone", "text", "valid"),
+        ("head", "prepare", "features"),
+        *(("head", "modulation", name) for name in ("timestep", "flow_time", "guidance_scale")),
+    ],
+)
+def test_a_dropped_input_of_what_runs_once_is_found(check, folder, component, graph, name):
+    pipeline = DTMPipeline.from_pretrained(folder)
+    without(pipeline.components[component].graphs, graph, name)
+    assert f"{component}/{graph}" in failed(check(pipeline, batches=((0,),)))
 
 
 def test_swapped_branches_are_found(check, folder):

@@ -80,10 +80,27 @@ def test_a_fault_of_the_vocoder_is_found(source, folder, fault):
     assert failed(check(source, ported, batches=((0,),))) == {"vocoder/vocoder", "sound"}
 
 
-@pytest.mark.parametrize("name", ["frame", "masks", "speaker", "cache", "attention_mask"])
-def test_a_dropped_input_of_the_step_is_found(source, ported, name):
-    without(ported.model.graphs, "step", name)
-    assert "model/step" in failed(check(source, ported))
+@pytest.mark.parametrize(
+    ("graph", "name"),
+    [
+        *(("step", name) for name in ("frame", "masks", "speaker", "cache", "cross_cache", "attention_mask")),
+        ("text", "input_ids"),
+        ("text", "attention_mask"),
+        ("postnet", "mel"),
+    ],
+)
+def test_a_dropped_input_is_found(source, ported, graph, name):
+    without(ported.model.graphs, graph, name)
+    assert f"model/{graph}" in failed(check(source, ported))
+
+
+def test_rows_that_change_places_are_found(source, ported):
+    wrapped(
+        ported.model.graphs,
+        "step",
+        lambda run, **arrays: (found := dict(run(**arrays))) | {"frames": found["frames"][::-1].copy()},
+    )
+    assert failed(check(source, ported)) >= {"model/step", "speech"}
 
 
 def test_a_position_off_by_one_is_found(source, ported):

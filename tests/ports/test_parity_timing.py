@@ -64,9 +64,8 @@ def test_it_says_the_same(timed_pipeline, exported, reference_audio):
     assert expected.shape == mounted.shape == spoken.shape
     largest = np.abs(expected).max()
     assert np.abs(mounted - expected).max() < 1e-3 * largest
-    # Griffin-Lim of numpy looks for a pitch where random weights have none, and makes more of roundings: of mels that
-    # are equal to 1e-5, sounds that correlate by 0.997.
-    assert np.corrcoef(spoken, expected)[0, 1] > 0.99
+    # Griffin-Lim makes more of roundings, and of a mel of random weights the most.
+    assert np.corrcoef(spoken, expected)[0, 1] > 0.9999
     (row,) = source.prepare(TEXT, reference_audio, SAID, generator=torch.Generator().manual_seed(1))
     other = speaker(TEXT, reference_audio, SAID, seed=2)
     assert other.audio.shape != spoken.shape or np.abs(other.audio - spoken).max() > 0.01 * largest

@@ -126,7 +126,7 @@ def test_a_dropped_input_of_the_network_is_found(folders, check, graph, name):
     assert f"model/{graph}" in check(port)
 
 
-@pytest.mark.parametrize("fault", ["off by one", "swapped", "fed back"])
+@pytest.mark.parametrize("fault", ["off by one", "swapped", "rows", "fed back"])
 def test_a_fault_of_the_recursion_is_found(folders, check, fault):
     port = TRMPipeline.from_pretrained(folders[1])
     cycle = port.model.cycle
@@ -137,6 +137,9 @@ def test_a_fault_of_the_recursion_is_found(folders, check, fault):
         return
     if fault == "off by one":
         run = lambda run, **arrays: {name: np.roll(value, 1, axis=1) for name, value in run(**arrays).items()}  # noqa: E731
+    elif fault == "rows":
+        # Branches are rows of a batch, as texts are.
+        run = lambda run, **arrays: {name: value[::-1].copy() for name, value in run(**arrays).items()}  # noqa: E731
     else:
         run = lambda run, **arrays: dict(zip(("next_latent", "next_answer"), run(**arrays).values(), strict=True))  # noqa: E731
     wrapped(port.model.graphs, "cycle", run)

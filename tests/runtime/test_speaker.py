@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -172,3 +173,20 @@ def test_a_stream_is_its_sentences_cross_faded(speaker, reference_audio):
     np.testing.assert_allclose(np.concatenate(chunks)[: len(first) - held], first[:-held], atol=1e-6)
     with pytest.raises(TypeError, match="`text`"):
         speaker.stream([text], reference_audio, SAID)
+
+
+def test_a_stream_takes_no_more_memory_for_a_longer_text(speaker, reference_audio):
+    settings = {"num_inference_steps": 1, "num_head_steps": 0}
+
+    def peak(sentences):
+        text = "Good morning to you. " * sentences
+        tracemalloc.start()
+        try:
+            chunks = sum(1 for _ in speaker.stream(text, reference_audio, SAID, **settings))
+            return tracemalloc.get_traced_memory()[1], chunks
+        finally:
+            tracemalloc.stop()
+
+    peak(1)
+    (few, _), (many, chunks) = peak(3), peak(12)
+    assert chunks >= 12 and many < 1.05 * few, (few, many)

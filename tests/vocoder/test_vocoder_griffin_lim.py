@@ -50,7 +50,10 @@ def test_waveform_has_the_mel_it_was_made_from(extractor, vocoder):
 
 def test_zero_phase_is_the_griffin_lim_of_torchaudio(extractor):
     mel = extractor.log_mel(vowel(40))
-    magnitude = invert_mel(mel.exp().transpose(1, 2), melscale_fbanks(513, 0.0, 12000.0, 100, 24000))
+    basis = melscale_fbanks(513, 0.0, 12000.0, 100, 24000)
+    # Of the Nyquist frequency it has a millionth, which is rounding.
+    basis[-1] = 0
+    magnitude = invert_mel(mel.exp().transpose(1, 2), basis)
     theirs = griffinlim(magnitude, torch.hann_window(1024), 1024, 256, 1024, 1.0, 8, 0.99, None, rand_init=False)
     ours = GriffinLimVocoder(num_iters=8, phase_init="zero")(mel)
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
