@@ -55,8 +55,8 @@ class Metric(Protocol):
     """
     A figure of one item that adds up to a figure of a set: the sum of the numerators over that of the denominators.
 
-    A mean has the denominator 1, an error rate the number of words. `None` is an item that has no such figure. A metric
-    with an attribute `at_most` counts no item for more: its numerator is at most so many of its denominators.
+    A mean has the denominator 1, an error rate the number of words. `None` is an item that has no such figure. Where a
+    metric has an attribute `at_most`, no item counts for more: its numerator is at most so many of its denominators.
     """
 
     name: str

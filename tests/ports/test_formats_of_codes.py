@@ -1,4 +1,4 @@
-"""A TRM in the formats and the weights that there are, each exported and let through the gate as users do it."""
+"""A TRM in rounded weights, exported and let through the gate as users do it; and what is refused."""
 
 import json
 
@@ -26,26 +26,23 @@ def source(vocab_file, tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize(
-    ("name", "weights", "written"),
-    [("onnx", "fp16", "onnx"), ("onnx", "int8", "onnx"), ("torch_export", "fp32", "dynamo")],
-)
-def test_a_port_passes_the_gate(source, name, weights, written, tmp_path):
+def test_a_port_passes_the_gate(source, tmp_path):
+    """By int8, whose convolutions are those of fp16: an export takes most of a minute."""
     port = tmp_path / "port"
-    result = run("export", source, port, "--format", name, "--weights", weights)
+    result = run("export", source, port, "--weights", "int8")
     assert result.exit_code == 0, result.stderr
     result = run("parity", source, port, "--json", tmp_path / "report.json")
     assert result.exit_code == 0, result.stdout + result.stderr
     report = json.loads((tmp_path / "report.json").read_text())
     graphs = report["rungs"]["graphs"]["graphs"]
-    assert report["passed"] and report["weights"] == weights
+    assert report["passed"] and report["weights"] == "int8"
     assert set(graphs) == {"codec/decoder", "model/begin", "model/cycle", "model/logits", "model/text"}
     # Rounded they are: by the bar of float32 they would not pass.
-    within = all(graphs[graph]["deviation"] <= BARS["fp32"].deviation for graph in ("model/cycle", "codec/decoder"))
-    assert within == (weights == "fp32")
+    for graph in ("model/cycle", "codec/decoder"):
+        assert graphs[graph]["deviation"] > BARS["fp32"].deviation
     pipeline = TRMPipeline.from_pretrained(port)
     for component in (pipeline.model, pipeline.codec):
-        assert (component.manifest.export_format, component.manifest.weights) == (written, weights)
+        assert (component.manifest.export_format, component.manifest.weights) == ("onnx", "int8")
     pipeline.set_progress_bar_config(disable=True)
     (audio,) = pipeline("yes, that was said.", "bob", generator=torch.Generator().manual_seed(0)).audios
     assert np.isfinite(audio).all() and audio.std() > 0
