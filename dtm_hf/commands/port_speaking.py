@@ -63,16 +63,7 @@ def _waves(speaker: "Speaker", text: str, request: SpeakRequest, reference: "Rec
     )
     # Row by row: a CPU is as busy with one as with many.
     alone = [range(index, index + 1) for index in range(len(rows))]
-    texts = spoken_texts(
-        speaker,
-        rows,
-        speaker.noise_sources(rows, generator),
-        alone,
-        num_inference_steps=request.steps,
-        num_head_steps=request.head_steps,
-        guidance_scale=request.guidance,
-        guidance_end=request.guidance_end,
-    )
+    texts = spoken_texts(speaker, rows, speaker.noise_sources(rows, generator), alone, **request.sampling)
     return next(texts)
 
 

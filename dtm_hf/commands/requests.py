@@ -59,6 +59,16 @@ class SpeakRequest:
     runtime: str = "torch"
 
     @property
+    def sampling(self) -> dict[str, Any]:
+        """How a [`~dtm_hf.DTMPipeline`] and a port of it are to sample."""
+        return {
+            "num_inference_steps": self.steps,
+            "num_head_steps": self.head_steps,
+            "guidance_scale": self.guidance,
+            "guidance_end": self.guidance_end,
+        }
+
+    @property
     def outputs(self) -> list[Path]:
         """One a text: the file itself, or with several texts `NAME-1.wav`, `NAME-2.wav`, as wide as the last."""
         path, count = self.output, len(self.texts)
