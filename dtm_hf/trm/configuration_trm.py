@@ -58,6 +58,9 @@ class TRMConfig(PreTrainedConfig):
             `"recursive"`: one network updates both, z = net(z, y + x) and y = net(y, z), and no gradient flows before
             the last cycle ([Tiny Recursive Models](https://arxiv.org/abs/2510.04871)). `"document"`: blocks that look
             from z at y by attention, an answer updater of its own, and a gradient through all cycles.
+        align_text (`bool`, defaults to `True`):
+            Whether frames look at the text by rotary positions that are of one scale for both, so that a frame finds
+            its place in the text before anything is learnt.
         latent_dim (`int`, *optional*):
             M, the width of the codec's latents, for a network that speaks in these: in the place of heads for codes it
             estimates their mean, and a [`DTMHead`] beside it draws them. `None`: it speaks in codes.
@@ -90,6 +93,7 @@ class TRMConfig(PreTrainedConfig):
     h_cycles: int = 3
     l_cycles: int = 6
     update: str = "recursive"
+    align_text: bool = True
     latent_dim: int | None = None
     feedback: bool = True
     share_output_heads: bool = False

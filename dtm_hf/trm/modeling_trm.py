@@ -14,7 +14,7 @@ from transformers.utils import ModelOutput
 from dtm_hf.validation import CheckedConfigMixin
 
 from .configuration_trm import TRMConfig
-from .recursion import UPDATE_CLASSES
+from .recursion import UPDATE_CLASSES, shared_places
 
 # Halting is rare until it has been learnt.
 _HALT_BIAS = -5.0
@@ -216,7 +216,9 @@ class TRMModel(TRMPreTrainedModel):
             ValueError: for more frames than `max_audio_frames`, and codes of another shape.
         """
         inputs = self._frame_inputs(audio_mask) + self._embed_codes(codes, audio_mask)
-        answer, latent = self.update(answer, latent, inputs.to(context.dtype), context, text_mask, audio_mask)
+        places = shared_places(audio_mask, text_mask) if self.config.align_text else None
+        around = (context, text_mask, audio_mask, places)
+        answer, latent = self.update(answer, latent, inputs.to(context.dtype), *around)
         valid = audio_mask[..., None].to(answer.dtype)
         pooled = (answer * valid).sum(dim=1) / valid.sum(dim=1)
         return TRMOutput(answer, latent, self.halt_proj(pooled)[:, 0])

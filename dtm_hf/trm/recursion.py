@@ -8,19 +8,36 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from .configuration_trm import TRMConfig
 
 
-def rotary(states: torch.Tensor) -> torch.Tensor:
-    """Rotary positions (arXiv 2104.09864) of `(B, heads, N, D)`, D even: pairs of channels turn with the place."""
+def rotary(states: torch.Tensor, places: torch.Tensor | None = None) -> torch.Tensor:
+    """
+    Rotary positions (arXiv 2104.09864) of `(B, heads, N, D)`, D even: pairs of channels turn with the place, 0 to
+    N - 1 or `places` `(B, N)`.
+    """
     half = states.shape[-1] // 2
     exponent = torch.arange(half, device=states.device, dtype=torch.float32) / half
-    places = torch.arange(states.shape[-2], device=states.device, dtype=torch.float32)
-    angles = places[:, None] * 10000.0**-exponent
+    if places is None:
+        places = torch.arange(states.shape[-2], device=states.device, dtype=torch.float32)[None]
+    angles = places[:, None, :, None] * 10000.0**-exponent
     cos, sin = angles.cos().to(states.dtype), angles.sin().to(states.dtype)
     one, other = states.chunk(2, dim=-1)
     return torch.cat([one * cos - other * sin, one * sin + other * cos], dim=-1)
 
 
+def shared_places(audio_mask: torch.Tensor, text_mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """
+    Places of frames `(B, T)` and of characters `(B, L)` on one scale, that of the characters, as if each took as long
+    as another: what a frame says is not far from its own place.
+    """
+    frames, characters = (
+        torch.arange(mask.shape[1], device=mask.device, dtype=torch.float32)[None] + 0.5
+        for mask in (audio_mask, text_mask)
+    )
+    pace = text_mask.sum(dim=1, keepdim=True) / audio_mask.sum(dim=1, keepdim=True).clamp(min=1)
+    return frames * pace, characters.expand(text_mask.shape)
+
+
 class TRMAttention(nn.Module):
-    """Multi-head attention of N states to M others; to themselves with rotary positions."""
+    """Multi-head attention of N states to M others; to themselves with rotary positions, to others with given ones."""
 
     def __init__(self, config: TRMConfig, context_dim: int | None = None):
         super().__init__()
@@ -30,12 +47,23 @@ class TRMAttention(nn.Module):
         self.key_value = nn.Linear(context_dim or dim, 2 * dim, bias=False)
         self.out = nn.Linear(dim, dim, bias=False)
 
-    def forward(self, states: torch.Tensor, context: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """States `(B, N, D)`, context `(B, M, C)` with its valid places `(B, M)`, to `(B, N, D)`."""
+    def forward(
+        self,
+        states: torch.Tensor,
+        context: torch.Tensor,
+        mask: torch.Tensor,
+        places: tuple[torch.Tensor, torch.Tensor] | None = None,
+    ) -> torch.Tensor:
+        """
+        States `(B, N, D)`, context `(B, M, C)` with its valid places `(B, M)`, to `(B, N, D)`; `places` are of both,
+        `(B, N)` and `(B, M)`.
+        """
         query = self._split(self.query(states))
         key, value = (self._split(part) for part in self.key_value(context).chunk(2, dim=-1))
         if self.is_self:
             query, key = rotary(query), rotary(key)
+        elif places is not None:
+            query, key = rotary(query, places[0]), rotary(key, places[1])
         dropout = self.dropout if self.training else 0.0
         found = F.scaled_dot_product_attention(query, key, value, mask[:, None, None], dropout_p=dropout)
         return self.out(found.transpose(1, 2).flatten(2))
@@ -64,12 +92,13 @@ class TRMBlock(GradientCheckpointingLayer):
         text: torch.Tensor,
         text_mask: torch.Tensor,
         audio_mask: torch.Tensor,
+        places: tuple[torch.Tensor, torch.Tensor] | None = None,
         answer: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """`(B, T, D)` to `(B, T, D)`."""
+        """`(B, T, D)` to `(B, T, D)`; `places` are those of [`shared_places`]."""
         norms = iter(self.norms)
         states = next(norms)(states + self.dropout(self.to_self(states, states, audio_mask)))
-        states = next(norms)(states + self.dropout(self.to_text(states, text, text_mask)))
+        states = next(norms)(states + self.dropout(self.to_text(states, text, text_mask, places)))
         if self.to_answer is not None:
             states = next(norms)(states + self.dropout(self.to_answer(states, answer, audio_mask)))
         gate, up = self.gate(states).chunk(2, dim=-1)
@@ -84,15 +113,15 @@ class RecursiveUpdate(nn.Module):
         self.l_cycles = config.l_cycles
         self.blocks = nn.ModuleList([TRMBlock(config) for _ in range(config.num_layers)])
 
-    def forward(self, y, z, x, text, text_mask, audio_mask) -> tuple[torch.Tensor, torch.Tensor]:
-        """Answer, latent and input `(B, T, D)` to the next answer and latent."""
+    def forward(self, y, z, x, *around) -> tuple[torch.Tensor, torch.Tensor]:
+        """Answer, latent and input `(B, T, D)`, and what a block is given besides, to the next answer and latent."""
         for _ in range(self.l_cycles):
-            z = self._net(z + y + x, text, text_mask, audio_mask)
-        return self._net(y + z, text, text_mask, audio_mask), z
+            z = self._net(z + y + x, *around)
+        return self._net(y + z, *around), z
 
-    def _net(self, states, text, text_mask, audio_mask) -> torch.Tensor:
+    def _net(self, states, *around) -> torch.Tensor:
         for block in self.blocks:
-            states = block(states, text, text_mask, audio_mask)
+            states = block(states, *around)
         return states
 
 
@@ -109,12 +138,12 @@ class DocumentUpdate(nn.Module):
         )
         self.norm = nn.LayerNorm(dim)
 
-    def forward(self, y, z, x, text, text_mask, audio_mask) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward(self, y, z, x, *around) -> tuple[torch.Tensor, torch.Tensor]:
         """As [`RecursiveUpdate`]; the input is added to the answer that the latent looks at, and to the latent."""
         for _ in range(self.l_cycles):
             z = z + x
             for block in self.blocks:
-                z = block(z, text, text_mask, audio_mask, y + x)
+                z = block(z, *around, y + x)
         return self.norm(y + self.updater(torch.cat([y, z], dim=-1))), z
 
 

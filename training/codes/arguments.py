@@ -27,6 +27,7 @@ class _NetworkArguments:
     trm_update: str = option(
         "recursive", "`recursive`, TRM's own form, or the `document`'s.", choices=("recursive", "document")
     )
+    trm_align_text: bool = option(True, "Frames look at the text by positions on one scale for both.")
     codebook_embed_dim: int = option(64, "Width of the embedding of codes, and of a codebook's.", above=0)
     speaker_embed_dim: int = option(64, "Width of the embedding of voices.", above=0)
     trm_dropout: float = option(0.1, "Dropout.", at_least=0, at_most=1)

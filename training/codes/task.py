@@ -202,6 +202,7 @@ class TRMTask(CodesTask):
                 h_cycles=arguments.trm_h_cycles,
                 l_cycles=arguments.trm_l_cycles,
                 update=arguments.trm_update,
+                align_text=arguments.trm_align_text,
                 speaker_embed_dim=arguments.speaker_embed_dim,
                 codebook_embed_dim=arguments.codebook_embed_dim,
                 dropout=arguments.trm_dropout,
