@@ -7,7 +7,7 @@ from transformers import AutoModel
 
 from dtm_hf.trm.configuration_trm import TRMConfig
 from dtm_hf.trm.modeling_trm import TRMModel
-from dtm_hf.trm.recursion import rotary
+from dtm_hf.trm.recursion import rotary, shared_places
 
 
 def codes(seed=0):
@@ -16,7 +16,7 @@ def codes(seed=0):
     return drawn.masked_fill(~MASK[:, None], 12)
 
 
-FORMS = [{"update": "recursive"}, {"update": "document"}, {"share_output_heads": True}, {"text_dim": 48}]
+FORMS = [{"update": "recursive"}, {"update": "document", "align_text": False}, {"share_output_heads": True}, {"text_dim": 48}]
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -66,6 +66,19 @@ def test_rotary_positions_see_distances_alone():
     for distance in (-3, 0, 4):
         torch.testing.assert_close(products.diagonal(distance).std(), torch.tensor(0.0), atol=1e-5, rtol=0)
     assert products[0].std() > 0.1
+
+
+def test_a_frame_finds_its_place_in_the_text():
+    """Of characters that are all alike a frame looks most at the one where it stands, whatever the lengths."""
+    # MASK is of 9 and 5 frames, of 6 and 3 characters.
+    frames, characters = shared_places(MASK, TEXT != 0)
+    torch.testing.assert_close(frames[0], (torch.arange(9) + 0.5) * 6 / 9)
+    torch.testing.assert_close(frames[1, :5], (torch.arange(5) + 0.5) * 3 / 5)
+    same = torch.ones(2, 1, 9, 32)
+    query, key = rotary(same, frames), rotary(same[:, :, :6], characters)
+    nearest = characters.gather(1, (query @ key.transpose(-1, -2))[:, 0].argmax(dim=-1))
+    # No character is nearer than half of one.
+    assert ((nearest - frames)[MASK].abs() < 0.5 + 1e-4).all()
 
 
 @pytest.mark.parametrize("share", [False, True])

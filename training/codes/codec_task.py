@@ -9,6 +9,7 @@ from transformers.models.mimi.modeling_mimi import MimiModel
 from dtm_hf.codec.mimi import SAMPLING_RATE, fill_codebooks, load_codec, refresh_codebooks
 from dtm_hf.codec.publishing import PublishedCodec
 from dtm_hf.training.codes.arguments import CodecArguments
+from dtm_hf.training.codes.calibration import calibrate
 from dtm_hf.training.codes.rows import WaveformMaker
 from dtm_hf.training.codes.speaker import CodecSpeaker
 from dtm_hf.training.codes.survey import first_recordings
@@ -17,6 +18,9 @@ from dtm_hf.training.config.arguments import TrainingConfig
 from dtm_hf.training.objectives.codec import CodecObjective, WaveBatch
 from dtm_hf.training.objectives.phases import Phase
 from dtm_hf.training.speech.prompts import ValidationRow, validation_rows
+
+# Deviations of channels are known from few seconds.
+_CALIBRATION_SECONDS = 20.0
 
 
 class CodecTask(CodesTask):
@@ -40,6 +44,7 @@ class CodecTask(CodesTask):
             self.module = load_codec(config.model.init_from, dtype=torch.float32, **hub)
         else:
             self.module = MimiModel(codec_config(arguments))
+            calibrate(self.module, self._recordings(_CALIBRATION_SECONDS))
             self._fill()
         # A checkpoint that is loaded changes what the class keeps a copy of.
         self.module.register_load_state_dict_post_hook(lambda codec, _: refresh_codebooks(codec))
@@ -50,10 +55,12 @@ class CodecTask(CodesTask):
         self.validation_objective = self.objective
         self.maker = WaveformMaker(config.data, SAMPLING_RATE, self.module.config.frame_size)
 
+    def _recordings(self, seconds: float) -> list[torch.Tensor]:
+        return first_recordings(self.config, self.module, seconds)
+
     def _fill(self) -> None:
-        config = self.config
-        recordings = first_recordings(config, self.module, config.objective.codec_fill_seconds)
-        generator, training = torch.Generator().manual_seed(config.optimization.seed), self.module.training
+        recordings = self._recordings(self.config.objective.codec_fill_seconds)
+        generator, training = torch.Generator().manual_seed(self.config.optimization.seed), self.module.training
         fill_codebooks(self.module.eval(), recordings, generator=generator)
         self.module.train(training)
 
