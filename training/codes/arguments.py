@@ -100,6 +100,9 @@ class CodecArguments:
     codec_unquantized: float = option(
         0.5, "Share of the recordings of a batch that are decoded from their latents.", at_least=0, at_most=1
     )
+    codec_keeps_codes: bool = option(
+        False, "Train the decoder of `init_from` alone: its codes, and what speaks in them, stay as they are."
+    )
     codec_waveform: float = option(1.0, "Weight of the samples' own distance.", at_least=0)
     license: str = option("mit", "Licence of the trained weights.")
 
@@ -157,6 +160,8 @@ def check_codec(config: TrainingConfig) -> None:
             f"`codec_hidden_size` must be a multiple of twice `codec_num_heads`, {2 * arguments.codec_num_heads}, but "
             f"got {arguments.codec_hidden_size}."
         )
+    if arguments.codec_keeps_codes and config.model.init_from is None:
+        raise ValueError("`codec_keeps_codes` needs the codec whose codes are kept, but `init_from` is not given.")
     _check_common(config)
 
 

@@ -49,8 +49,15 @@ class CodecTask(CodesTask):
         # A checkpoint that is loaded changes what the class keeps a copy of.
         self.module.register_load_state_dict_post_hook(lambda codec, _: refresh_codebooks(codec))
         self.frame_rate = SAMPLING_RATE / self.module.config.frame_size
+        if arguments.codec_keeps_codes:
+            self.module.encoder.requires_grad_(False)
+            self.module.quantizer.requires_grad_(False)
         self.objective = CodecObjective(
-            arguments.codec_decay, arguments.codec_commitment, arguments.codec_waveform, arguments.codec_unquantized
+            arguments.codec_decay,
+            arguments.codec_commitment,
+            arguments.codec_waveform,
+            arguments.codec_unquantized,
+            arguments.codec_keeps_codes,
         )
         self.validation_objective = self.objective
         self.maker = WaveformMaker(config.data, SAMPLING_RATE, self.module.config.frame_size)

@@ -41,16 +41,26 @@ class CodecObjective:
         commitment (`float`, defaults to 0.25): weight of the latents' distance to their codes.
         waveform (`float`, defaults to 1.0): weight of the samples' own distance.
         unquantized (`float`, defaults to 0.5): share of the rows of a batch that are decoded from their latents.
+        keeps_codes (`bool`, defaults to `False`): let no code change: the decoder alone learns, from codes alone.
     """
 
-    def __init__(self, decay: float = 0.97, commitment: float = 0.25, waveform: float = 1.0, unquantized: float = 0.5):
-        self.decay, self.commitment, self.waveform, self.unquantized = decay, commitment, waveform, unquantized
+    def __init__(
+        self,
+        decay: float = 0.97,
+        commitment: float = 0.25,
+        waveform: float = 1.0,
+        unquantized: float = 0.5,
+        keeps_codes: bool = False,
+    ):
+        self.decay, self.commitment, self.waveform = decay, commitment, waveform
+        self.unquantized, self.keeps_codes = (0.0 if keeps_codes else unquantized), keeps_codes
         self.quantizes = True
 
     def loss(self, codec: MimiModel, batch: WaveBatch, generator: torch.Generator | None = None) -> LossOutput:
         """Loss of a batch; in training mode the codebooks move too."""
         config = codec.config
-        latents = codec.encoder(batch.waveforms[:, None]).latents
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.keeps_codes):
+            latents = codec.encoder(batch.waveforms[:, None]).latents
         acoustic = config.num_quantizers - config.num_semantic_quantizers
         drawn = torch.rand((), generator=generator, device=latents.device)
         if torch.distributed.is_initialized():
@@ -78,7 +88,7 @@ class CodecObjective:
         spectral = spectral / len(FFT_SIZES)
         samples = (sound - batch.waveforms).abs().mean(dim=1) / share
         rows = spectral + self.waveform * samples
-        if self.quantizes or not codec.training:
+        if (self.quantizes or not codec.training) and not self.keeps_codes:
             rows = rows + self.commitment * commitment
         weights = frames / frames.sum()
         figures = {"spectral": (spectral * weights).sum().detach(), "commitment": commitment.detach()}
@@ -100,7 +110,7 @@ class CodecObjective:
             book = layer.codebook
             codes = book.encode(residual.detach())
             found = book.decode(codes)
-            if training and self.quantizes:
+            if training and self.quantizes and not self.keeps_codes:
                 self._follow(book, residual.detach()[frame_mask], codes[frame_mask], generator)
             used = torch.zeros(book.codebook_size, dtype=torch.bool, device=codes.device)
             entries.append(used.index_fill(0, codes[frame_mask], True).sum())

@@ -16,7 +16,7 @@ from tiny_codec import tiny_codec
 from training_runs import LOOP, QUIET, Run, log, write_corpus
 
 from dtm_hf import TRMPipeline
-from dtm_hf.codec.mimi import encode_recordings, load_codec
+from dtm_hf.codec.mimi import codec_fingerprint, encode_recordings, load_codec
 from dtm_hf.training.config.arguments import SourceArguments
 from dtm_hf.training.corpus.codes import Tokenization, tokenize
 from dtm_hf.training.systems import build_task, parse_config
@@ -115,6 +115,17 @@ def _codes(folder):
     assert encode_recordings(load_codec(folder), [torch.rand(4000)])[0].shape == (3, 3)
     assert "MimiModel.from_pretrained" in (folder / "README.md").read_text()
     assert list((folder / "samples/ground-truth").glob("*.wav"))
+
+
+def test_a_decoder_learns_on_and_codes_stay(codec, trained):
+    """Another fingerprint would make all that was tokenised worthless."""
+    more = trained("codec", "more", 2, "--init_from", codec, "--codec_keeps_codes", "true", "--learning_rate", "0.01")
+    before, after = load_codec(codec), load_codec(more)
+    assert codec_fingerprint(before) == codec_fingerprint(after)
+    name = "decoder.decoder_seanet.layers.0.conv.weight"
+    assert not torch.equal(before.state_dict()[name], after.state_dict()[name])
+    with pytest.raises(ValueError, match="`codec_keeps_codes` needs the codec whose codes are kept, but `init_from`"):
+        trained("codec", "none", 2, "--codec_keeps_codes", "true")
 
 
 @pytest.mark.slow
