@@ -160,7 +160,7 @@ def draw(arms: dict[tuple[int, str], Figures], codec: Figures, cycles: list[int]
 
 
 @torch.no_grad()
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "corpus", type=Path, help="folder of recordings, with a closed vocabulary or a recogniser named"
@@ -174,7 +174,7 @@ def main() -> None:
     parser.add_argument("--temperature", type=float, default=0.0, help="of the draws; 0 takes the likeliest")
     parser.add_argument("--recognizer", help="that of the corpus by default")
     parser.add_argument("--picture", type=Path, help="PNG of the figures over the cycles")
-    given = parser.parse_args()
+    given = parser.parse_args(argv)
     corpus = load_set(str(given.corpus), given.limit, given.split)
     judges, codec = Judges(corpus, given.recognizer), load_codec(given.codec, dtype=torch.float32)
     pipes = [TRMPipeline.from_pretrained(folder) for folder in given.pipelines]

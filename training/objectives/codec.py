@@ -84,7 +84,8 @@ class CodecObjective:
         frames = batch.frame_mask.sum(dim=1)
         # What is beyond a recording is silence in both, and no part of its mean.
         share = frames / batch.frame_mask.shape[1]
-        spectral = sum(spectral_distance(sound, batch.waveforms, size, share) for size in FFT_SIZES)
+        rate = config.sampling_rate
+        spectral = sum(spectral_distance(sound, batch.waveforms, size, share, rate) for size in FFT_SIZES)
         spectral = spectral / len(FFT_SIZES)
         samples = (sound - batch.waveforms).abs().mean(dim=1) / share
         rows = spectral + self.waveform * samples
