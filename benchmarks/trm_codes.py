@@ -56,7 +56,8 @@ class Judges:
     def __init__(self, corpus, recognizer: str | None):
         listener = load_recognizer(recognizer or corpus.recognizer, corpus.vocabulary)
         self.items, self.rate = corpus.items, corpus.sampling_rate
-        self.metrics = dict(zip(METRICS, (WordErrorRate(listener), MelDistance(RecordingMels(self.rate))), strict=True))
+        metrics = (WordErrorRate(listener), MelDistance(RecordingMels(self.rate)))
+        self.metrics = dict(zip(METRICS, metrics, strict=True))
         self.ears = listener.name
         self.extractor = F5FeatureExtractor()
 

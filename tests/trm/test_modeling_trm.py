@@ -16,7 +16,12 @@ def codes(seed=0):
     return drawn.masked_fill(~MASK[:, None], 12)
 
 
-FORMS = [{"update": "recursive"}, {"update": "document", "align_text": False}, {"share_output_heads": True}, {"text_dim": 48}]
+FORMS = [
+    {"update": "recursive"},
+    {"update": "document", "align_text": False},
+    {"share_output_heads": True},
+    {"text_dim": 48},
+]
 
 
 @pytest.mark.parametrize("form", FORMS)
