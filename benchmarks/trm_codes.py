@@ -179,6 +179,8 @@ def main(argv: list[str] | None = None) -> None:
     corpus = load_set(str(given.corpus), given.limit, given.split)
     judges, codec = Judges(corpus, given.recognizer), load_codec(given.codec, dtype=torch.float32)
     pipes = [TRMPipeline.from_pretrained(folder) for folder in given.pipelines]
+    for pipe in pipes:
+        pipe.set_progress_bar_config(disable=True)
     recordings = [item.recording for item in corpus.items]
     codes = [encode_recordings(codec, [torch.from_numpy(recording)])[0] for recording in recordings]
     print(f"{len(recordings)} sentences of {given.corpus}, {given.split}; {len(pipes)} seeds; {judges.ears}\n")
