@@ -4,8 +4,6 @@ from functools import lru_cache
 
 import torch
 
-from dtm_hf.runtime.spectra import mel_basis
-
 # Sizes of the Fourier transforms, a quarter of each between frames.
 FFT_SIZES = (256, 512, 1024, 2048)
 # About the magnitude of the noise of 16-bit samples. With a lower one the silence of made recordings, which is exact,
@@ -43,5 +41,7 @@ def spectral_distance(
 @lru_cache
 def _mel_basis(size: int, rate: int) -> torch.Tensor:
     """`(bands, size // 2 + 1)`; each band's weights have the sum 1."""
-    basis = torch.from_numpy(mel_basis(rate, size, int(size / _SAMPLES_PER_BAND))).T
+    from torchaudio.functional import melscale_fbanks
+
+    basis = melscale_fbanks(size // 2 + 1, 0.0, rate / 2, int(size / _SAMPLES_PER_BAND), rate).T
     return basis / basis.sum(dim=1, keepdim=True)
