@@ -46,9 +46,6 @@ class Figures:
         above, below = np.array(self.pairs[column], dtype=float).transpose(2, 1, 0)
         return above, below
 
-    def __contains__(self, column: str) -> bool:
-        return column in self.pairs
-
 
 class Judges:
     """Word error and mel distance of what is said of the items of a set."""
