@@ -54,7 +54,8 @@ def test_it_is_what_a_call_of_the_whole_says(runtime, models, port_source, tmp_p
     for number, audio in enumerate(expected, start=1):
         said, _ = soundfile.read(tmp_path / f"a-{number}.wav")
         assert said.shape == audio.shape
-        np.testing.assert_allclose(said, audio / max(1.0, float(np.abs(audio).max())), atol=1 / 32768)
+        # A step of the file's 16 bits, and what the order of a sum may change.
+        np.testing.assert_allclose(said, audio / max(1.0, float(np.abs(audio).max())), atol=1.5 / 32768)
 
 
 @pytest.mark.parametrize("runtime", ["torch", "onnx"])
