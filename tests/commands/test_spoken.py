@@ -48,14 +48,15 @@ def test_it_is_what_a_call_of_the_whole_says(runtime, models, port_source, tmp_p
         expected = [speaker(text, recording, SAID, **sampling, seed=5).audio for text in texts]
     else:
         generators = [torch.Generator().manual_seed(5) for _ in texts]
-        expected = port_source(texts, recording, SAID, **sampling, generator=generators).audios
+        # Read as the command reads it: where weights lie in memory decides the last bits on some processors.
+        source = DTMPipeline.from_pretrained(models[runtime][1])
+        expected = source(texts, recording, SAID, **sampling, generator=generators).audios
     # Chunks follow each other, and texts too.
     assert len(port_source.prepare(texts, recording, SAID)) > len(texts)
     for number, audio in enumerate(expected, start=1):
         said, _ = soundfile.read(tmp_path / f"a-{number}.wav")
         assert said.shape == audio.shape
-        # A step of the file's 16 bits, and what the order of a sum may change.
-        np.testing.assert_allclose(said, audio / max(1.0, float(np.abs(audio).max())), atol=1.5 / 32768)
+        np.testing.assert_allclose(said, audio / max(1.0, float(np.abs(audio).max())), atol=1 / 32768)
 
 
 @pytest.mark.parametrize("runtime", ["torch", "onnx"])
