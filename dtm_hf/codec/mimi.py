@@ -62,11 +62,11 @@ def encode_recordings(
     if min(sizes, default=0) < 1:
         raise ValueError(f"`waveforms` must hold recordings with samples, but got sizes {sizes}.")
     frames = [num_frames(codec, size) for size in sizes]
-    codes = codec.encode(_whole_frames(codec, waveforms), num_quantizers=num_codebooks).audio_codes
+    codes = codec.encode(whole_frames(codec, waveforms), num_quantizers=num_codebooks).audio_codes
     return [row[:, :length] for row, length in zip(codes, frames, strict=True)]
 
 
-def _whole_frames(codec: MimiModel, waveforms: Sequence[torch.Tensor]) -> torch.Tensor:
+def whole_frames(codec: MimiModel, waveforms: Sequence[torch.Tensor]) -> torch.Tensor:
     """Waveforms `(T_i,)` as `(B, 1, T)`, with zeros behind their ends up to the whole frames of the longest."""
     size = max(num_frames(codec, len(waveform)) for waveform in waveforms) * codec.config.frame_size
     batch = torch.zeros(len(waveforms), 1, size, device=codec.device, dtype=codec.dtype)
@@ -198,7 +198,7 @@ def fill_codebooks(
     """
     refresh_codebooks(codec)
     # One by one, for they may be many.
-    batches = (_whole_frames(codec, [waveform]) for waveform in waveforms)
+    batches = (whole_frames(codec, [waveform]) for waveform in waveforms)
     latents = torch.cat([codec.encoder(batch).latents[0].T.float() for batch in batches])
     if len(latents) < codec.config.codebook_size:
         raise ValueError(

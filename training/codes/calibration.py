@@ -4,8 +4,9 @@ from collections.abc import Sequence
 
 import torch
 from torch import nn
-from torch.nn.utils.rnn import pad_sequence
 from transformers.models.mimi.modeling_mimi import MimiModel
+
+from dtm_hf.codec.mimi import whole_frames
 
 _LEAST_DEVIATION = 1e-6
 
@@ -23,9 +24,7 @@ def calibrate(codec: MimiModel, waveforms: Sequence[torch.Tensor]) -> None:
         codec (`MimiModel`): changed.
         waveforms (sequence of `torch.Tensor` of shape `(T_i,)`): at the codec's rate.
     """
-    batch = pad_sequence(list(waveforms), batch_first=True).to(codec.device)
-    size = codec.config.frame_size
-    batch = torch.nn.functional.pad(batch, (0, -batch.shape[1] % size))[:, None]
+    batch = whole_frames(codec, waveforms)
     convolutions = [module for module in codec.modules() if isinstance(module, nn.Conv1d | nn.ConvTranspose1d)]
     last = codec.decoder.decoder_seanet.layers[-1].conv
     wanted = {last: float(batch.std())}

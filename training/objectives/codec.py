@@ -41,7 +41,8 @@ class CodecObjective:
         commitment (`float`, defaults to 0.25): weight of the latents' distance to their codes.
         waveform (`float`, defaults to 1.0): weight of the samples' own distance.
         unquantized (`float`, defaults to 0.5): share of the rows of a batch that are decoded from their latents.
-        keeps_codes (`bool`, defaults to `False`): let no code change: the decoder alone learns, from codes alone.
+        keeps_codes (`bool`, defaults to `False`): let no book move, and decode from codes alone; encoder and quantiser
+            are to be frozen.
     """
 
     def __init__(
@@ -59,8 +60,7 @@ class CodecObjective:
     def loss(self, codec: MimiModel, batch: WaveBatch, generator: torch.Generator | None = None) -> LossOutput:
         """Loss of a batch; in training mode the codebooks move too."""
         config = codec.config
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.keeps_codes):
-            latents = codec.encoder(batch.waveforms[:, None]).latents
+        latents = codec.encoder(batch.waveforms[:, None]).latents
         acoustic = config.num_quantizers - config.num_semantic_quantizers
         drawn = torch.rand((), generator=generator, device=latents.device)
         if torch.distributed.is_initialized():

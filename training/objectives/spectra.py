@@ -31,7 +31,7 @@ def spectral_distance(
     ]
     bands = spectra
     if mel_rate is not None:
-        basis = _mel_basis(size, mel_rate).to(sound.device)
+        basis = _mel_basis(size, mel_rate, sound.device)
         bands = [basis @ spectrum for spectrum in spectra]
     logs = (bands[0].log() - bands[1].log()).abs().mean(dim=(1, 2))
     relative = (spectra[0] - spectra[1]).flatten(1).norm(dim=1) / spectra[1].flatten(1).norm(dim=1)
@@ -39,9 +39,9 @@ def spectral_distance(
 
 
 @lru_cache
-def _mel_basis(size: int, rate: int) -> torch.Tensor:
-    """`(bands, size // 2 + 1)`; each band's weights have the sum 1."""
+def _mel_basis(size: int, rate: int, device: torch.device) -> torch.Tensor:
+    """`(bands, size // 2 + 1)`, once a device; each band's weights have the sum 1."""
     from torchaudio.functional import melscale_fbanks
 
     basis = melscale_fbanks(size // 2 + 1, 0.0, rate / 2, int(size / _SAMPLES_PER_BAND), rate).T
-    return basis / basis.sum(dim=1, keepdim=True)
+    return (basis / basis.sum(dim=1, keepdim=True)).to(device)
