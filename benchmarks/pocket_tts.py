@@ -59,8 +59,8 @@ def training_inputs(config: PocketTTSConfig, batch) -> dict[str, torch.Tensor]:
     """Of a [`LatentBatch`]: text, then the beginning of the audio, then a place for each frame; padding behind."""
     rows = []
     for text, mask in zip(batch.text_ids, batch.audio_mask, strict=True):
-        frames = torch.full((int(mask.sum()),), config.audio_latent_token_id)
-        rows.append(torch.cat([text[text != 0], torch.tensor([config.audio_bos_token_id]), frames]))
+        frames = text.new_full((int(mask.sum()),), config.audio_latent_token_id)
+        rows.append(torch.cat([text[text != 0], text.new_tensor([config.audio_bos_token_id]), frames]))
     ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
     return {
         "input_ids": ids,
@@ -74,6 +74,9 @@ def train(model: PocketTTSForConditionalGeneration, argv: list[str]) -> None:
     """As many steps of the same batches as the configuration has, with its learning rate."""
     config = parse_config([*argv, "--objective", "trm_latents"])
     task, options = build_task(config), config.optimization
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    task.place(device)
+    model.to(device)
     optimizer = torch.optim.AdamW(model.parameters(), options.learning_rate, weight_decay=options.weight_decay)
 
     def rate(step: int) -> float:
@@ -91,6 +94,7 @@ def train(model: PocketTTSForConditionalGeneration, argv: list[str]) -> None:
         schedule.step()
         if step % config.logging.log_interval == 0:
             print(f"step {step}: loss {float(loss):.4f}", flush=True)
+    model.cpu()
 
 
 @torch.no_grad()

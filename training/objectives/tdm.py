@@ -33,11 +33,14 @@ class Rollout:
             with fewer steps stays at its sample.
         times (`torch.Tensor` of shape `(B, K + 1)`): of the states.
         num_steps (`torch.LongTensor` of shape `(B,)`): steps of each row.
+        taught (`torch.BoolTensor` of shape `(B, K)`, *optional*): the steps that losses are of, one of each row at
+            least; all by default.
     """
 
     states: torch.Tensor
     times: torch.Tensor
     num_steps: torch.Tensor
+    taught: torch.Tensor | None = None
 
     @property
     def samples(self) -> torch.Tensor:
@@ -50,9 +53,14 @@ class Rollout:
         return self.states[index, rows], self.times[rows, index]
 
     def draw_steps(self, generator: torch.Generator | None = None) -> torch.Tensor:
-        """One of the steps of each row, uniformly: `(B,)`."""
+        """One of the steps of each row that are taught, uniformly: `(B,)`."""
         u = torch.rand(len(self.num_steps), generator=generator, device=self.num_steps.device)
-        return (u * self.num_steps).long().minimum(self.num_steps - 1)
+        if self.taught is None:
+            return (u * self.num_steps).long().minimum(self.num_steps - 1)
+        places = self.taught.cumsum(dim=1)
+        among = places[:, -1]
+        wanted = (u * among).long().minimum(among - 1)
+        return (places <= wanted[:, None]).sum(dim=1)
 
 
 @dataclass

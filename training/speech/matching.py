@@ -23,7 +23,7 @@ from dtm_hf.training.speech.distillation import SpeechDistillation
 from dtm_hf.training.speech.head import HeadTask, fitting_head
 from dtm_hf.training.speech.provenance import provenance
 from dtm_hf.training.speech.task import SpeechTask
-from dtm_hf.training.speech.tdm import TDMSpeechObjective
+from dtm_hf.training.speech.tdm import TDMSpeechObjective, WalkedBatch
 
 
 class HeadMatchingObjective(TDMSpeechObjective):
@@ -45,6 +45,17 @@ class HeadMatchingObjective(TDMSpeechObjective):
         super().__init__(arguments, networks, scheduler)
         self.head = head
 
+    def prepare(self, batch: MelBatch, generator: torch.Generator | None = None) -> WalkedBatch:
+        """See [`TDMSpeechObjective.prepare`]. Losses are of the steps that the head takes part in: no other learns."""
+        walked = super().prepare(batch, generator)
+        walked.rollout.taught = self._learnt(walked.rollout.times[:, :-1])
+        return walked
+
+    def _learnt(self, t: torch.Tensor) -> torch.Tensor:
+        """Whether the head runs at each of the times."""
+        config = self.head.config
+        return (t < config.guidance_end) & ((t > 0) | (config.mean_mel is None))
+
     def _student(self, x: torch.Tensor, t: torch.Tensor, num_steps=None, **inputs) -> torch.Tensor:
         config, networks = self.head.config, self.networks
         with computing(networks.base):
@@ -52,7 +63,7 @@ class HeadMatchingObjective(TDMSpeechObjective):
         v = output.velocity.float()
         at, scale = t[:, None, None], self.arguments.teacher_guidance_scale
         known = config.mean_mel is not None
-        learnt = (at < config.guidance_end) & ((at > 0) | (not known))
+        learnt = self._learnt(at)
         answer = v
         # In an update every row needs a path to the head, for a loss without a gradient cannot go backward.
         if torch.is_grad_enabled() or learnt.any():

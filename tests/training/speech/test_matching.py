@@ -46,6 +46,17 @@ def test_it_walks_as_the_sampler_does(make_backbone, backbone, mel_batch, make_g
         torch.testing.assert_close(states[k + 1], x, atol=1e-4, rtol=1e-4)
 
 
+def test_steps_without_the_head_are_not_drawn(make_backbone, mel_batch, make_guidance_head):
+    """Of four steps with a `guidance_end` of 0.3 the second and the third, each as often."""
+    matching = objective(make_backbone, make_guidance_head(random_weights=True))
+    rollout = matching.prepare(mel_batch, seeded()).rollout
+    drawn = torch.stack([rollout.draw_steps(seeded(seed)) for seed in range(400)])
+    shares = drawn.flatten().bincount(minlength=4) / drawn.numel()
+    assert shares[0] == shares[3] == 0 and 0.4 < shares[1] < 0.6
+    for loss in (matching.student_loss, matching.estimator_loss):
+        assert set(loss(None, matching.prepare(mel_batch, seeded()), seeded(1)).step.tolist()) <= {1, 2}
+
+
 def test_where_teacher_and_estimator_agree_nothing_pulls(make_backbone, mel_batch, make_guidance_head):
     """An estimator that has learnt nothing is the teacher without guidance."""
     for scale, pulls in ((1.0, False), (3.0, True)):
