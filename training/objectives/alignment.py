@@ -28,21 +28,14 @@ def forward_sum_loss(scores: torch.Tensor, num_frames: torch.Tensor, num_tokens:
     return F.ctc_loss(log_probs.transpose(0, 1), labels, num_frames, num_tokens, reduction="none", zero_infinity=True)
 
 
-def text_loss(
-    aligner: torch.nn.Module, mel: torch.Tensor, mel_mask: torch.Tensor, text_ids: torch.Tensor
-) -> torch.Tensor:
-    """[`forward_sum_loss`] of a frame, `(B,)`: how badly an aligner hears the text in a log-mel."""
-    frames, tokens = mel_mask.sum(dim=1), (text_ids >= 0).sum(dim=1)
-    return forward_sum_loss(aligner(mel, mel_mask, text_ids).float(), frames, tokens) / frames
-
-
 class AlignmentObjective:
     """Trains a [`TextAligner`]: all monotonic paths together."""
 
     def loss(self, aligner: torch.nn.Module, batch: MelBatch, generator: torch.Generator | None = None) -> LossOutput:
         """Loss of a batch, by frames; it draws nothing."""
-        frames = batch.attention_mask.sum(dim=1)
-        rows = text_loss(aligner, batch.mel, batch.attention_mask, batch.text_ids)
+        frames, tokens = batch.attention_mask.sum(dim=1), (batch.text_ids >= 0).sum(dim=1)
+        scores = aligner(batch.mel, batch.attention_mask, batch.text_ids).float()
+        rows = forward_sum_loss(scores, frames, tokens) / frames
         return LossOutput((rows * frames).sum() / frames.sum(), {}, rows.detach(), frames)
 
     def probe(self, aligner: torch.nn.Module, batch: MelBatch, generator: torch.Generator | None = None) -> dict:

@@ -106,13 +106,6 @@ class TDMArguments:
 class TDMSpeechArguments(ConditioningArguments, TDMArguments):
     """[`TDMArguments`] of speech, whose batches are those of the other objectives."""
 
-    text_loss_weight: float = option(
-        0.0,
-        "Weight, in the student's loss, of how badly the base model's aligner hears the text in its estimates; 0 is "
-        "without.",
-        at_least=0,
-    )
-
 
 def check_conditioning(arguments: ConditioningArguments) -> None:
     """

@@ -212,7 +212,6 @@ class TDM:
         conditions: Mapping[str, Any] | None = None,
         mask: torch.Tensor | None = None,
         generator: torch.Generator | None = None,
-        further: Callable[[torch.Tensor], torch.Tensor] | None = None,
     ) -> TDMLossOutput:
         """
         Take one step of each row anew, with a gradient, and compare where it leads with where the teacher would.
@@ -229,7 +228,6 @@ class TDM:
             mask (`torch.BoolTensor` of shape `(B, N)`, *optional*): positions along the first dimensions of a state
                 that enter the loss; all by default. A row without any has no loss.
             generator (`torch.Generator`, *optional*): of the step, of tau and of the noise.
-            further (`Callable`, *optional*): of x_hat, a further loss of each row, `(B,)`.
 
         Raises:
             ValueError: for an output of another shape than the state, or a `mask` that does not fit.
@@ -250,11 +248,7 @@ class TDM:
         distance = masked_mean((x_hat - target) ** 2, mask, by_row=True)
         rows = (distance + self.huber_scale**2).sqrt() - self.huber_scale
         rows = rows * self.prediction.weight(self.weight, tau).to(rows.dtype)
-        figures = {"score_gap": gaps}
-        if further is not None:
-            figures["further_loss"] = further(x_hat)
-            rows = rows + figures["further_loss"]
-        return self._output(rows, mask, step, rollout.num_steps, tau, s, figures)
+        return self._output(rows, mask, step, rollout.num_steps, tau, s, gaps)
 
     def estimator_loss(
         self,
@@ -292,16 +286,11 @@ class TDM:
         return self.prediction.estimates(output, x_t, t)[0]
 
     @staticmethod
-    def _output(rows, mask, step, num_steps, tau, s, by_row=None) -> TDMLossOutput:
-        """`by_row`: figures of rows."""
-        frames, by_row = mask.flatten(1).sum(dim=1), by_row or {}
-
-        def mean(values: torch.Tensor) -> torch.Tensor:
-            return (values * frames).sum() / frames.sum().clamp(min=1)
-
-        figures = {name: mean(values.detach()) for name, values in by_row.items()}
-        gaps = by_row.get("score_gap")
-        return TDMLossOutput(mean(rows), figures, rows.detach(), frames, tau, s, step, num_steps, gaps)
+    def _output(rows, mask, step, num_steps, tau, s, gaps=None) -> TDMLossOutput:
+        frames = mask.flatten(1).sum(dim=1)
+        loss = (rows * frames).sum() / frames.sum().clamp(min=1)
+        figures = {} if gaps is None else {"score_gap": (gaps * frames).sum() / frames.sum().clamp(min=1)}
+        return TDMLossOutput(loss, figures, rows.detach(), frames, tau, s, step, num_steps, gaps)
 
 
 def guided(teacher: Network, guidance_scale: float, null_conditions: Mapping[str, Any]) -> Network:

@@ -163,7 +163,7 @@ def student_components(config: TrainingConfig) -> StudentComponents:
         head=None,
         scheduler=scheduler,
         trained=networks.trained,
-        objective=TDMSpeechObjective(draws, networks, scheduler, parts.get("text_aligner")),
+        objective=TDMSpeechObjective(draws, networks, scheduler),
         networks=networks,
         student_config=student_config,
     )

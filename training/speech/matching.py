@@ -9,7 +9,6 @@ import torch
 from torch import nn
 
 from dtm_hf.backbone.closed_form import guided_at_zero
-from dtm_hf.frontend.text_aligner import TextAligner
 from dtm_hf.head.modeling_dtm import DTMHead
 from dtm_hf.scheduling.scheduling_dtm import DTMScheduler
 from dtm_hf.scheduling.time_grids import time_grid
@@ -38,18 +37,12 @@ class HeadMatchingObjective(TDMSpeechObjective):
         networks ([`AdapterNetworks`]): around a copy of the backbone, whose teacher they are.
         scheduler ([`DTMScheduler`]): its grid is that of the walks.
         head ([`DTMHead`]): of `prediction="guidance"`.
-        aligner ([`TextAligner`], *optional*): as of [`TDMSpeechObjective`].
     """
 
     def __init__(
-        self,
-        arguments: HeadStudentArguments,
-        networks: AdapterNetworks,
-        scheduler: DTMScheduler,
-        head: DTMHead,
-        aligner: TextAligner | None = None,
+        self, arguments: HeadStudentArguments, networks: AdapterNetworks, scheduler: DTMScheduler, head: DTMHead
     ):
-        super().__init__(arguments, networks, scheduler, aligner)
+        super().__init__(arguments, networks, scheduler)
         self.head = head
 
     def prepare(self, batch: MelBatch, generator: torch.Generator | None = None) -> WalkedBatch:
@@ -166,6 +159,6 @@ def head_student_components(config: TrainingConfig) -> HeadStudentComponents:
         head=head,
         scheduler=scheduler,
         trained=nn.ModuleDict({"student": head, "estimator": networks.trained["estimator"]}),
-        objective=HeadMatchingObjective(draws, networks, scheduler, head, parts.get("text_aligner")),
+        objective=HeadMatchingObjective(draws, networks, scheduler, head),
         networks=networks,
     )

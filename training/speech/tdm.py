@@ -7,9 +7,7 @@ from typing import Any
 
 import torch
 
-from dtm_hf.frontend.text_aligner import TextAligner
 from dtm_hf.training.objectives.adapters import AdapterNetworks
-from dtm_hf.training.objectives.alignment import text_loss
 from dtm_hf.training.objectives.arguments import TDMSpeechArguments
 from dtm_hf.training.objectives.conditioning import Conditions, MelBatch, draw_conditions
 from dtm_hf.training.objectives.losses import LossOutput, masked_mean
@@ -31,13 +29,11 @@ class WalkedBatch:
         conditions (`dict`): arguments of the backbone beside state and time.
         mask (`torch.BoolTensor` of shape `(B, N)`): frames that enter the losses.
         rollout ([`Rollout`]): the student's trajectories.
-        batch ([`MelBatch`]): what was walked.
     """
 
     conditions: dict[str, Any]
     mask: torch.Tensor
     rollout: Rollout
-    batch: MelBatch
 
 
 class TDMSpeechObjective:
@@ -53,25 +49,9 @@ class TDMSpeechObjective:
         arguments ([`TDMSpeechArguments`]): how spans are drawn, the teacher's guidance, and weights.
         networks ([`AdapterNetworks`]): around an [`F5Backbone`].
         scheduler ([`DTMScheduler`]): its grid is the student's.
-        aligner ([`TextAligner`], *optional*): hears the text, where the student is taught by that too.
-
-    Raises:
-        ValueError: for a `text_loss_weight` without an aligner.
     """
 
-    def __init__(
-        self,
-        arguments: TDMSpeechArguments,
-        networks: AdapterNetworks,
-        scheduler,
-        aligner: TextAligner | None = None,
-    ):
-        if arguments.text_loss_weight > 0 and aligner is None:
-            raise ValueError(
-                f"`text_loss_weight` must be 0 for a `base_model` without an aligner, but got "
-                f"{arguments.text_loss_weight}."
-            )
-        self.aligner = aligner
+    def __init__(self, arguments: TDMSpeechArguments, networks: AdapterNetworks, scheduler):
         # Their draws are still made: a run with them off differs in nothing else.
         self.arguments = dataclasses.replace(arguments, audio_drop_prob=0.0, cond_drop_prob=0.0)
         self.networks = networks
@@ -94,21 +74,14 @@ class TDMSpeechObjective:
         noise = torch.randn(batch.mel.shape, generator=generator, device=batch.mel.device)
         inputs = self._inputs(batch, conditions.cond)
         rollout = self.tdm.rollout(self._student, noise, None, inputs, generator)
-        return WalkedBatch(inputs, conditions.loss_frames, rollout, batch)
+        return WalkedBatch(inputs, conditions.loss_frames, rollout)
 
     def student_loss(
         self, _module: torch.nn.Module, batch: WalkedBatch, generator: torch.Generator | None = None
     ) -> TDMLossOutput:
         """See [`TDM.student_loss`]; has a gradient to the student alone."""
         networks = (self._student, self._estimator, self._teacher)
-        weight, further = self.arguments.text_loss_weight, None
-        if weight > 0:
-
-            def further(estimates: torch.Tensor) -> torch.Tensor:
-                heard = batch.batch.attention_mask, batch.batch.text_ids
-                return weight * text_loss(self.aligner, estimates, *heard)
-
-        return self.tdm.student_loss(*networks, batch.rollout, batch.conditions, batch.mask, generator, further)
+        return self.tdm.student_loss(*networks, batch.rollout, batch.conditions, batch.mask, generator)
 
     def estimator_loss(
         self, _module: torch.nn.Module, batch: WalkedBatch, generator: torch.Generator | None = None

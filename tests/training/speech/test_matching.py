@@ -3,10 +3,9 @@
 import pytest
 import torch
 from accelerate.state import AcceleratorState
-from tiny import VOCABULARY
 from training_runs import LOOP, QUIET, log, write_corpus
 
-from dtm_hf import DTMHead, DTMPipeline, DTMScheduler, TextAligner
+from dtm_hf import DTMHead, DTMPipeline, DTMScheduler
 from dtm_hf.backbone.closed_form import guided_at_zero
 from dtm_hf.scheduling.time_grids import time_grid
 from dtm_hf.training.objectives.adapters import F5_LAYERS, AdapterNetworks
@@ -20,11 +19,11 @@ def seeded(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
-def objective(make_backbone, head, aligner=None, **overrides):
+def objective(make_backbone, head, **overrides):
     torch.manual_seed(0)
     networks = AdapterNetworks(make_backbone(), F5_LAYERS, 4, step_counts=(4,))
     arguments = HeadStudentArguments(**{"step_counts": [4], "teacher_guidance_scale": 3.0} | overrides)
-    return HeadMatchingObjective(arguments, networks, DTMScheduler(4, 1, head_solver="euler"), head, aligner)
+    return HeadMatchingObjective(arguments, networks, DTMScheduler(4, 1, head_solver="euler"), head)
 
 
 def test_it_walks_as_the_sampler_does(make_backbone, backbone, mel_batch, make_guidance_head):
@@ -66,39 +65,6 @@ def test_where_teacher_and_estimator_agree_nothing_pulls(make_backbone, mel_batc
         loss.backward()
         gradients = [p.grad.abs().max() for p in matching.head.parameters() if p.grad is not None]
         assert (max(gradients) > 1e-6) == (figures["score_gap"] > 1e-4) == pulls
-
-
-def test_the_text_is_heard_in_the_estimate_of_the_head(make_backbone, mel_batch, make_guidance_head, aligner):
-    """`text_loss_weight` adds to the loss, and its gradient alone makes the head's estimate say the text."""
-    head = make_guidance_head(random_weights=True)
-    # Teacher and estimator agree where the teacher is unguided: nothing else pulls.
-    settings = {"teacher_guidance_end": 0.0, "aligner": aligner}
-    plain = objective(make_backbone, head, **settings)
-    matching = objective(make_backbone, head, text_loss_weight=2.0, **settings)
-    walked = matching.prepare(mel_batch, seeded())
-    before, figures = matching.student_loss(None, walked, seeded(1))
-    without = plain.student_loss(None, plain.prepare(mel_batch, seeded()), seeded(1))
-    assert "further_loss" not in without.figures
-    torch.testing.assert_close(before - without.loss, figures["further_loss"])
-    optimizer = torch.optim.Adam(head.parameters(), 1e-2)
-    for _ in range(5):
-        optimizer.zero_grad()
-        matching.student_loss(None, walked, seeded(1)).loss.backward()
-        optimizer.step()
-    after = matching.student_loss(None, walked, seeded(1)).figures["further_loss"]
-    assert after < 0.97 * figures["further_loss"]
-    assert all(parameter.grad is None for parameter in aligner.parameters())
-
-
-def test_nobody_hears_a_text_without_an_aligner(make_backbone, make_guidance_head):
-    with pytest.raises(ValueError, match="`text_loss_weight` must be 0 for a `base_model` without an aligner"):
-        objective(make_backbone, make_guidance_head(), text_loss_weight=1.0)
-
-
-@pytest.fixture(scope="module")
-def aligner():
-    torch.manual_seed(0)
-    return TextAligner(len(VOCABULARY), hidden_size=16, embedding_size=8).requires_grad_(False)
 
 
 @pytest.fixture(scope="module")
