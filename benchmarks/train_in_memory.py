@@ -173,7 +173,10 @@ def gather(task: SpeechTask, raw: dict, device: torch.device) -> MelBatch:
 
 
 def main(argv: list[str]) -> None:
-    config = parse_config(argv)
+    try:
+        config = parse_config(argv)
+    except ValueError as error:
+        raise SystemExit(f"train_in_memory.py: {error}") from None
     # Below what a task does with its batches, which stays.
     SpeechTask.loader, SpeechTask.batch = load, gather
     Trainer(config).train()
