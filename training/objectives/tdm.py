@@ -33,14 +33,13 @@ class Rollout:
             with fewer steps stays at its sample.
         times (`torch.Tensor` of shape `(B, K + 1)`): of the states.
         num_steps (`torch.LongTensor` of shape `(B,)`): steps of each row.
-        taught (`torch.BoolTensor` of shape `(B, K)`, *optional*): the steps that losses are of, one of each row at
-            least; all by default.
+        taught (`torch.BoolTensor` of shape `(B, K)`): the steps that losses are of, one of each row at least.
     """
 
     states: torch.Tensor
     times: torch.Tensor
     num_steps: torch.Tensor
-    taught: torch.Tensor | None = None
+    taught: torch.Tensor
 
     @property
     def samples(self) -> torch.Tensor:
@@ -55,8 +54,6 @@ class Rollout:
     def draw_steps(self, generator: torch.Generator | None = None) -> torch.Tensor:
         """One of the steps of each row that are taught, uniformly: `(B,)`."""
         u = torch.rand(len(self.num_steps), generator=generator, device=self.num_steps.device)
-        if self.taught is None:
-            return (u * self.num_steps).long().minimum(self.num_steps - 1)
         places = self.taught.cumsum(dim=1)
         among = places[:, -1]
         wanted = (u * among).long().minimum(among - 1)
@@ -187,7 +184,8 @@ class TDM:
             x = torch.where(_over(num_steps > k, x), stepped, x)
             states.append(x)
         _forget_casts()
-        return Rollout(torch.stack(states), times, num_steps)
+        taught = torch.arange(most, device=x.device) < num_steps[:, None]
+        return Rollout(torch.stack(states), times, num_steps, taught)
 
     def _times(self, most: int) -> torch.Tensor:
         """Grids of 1 to `most` steps, `(most, most + 1)`, each extended by the time of clean data."""

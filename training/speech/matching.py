@@ -26,6 +26,11 @@ from dtm_hf.training.speech.task import SpeechTask
 from dtm_hf.training.speech.tdm import TDMSpeechObjective, WalkedBatch
 
 
+def _runs_head(t: torch.Tensor, end: float, known: bool) -> torch.Tensor:
+    """Where a head has a say that ends at `end`, and is spared t = 0 by a known mean: for a tensor of times."""
+    return (t < end) & ((t > 0) | (not known))
+
+
 class HeadMatchingObjective(TDMSpeechObjective):
     """
     Trajectory distribution matching whose student is the frozen backbone with a head: its velocity is v_k + D_k where
@@ -48,13 +53,9 @@ class HeadMatchingObjective(TDMSpeechObjective):
     def prepare(self, batch: MelBatch, generator: torch.Generator | None = None) -> WalkedBatch:
         """See [`TDMSpeechObjective.prepare`]. Losses are of the steps that the head takes part in: no other learns."""
         walked = super().prepare(batch, generator)
-        walked.rollout.taught = self._learnt(walked.rollout.times[:, :-1])
+        config, times = self.head.config, walked.rollout.times[:, :-1]
+        walked.rollout.taught &= _runs_head(times, config.guidance_end, config.mean_mel is not None)
         return walked
-
-    def _learnt(self, t: torch.Tensor) -> torch.Tensor:
-        """Whether the head runs at each of the times."""
-        config = self.head.config
-        return (t < config.guidance_end) & ((t > 0) | (config.mean_mel is None))
 
     def _student(self, x: torch.Tensor, t: torch.Tensor, num_steps=None, **inputs) -> torch.Tensor:
         config, networks = self.head.config, self.networks
@@ -63,7 +64,7 @@ class HeadMatchingObjective(TDMSpeechObjective):
         v = output.velocity.float()
         at, scale = t[:, None, None], self.arguments.teacher_guidance_scale
         known = config.mean_mel is not None
-        learnt = self._learnt(at)
+        learnt = _runs_head(at, config.guidance_end, known)
         answer = v
         # In an update every row needs a path to the head, for a loss without a gradient cannot go backward.
         if torch.is_grad_enabled() or learnt.any():
@@ -137,8 +138,8 @@ def head_student_components(config: TrainingConfig) -> HeadStudentComponents:
         )
     end = settings.guidance_end if draws.head_end is None else draws.head_end
     for count in draws.step_counts:
-        times = time_grid(draws.time_grid, count)[:-1].tolist()
-        if not any(t < end and (t > 0 or settings.mean_mel is None) for t in times):
+        times = time_grid(draws.time_grid, count)[:-1]
+        if not _runs_head(times, end, settings.mean_mel is not None).any():
             raise ValueError(
                 f"`step_counts` must be numbers of steps of which the head takes part in one, after t = 0 and before "
                 f"`head_end`, {end}, but got {count}."
