@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
-from transformers.models.mimi.modeling_mimi import MimiEuclideanCodebook, MimiModel
+from transformers.models.mimi.modeling_mimi import MimiConv1d, MimiEuclideanCodebook, MimiModel
 
 SAMPLING_RATE = 24000
 
@@ -30,7 +30,21 @@ def load_codec(name: str | os.PathLike = "kyutai/mimi", decoder_only: bool = Fal
             f"`codec` {os.fspath(name)!r} must code sound of {SAMPLING_RATE} Hz, but is for "
             f"{codec.config.sampling_rate} Hz."
         )
+    keep_sizes_on_cpu(codec)
     return codec
+
+
+def keep_sizes_on_cpu(codec: MimiModel) -> None:
+    """
+    Let the convolutions' sizes stay on the CPU wherever the weights go. Each call computes its paddings of them, and
+    as the buffers that they are they would be read from a GPU, which each convolution would wait for.
+    """
+    for module in codec.modules():
+        if isinstance(module, MimiConv1d):
+            for name in ("stride", "kernel_size", "padding_total"):
+                size = getattr(module, name).cpu()
+                delattr(module, name)
+                setattr(module, name, size)
 
 
 def num_frames(codec: MimiModel, num_samples: int) -> int:

@@ -51,6 +51,16 @@ def test_a_batch_is_its_items(codec, clips):
         torch.testing.assert_close(alone, sound, atol=1e-5 * float(alone.abs().max()), rtol=0)
 
 
+def test_convolutions_wait_for_no_device(tmp_path):
+    """On a device without values, where what reads one fails: as each padding did, and waited for a GPU."""
+    tiny_codec().save_pretrained(tmp_path)
+    codec = load_codec(tmp_path).to("meta")
+    with torch.no_grad():
+        states = codec.encoder.encoder_seanet(torch.zeros(2, 1, 3840, device="meta"))
+        sound = codec.decoder.decoder_seanet(states)
+    assert states.shape == (2, codec.config.hidden_size, 4) and sound.shape == (2, 1, 3840)
+
+
 @pytest.mark.parametrize(("samples", "frames"), [(1, 1), (1920, 1), (1921, 2), (24000, 13)])
 def test_a_second_has_thirteen_frames(codec, samples, frames):
     """12.5 a second, and what is begun counts."""

@@ -6,7 +6,7 @@ import torch
 from transformers import MimiConfig
 from transformers.models.mimi.modeling_mimi import MimiModel
 
-from dtm_hf.codec.mimi import SAMPLING_RATE, fill_codebooks, load_codec, refresh_codebooks
+from dtm_hf.codec.mimi import SAMPLING_RATE, fill_codebooks, keep_sizes_on_cpu, load_codec, refresh_codebooks
 from dtm_hf.codec.publishing import PublishedCodec
 from dtm_hf.training.codes.arguments import CodecArguments
 from dtm_hf.training.codes.calibration import calibrate
@@ -44,6 +44,7 @@ class CodecTask(CodesTask):
             self.module = load_codec(config.model.init_from, dtype=torch.float32, **hub)
         else:
             self.module = MimiModel(codec_config(arguments))
+            keep_sizes_on_cpu(self.module)
             calibrate(self.module, self._recordings(_CALIBRATION_SECONDS))
             self._fill()
         # A checkpoint that is loaded changes what the class keeps a copy of.

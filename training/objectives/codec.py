@@ -59,15 +59,17 @@ class CodecObjective:
 
     def loss(self, codec: MimiModel, batch: WaveBatch, generator: torch.Generator | None = None) -> LossOutput:
         """Loss of a batch; in training mode the codebooks move too."""
-        config = codec.config
-        latents = codec.encoder(batch.waveforms[:, None]).latents
+        config, device = codec.config, batch.waveforms.device
         acoustic = config.num_quantizers - config.num_semantic_quantizers
-        drawn = torch.rand((), generator=generator, device=latents.device)
+        # All that is read from the device is read here, where it has nothing to do yet.
+        drawn = torch.rand((), generator=generator, device=device)
         if torch.distributed.is_initialized():
             # The books that move are moved by all processes together.
             torch.distributed.broadcast(drawn, 0)
         number = int(drawn * acoustic) + 1 if codec.training else acoustic
-        free = torch.rand(len(latents), generator=generator, device=latents.device) < self.unquantized
+        heard_frames = batch.frame_mask.flatten().nonzero()[:, 0]
+        latents = codec.encoder(batch.waveforms[:, None]).latents
+        free = torch.rand(len(latents), generator=generator, device=device) < self.unquantized
         free = (free | (not self.quantizes))[:, None, None] & codec.training
         split, commitment, entries = codec.quantizer, 0.0, []
         quantized = torch.zeros_like(latents)
@@ -75,7 +77,7 @@ class CodecObjective:
             (split.semantic_residual_vector_quantizer, config.num_semantic_quantizers),
             (split.acoustic_residual_vector_quantizer, number),
         ):
-            given = (quantizer, latents, batch.frame_mask, books, codec.training, free, generator)
+            given = (quantizer, latents, heard_frames, books, codec.training, free, generator)
             part, distance, used = self._quantize(*given)
             quantized, commitment, entries = quantized + part, commitment + distance, entries + used
         sound = codec.decoder(quantized).audio_values[:, 0]
@@ -97,25 +99,28 @@ class CodecObjective:
         figures["entries"] = torch.stack(entries).float().mean()
         return LossOutput((rows * weights).sum(), figures, rows.detach(), frames)
 
-    def _quantize(self, quantizer, latents, frame_mask, books, training, free, generator) -> tuple:
+    def _quantize(self, quantizer, latents, heard_frames, books, training, free, generator) -> tuple:
         """
         Codes' latents with the gradient of the latents, or in `free` rows these themselves; the distance between the
-        two; and how many entries of each book the batch has.
+        two; and how many entries of each book the batch has. `heard_frames` are the places, in the batch as one row,
+        of the frames that hold sound.
         """
         states = latents if quantizer.input_proj is None else quantizer.input_proj(latents)
         points = states.transpose(1, 2)
         residual, total, distance, entries = points, torch.zeros_like(points), 0.0, []
         # Of their spread: a distance as it is falls fastest where all latents come to be the same point.
-        spread = points.detach()[frame_mask].var(dim=0, correction=0).mean().clamp(min=1e-8)
+        heard = points.detach().flatten(0, 1)[heard_frames]
+        spread = heard.var(dim=0, correction=0).mean().clamp(min=1e-8)
         for layer in quantizer.layers[:books]:
             book = layer.codebook
             codes = book.encode(residual.detach())
             found = book.decode(codes)
+            heard_codes = codes.flatten()[heard_frames]
             if training and self.quantizes and not self.keeps_codes:
-                self._follow(book, residual.detach()[frame_mask], codes[frame_mask], generator)
+                self._follow(book, residual.detach().flatten(0, 1)[heard_frames], heard_codes, generator)
             used = torch.zeros(book.codebook_size, dtype=torch.bool, device=codes.device)
-            entries.append(used.index_fill(0, codes[frame_mask], True).sum())
-            distance = distance + (residual - found).square()[frame_mask].mean() / spread
+            entries.append(used.index_fill(0, heard_codes, True).sum())
+            distance = distance + (residual - found).square().flatten(0, 1)[heard_frames].mean() / spread
             total, residual = total + found, residual - found
         states = (points + (total - points).detach().masked_fill(free, 0.0)).transpose(1, 2)
         return (states if quantizer.output_proj is None else quantizer.output_proj(states)), distance, entries
