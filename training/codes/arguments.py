@@ -103,6 +103,11 @@ class CodecArguments:
     codec_keeps_codes: bool = option(
         False, "Train the decoder of `init_from` alone: its codes, and what speaks in them, stay as they are."
     )
+    codec_reading: float = option(
+        1.0,
+        "Weight of the error of a linear map that reads a frame's log-mel off its latent; it is not saved.",
+        at_least=0,
+    )
     codec_waveform: float = option(1.0, "Weight of the samples' own distance.", at_least=0)
     license: str = option("mit", "Licence of the trained weights.")
 

@@ -1,12 +1,21 @@
 """The task of training a codec."""
 
+import functools
 from collections.abc import Iterator, Sequence
+from itertools import accumulate
 
 import torch
 from transformers import MimiConfig
 from transformers.models.mimi.modeling_mimi import MimiModel
 
-from dtm_hf.codec.mimi import SAMPLING_RATE, fill_codebooks, keep_sizes_on_cpu, load_codec, refresh_codebooks
+from dtm_hf.codec.mimi import (
+    SAMPLING_RATE,
+    fill_codebooks,
+    keep_sizes_on_cpu,
+    load_codec,
+    refresh_codebooks,
+    whole_frames,
+)
 from dtm_hf.codec.publishing import PublishedCodec
 from dtm_hf.training.codes.arguments import CodecArguments
 from dtm_hf.training.codes.calibration import calibrate
@@ -16,6 +25,7 @@ from dtm_hf.training.codes.survey import first_recordings
 from dtm_hf.training.codes.task import CodesTask
 from dtm_hf.training.config.arguments import TrainingConfig
 from dtm_hf.training.objectives.codec import CodecObjective, WaveBatch
+from dtm_hf.training.objectives.mel_reader import CodecNetwork, MelReader
 from dtm_hf.training.objectives.phases import Phase
 from dtm_hf.training.speech.prompts import ValidationRow, validation_rows
 
@@ -41,36 +51,50 @@ class CodecTask(CodesTask):
         if config.model.init_from is not None:
             revision = config.model.init_from_revision
             hub = {} if revision is None else {"revision": revision}
-            self.module = load_codec(config.model.init_from, dtype=torch.float32, **hub)
+            self.codec = load_codec(config.model.init_from, dtype=torch.float32, **hub)
         else:
-            self.module = MimiModel(codec_config(arguments))
-            keep_sizes_on_cpu(self.module)
-            calibrate(self.module, self._recordings(_CALIBRATION_SECONDS))
+            self.codec = MimiModel(codec_config(arguments))
+            keep_sizes_on_cpu(self.codec)
+            calibrate(self.codec, self._first(_CALIBRATION_SECONDS))
             self._fill()
         # A checkpoint that is loaded changes what the class keeps a copy of.
-        self.module.register_load_state_dict_post_hook(lambda codec, _: refresh_codebooks(codec))
-        self.frame_rate = SAMPLING_RATE / self.module.config.frame_size
+        self.codec.register_load_state_dict_post_hook(lambda codec, _: refresh_codebooks(codec))
+        self.frame_rate = SAMPLING_RATE / self.codec.config.frame_size
+        reader = None
         if arguments.codec_keeps_codes:
-            self.module.encoder.requires_grad_(False)
-            self.module.quantizer.requires_grad_(False)
+            self.codec.encoder.requires_grad_(False)
+            self.codec.quantizer.requires_grad_(False)
+        elif arguments.codec_reading > 0:
+            reader = MelReader(self.codec.config)
+            reader.measure([whole_frames(self.codec, [one])[0, 0] for one in self._first(_CALIBRATION_SECONDS)])
+        self.module = CodecNetwork(self.codec, reader)
         self.objective = CodecObjective(
             arguments.codec_decay,
             arguments.codec_commitment,
             arguments.codec_waveform,
             arguments.codec_unquantized,
+            arguments.codec_reading,
             arguments.codec_keeps_codes,
         )
         self.validation_objective = self.objective
-        self.maker = WaveformMaker(config.data, SAMPLING_RATE, self.module.config.frame_size)
+        self.maker = WaveformMaker(config.data, SAMPLING_RATE, self.codec.config.frame_size)
 
-    def _recordings(self, seconds: float) -> list[torch.Tensor]:
-        return first_recordings(self.config, self.module, seconds)
+    @functools.cached_property
+    def _recordings(self) -> list[torch.Tensor]:
+        """Read once: a source may be far away, and all that is measured is measured on the first of them."""
+        seconds = max(_CALIBRATION_SECONDS, self.config.objective.codec_fill_seconds)
+        return first_recordings(self.config, self.codec, seconds)
+
+    def _first(self, seconds: float) -> list[torch.Tensor]:
+        """The first recordings that last so many seconds together, or all of them."""
+        before = accumulate((len(one) for one in self._recordings), initial=0)
+        return [one for one, at in zip(self._recordings, before, strict=False) if at < seconds * SAMPLING_RATE]
 
     def _fill(self) -> None:
-        recordings = self._recordings(self.config.objective.codec_fill_seconds)
-        generator, training = torch.Generator().manual_seed(self.config.optimization.seed), self.module.training
-        fill_codebooks(self.module.eval(), recordings, generator=generator)
-        self.module.train(training)
+        recordings = self._first(self.config.objective.codec_fill_seconds)
+        generator, training = torch.Generator().manual_seed(self.config.optimization.seed), self.codec.training
+        fill_codebooks(self.codec.eval(), recordings, generator=generator)
+        self.codec.train(training)
 
     def phases(self, step: int) -> Sequence[Phase]:
         """A new codec's first steps are without codebooks, which then are filled with what latents have become."""
@@ -83,17 +107,17 @@ class CodecTask(CodesTask):
 
     def place(self, device: torch.device) -> None:
         self.module.to(device)
-        refresh_codebooks(self.module)
+        refresh_codebooks(self.codec)
 
     def batch(self, raw: dict, device: torch.device) -> WaveBatch:
-        size = self.module.config.frame_size
+        size = self.codec.config.frame_size
         frames = -(-raw["num_samples"] // size)
         mask = torch.arange(raw["waveform"].shape[1] // size)[None] < frames[:, None]
         return WaveBatch(raw["waveform"].to(device, non_blocking=True), mask.to(device))
 
     def prepare(self, batch: WaveBatch) -> WaveBatch:
         """Of each recording a random part of `codec_clip_frames`."""
-        size, clip = self.module.config.frame_size, self.config.objective.codec_clip_frames
+        size, clip = self.codec.config.frame_size, self.config.objective.codec_clip_frames
         clip = min(clip, batch.frame_mask.shape[1])
         lengths = batch.frame_mask.sum(dim=1)
         room = (lengths - clip).clamp(min=0) + 1
@@ -105,22 +129,22 @@ class CodecTask(CodesTask):
 
     def size(self, raw: dict, batch: WaveBatch) -> tuple[int, int]:
         """Of the parts that a step sees."""
-        size, clip = self.module.config.frame_size, self.config.objective.codec_clip_frames
+        size, clip = self.codec.config.frame_size, self.config.objective.codec_clip_frames
         frames = (-(-raw["num_samples"] // size)).clamp(max=clip)
         return int(frames.sum()), len(frames) * min(clip, batch.frame_mask.shape[1])
 
     def speaker(self) -> CodecSpeaker:
-        return CodecSpeaker(self.module)
+        return CodecSpeaker(self.codec)
 
     def validation_rows(self) -> Iterator[ValidationRow]:
         return validation_rows(self.config.data)
 
     def published(self) -> PublishedCodec:
-        return PublishedCodec(self.module)
+        return PublishedCodec(self.codec)
 
     def record(self, training_data: str, results: dict | None) -> None:
-        self.module.config.training_data, self.module.config.results = training_data, results
-        self.module.config.license = self.config.objective.license
+        self.codec.config.training_data, self.codec.config.results = training_data, results
+        self.codec.config.license = self.config.objective.license
 
 
 def codec_config(arguments: CodecArguments) -> MimiConfig:

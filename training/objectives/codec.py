@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 
 import torch
-from transformers.models.mimi.modeling_mimi import MimiModel
 
 from dtm_hf.training.objectives.losses import LossOutput
+from dtm_hf.training.objectives.mel_reader import CodecNetwork
 from dtm_hf.training.objectives.spectra import FFT_SIZES, spectral_distance
 
 # Below this share of an even use an entry of a codebook is moved to where data is.
@@ -41,6 +41,7 @@ class CodecObjective:
         commitment (`float`, defaults to 0.25): weight of the latents' distance to their codes.
         waveform (`float`, defaults to 1.0): weight of the samples' own distance.
         unquantized (`float`, defaults to 0.5): share of the rows of a batch that are decoded from their latents.
+        reading (`float`, defaults to 1.0): weight of the error of the network's [`MelReader`], if it has one.
         keeps_codes (`bool`, defaults to `False`): let no book move, and decode from codes alone; encoder and quantiser
             are to be frozen.
     """
@@ -51,15 +52,18 @@ class CodecObjective:
         commitment: float = 0.25,
         waveform: float = 1.0,
         unquantized: float = 0.5,
+        reading: float = 1.0,
         keeps_codes: bool = False,
     ):
         self.decay, self.commitment, self.waveform = decay, commitment, waveform
         self.unquantized, self.keeps_codes = (0.0 if keeps_codes else unquantized), keeps_codes
+        self.reading = reading
         self.quantizes = True
 
-    def loss(self, codec: MimiModel, batch: WaveBatch, generator: torch.Generator | None = None) -> LossOutput:
+    def loss(self, network: CodecNetwork, batch: WaveBatch, generator: torch.Generator | None = None) -> LossOutput:
         """Loss of a batch; in training mode the codebooks move too."""
-        config, device = codec.config, batch.waveforms.device
+        codec, device = network.codec, batch.waveforms.device
+        config = codec.config
         acoustic = config.num_quantizers - config.num_semantic_quantizers
         # All that is read from the device is read here, where it has nothing to do yet.
         drawn = torch.rand((), generator=generator, device=device)
@@ -95,6 +99,10 @@ class CodecObjective:
             rows = rows + self.commitment * commitment
         weights = frames / frames.sum()
         figures = {"spectral": (spectral * weights).sum().detach(), "commitment": commitment.detach()}
+        if network.reader is not None:
+            unread = network.reader(quantized, batch.waveforms, heard_frames)
+            rows = rows + self.reading * unread
+            figures["unread"] = unread.detach()
         # A few of many: the codes tell nothing.
         figures["entries"] = torch.stack(entries).float().mean()
         return LossOutput((rows * weights).sum(), figures, rows.detach(), frames)
@@ -147,6 +155,6 @@ class CodecObjective:
         # The class keeps what it has divided once.
         book._embed = None
 
-    def probe(self, codec: MimiModel, batch: WaveBatch, generator: torch.Generator | None = None) -> dict:
+    def probe(self, network: CodecNetwork, batch: WaveBatch, generator: torch.Generator | None = None) -> dict:
         """Nothing beyond the loss."""
         return {}

@@ -24,11 +24,7 @@ def spectral_distance(
     samples. Given the sampling rate `mel_rate`, logarithms are of mel bands, 20 to 160 of them by size
     (arXiv 2306.06546, section 3.5): as they are, half of the bins lie above all that tells words apart.
     """
-    window = torch.hann_window(size, device=sound.device)
-    spectra = [
-        torch.stft(waveform.float(), size, size // 4, window=window, return_complex=True).abs().clamp(min=_FLOOR)
-        for waveform in (sound, wanted)
-    ]
+    spectra = [_magnitudes(waveform, size, size // 4) for waveform in (sound, wanted)]
     bands = spectra
     if mel_rate is not None:
         basis = _mel_basis(size, mel_rate, sound.device)
@@ -36,6 +32,16 @@ def spectral_distance(
     logs = (bands[0].log() - bands[1].log()).abs().mean(dim=(1, 2))
     relative = (spectra[0] - spectra[1]).flatten(1).norm(dim=1) / spectra[1].flatten(1).norm(dim=1)
     return logs / share + relative
+
+
+def log_mel_bands(waveforms: torch.Tensor, size: int, hop: int, rate: int) -> torch.Tensor:
+    """Logarithms of the mel bands of [`spectral_distance`], `(B, bands, T // hop + 1)`, of recordings `(B, T)`."""
+    return (_mel_basis(size, rate, waveforms.device) @ _magnitudes(waveforms, size, hop)).log()
+
+
+def _magnitudes(waveforms: torch.Tensor, size: int, hop: int) -> torch.Tensor:
+    window = torch.hann_window(size, device=waveforms.device)
+    return torch.stft(waveforms.float(), size, hop, window=window, return_complex=True).abs().clamp(min=_FLOOR)
 
 
 @lru_cache

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from dtm_hf.evaluation.extras import needs
 from dtm_hf.training.objectives.adapters import AdapterNetworks
 from dtm_hf.training.objectives.arguments import TDMSpeechArguments
 from dtm_hf.training.objectives.conditioning import Conditions, MelBatch, draw_conditions
@@ -49,9 +50,15 @@ class TDMSpeechObjective:
         arguments ([`TDMSpeechArguments`]): how spans are drawn, the teacher's guidance, and weights.
         networks ([`AdapterNetworks`]): around an [`F5Backbone`].
         scheduler ([`DTMScheduler`]): its grid is the student's.
+
+    Raises:
+        ImportError: if what [`judge`] measures with is not installed.
     """
 
     def __init__(self, arguments: TDMSpeechArguments, networks: AdapterNetworks, scheduler):
+        # What the last validation needs is missed before the first step.
+        with needs("dtm-hf[train]"):
+            import librosa  # noqa: F401
         # Their draws are still made: a run with them off differs in nothing else.
         self.arguments = dataclasses.replace(arguments, audio_drop_prob=0.0, cond_drop_prob=0.0)
         self.networks = networks

@@ -1,6 +1,7 @@
 """Distilling F5-TTS: what the three networks are shown, whose gradient is whose, and which way training leads."""
 
 import copy
+import sys
 
 import pytest
 import torch
@@ -210,3 +211,9 @@ def test_the_estimator_learns_the_states_of_a_fixed_student(make_backbone, mel_b
         optimizer.step()
         losses.append(float(output.loss.detach()))
     assert sum(losses[-4:]) < 0.8 * sum(losses[:4])
+
+
+def test_a_library_that_validation_needs_is_missed_before_the_first_step(make_backbone, monkeypatch):
+    monkeypatch.setitem(sys.modules, "librosa", None)
+    with pytest.raises(ImportError, match=r"`librosa` is not installed: pip install \"dtm-hf\[train\]\""):
+        build(make_backbone())
