@@ -42,9 +42,10 @@ def keep_sizes_on_cpu(codec: MimiModel) -> None:
     for module in codec.modules():
         if isinstance(module, MimiConv1d):
             for name in ("stride", "kernel_size", "padding_total"):
-                size = getattr(module, name).cpu()
+                size = int(getattr(module, name))
                 delattr(module, name)
-                setattr(module, name, size)
+                # A tensor of its own, no longer a buffer: those move.
+                setattr(module, name, torch.tensor(size))
 
 
 def num_frames(codec: MimiModel, num_samples: int) -> int:

@@ -8,7 +8,7 @@ import torch
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from transformers.models.mimi.modeling_mimi import MimiModel
 
-from dtm_hf.codec.mimi import encode_recordings, refresh_codebooks
+from dtm_hf.codec.mimi import encode_recordings, keep_sizes_on_cpu, refresh_codebooks
 from dtm_hf.frontend.duration_prediction import DurationPredictor
 from dtm_hf.frontend.spoken_text import spoken_text
 from dtm_hf.frontend.text_normalizer import TextNormalizer
@@ -87,6 +87,7 @@ class TRMPipeline(TRMRepositoryMixin, CallStateMixin, CodeStreamMixin, Diffusion
     ):
         super().__init__()
         check_trm_parts(model, codec, tokenizer, head)
+        keep_sizes_on_cpu(codec)
         self.register_modules(
             model=model,
             codec=codec,

@@ -8,6 +8,7 @@ from dtm_hf.codec.mimi import (
     decode_codes,
     encode_recordings,
     fill_codebooks,
+    keep_sizes_on_cpu,
     load_codec,
     num_frames,
     refresh_codebooks,
@@ -51,10 +52,16 @@ def test_a_batch_is_its_items(codec, clips):
         torch.testing.assert_close(alone, sound, atol=1e-5 * float(alone.abs().max()), rtol=0)
 
 
-def test_convolutions_wait_for_no_device(tmp_path):
+@pytest.mark.parametrize("loaded", [False, True], ids=["new", "loaded"])
+def test_convolutions_wait_for_no_device(tmp_path, loaded):
     """On a device without values, where what reads one fails: as each padding did, and waited for a GPU."""
-    tiny_codec().save_pretrained(tmp_path)
-    codec = load_codec(tmp_path).to("meta")
+    codec = tiny_codec()
+    codec.save_pretrained(tmp_path)
+    if loaded:
+        codec = load_codec(tmp_path)
+    else:
+        keep_sizes_on_cpu(codec)
+    codec.to("meta")
     with torch.no_grad():
         states = codec.encoder.encoder_seanet(torch.zeros(2, 1, 3840, device="meta"))
         sound = codec.decoder.decoder_seanet(states)

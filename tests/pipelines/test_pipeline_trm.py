@@ -1,5 +1,6 @@
 """The pipeline of codes: text to speech, batches, voices, recordings, saving, refusals."""
 
+import copy
 import logging
 
 import numpy as np
@@ -37,6 +38,14 @@ def test_it_speaks_for_as_long_as_the_text_takes(pipe):
     assert pipe("yes", speed=2.0).audios[0].shape == (3 * 1920,)
     assert pipe("yes", duration_s=0.8).audios[0].shape == (10 * 1920,)
     assert isinstance(pipe("yes", output_type="pt", return_dict=False)[0][0], torch.Tensor)
+
+
+def test_its_codec_waits_for_no_device_whoever_has_loaded_it(pipe):
+    """On a device without values, where what reads one fails."""
+    decoder = copy.deepcopy(pipe.codec).to("meta").decoder.decoder_seanet
+    states = torch.zeros(1, pipe.codec.config.hidden_size, 4, device="meta")
+    with torch.no_grad():
+        assert decoder(states).shape == (1, 1, 3840)
 
 
 def test_without_a_predictor_it_takes_as_long_as_read_english_does(pipe):
