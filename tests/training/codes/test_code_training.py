@@ -264,3 +264,15 @@ def test_each_flag_of_the_document_has_its_field_and_its_default():
             assert yaml.safe_load(default.strip("` ")) == value or default.strip("` ") == str(value), (flag, value)
             compared += 1
     assert compared >= 24
+
+
+def test_a_new_codec_waits_for_no_device_at_its_convolutions(corpus, tmp_path):
+    """On a device without values, where what reads one fails; its map of the mel is trained and not saved."""
+    task = build_task(parse_config([*CODEC, "--dataset", str(corpus), "--output_dir", str(tmp_path)]))
+    trained = set(task.groups()["codec"])
+    assert {"reader.map.weight", "codec.decoder.decoder_seanet.layers.0.conv.weight"} <= trained
+    task.save(tmp_path / "saved", 1, 1)
+    assert not [name for name in load_file(tmp_path / "saved" / "model.safetensors") if "reader" in name]
+    task.codec.to("meta")
+    with torch.no_grad():
+        assert task.codec.encoder.encoder_seanet(torch.zeros(1, 1, 3840, device="meta")).shape == (1, 32, 4)
