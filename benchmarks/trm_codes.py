@@ -119,15 +119,19 @@ def arm_line(name: str, figures: Figures) -> str:
     return line(name, figures, right, f"{ratio(*figures.of('seconds')).value:.3f}")
 
 
+def less(name: str, figures: Figures, other: str, others: Figures) -> str:
+    """A line of the table: by how much one has more of both metrics than another, paired."""
+    found = [paired_difference(figures.of(metric), others.of(metric)) for metric in METRICS]
+    return f"| {name} less {other} | | | {' | '.join(shown(each, '+') for each in found)} |"
+
+
 def differences(arms: dict[tuple[int, str], Figures], cycles: list[int]) -> list[str]:
     """Feedback less independent draws at each number of cycles, and each number with feedback less the one before."""
     lines = []
     pairs = [((number, "feedback"), (number, "independent")) for number in cycles]
     pairs += [((after, "feedback"), (before, "feedback")) for before, after in zip(cycles, cycles[1:], strict=False)]
     for one, other in pairs:
-        found = [paired_difference(arms[one].of(metric), arms[other].of(metric)) for metric in METRICS]
-        cells = " | ".join(shown(each, "+") for each in found)
-        lines.append(f"| {' '.join(map(str, one))} less {' '.join(map(str, other))} | | | {cells} |")
+        lines.append(less(" ".join(map(str, one)), arms[one], " ".join(map(str, other)), arms[other]))
     return lines
 
 
@@ -182,13 +186,16 @@ def main(argv: list[str] | None = None) -> None:
     codes = [encode_recordings(codec, [torch.from_numpy(recording)])[0] for recording in recordings]
     print(f"{len(recordings)} sentences of {given.corpus}, {given.split}; {len(pipes)} seeds; {judges.ears}\n")
     print("| | codes right | s a second | word error | mel distance |\n|---|---|---|---|---|")
-    print(judges.row("recordings", recordings), flush=True)
+    recorded = Figures()
+    judges.judge(recorded, recordings)
+    print(line("recordings", recorded), flush=True)
     spoken_in = {pipe.model.config.num_codebooks for pipe in pipes}
     resynthesis = {}
     for books in sorted({*given.books, *spoken_in, codec.config.num_quantizers}):
         figures = resynthesis[books] = Figures()
         judges.judge(figures, [decode_codes(codec, [item[:books]])[0].numpy() for item in codes])
-        print(line(f"codec, {books} books", figures), flush=True)
+        name = f"codec, {books} books"
+        print(line(name, figures), less(name, figures, "recordings", recorded), sep="\n", flush=True)
     if not pipes:
         return
     arms = {}

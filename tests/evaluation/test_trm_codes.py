@@ -43,7 +43,10 @@ def test_the_table_has_every_arm_and_the_differences(script, folders, capsys, tm
     names = [line.split("|")[1].strip() for line in lines]
     arms = ["1 feedback", "1 independent", "2 feedback", "2 independent"]
     differences = ["1 feedback less 1 independent", "2 feedback less 2 independent", "2 feedback less 1 feedback"]
-    assert names == ["", "---", "recordings", "codec, 3 books", "codec, 4 books", *arms, *differences]
+    codecs = ["codec, 3 books", "codec, 3 books less recordings", "codec, 4 books", "codec, 4 books less recordings"]
+    assert names == ["", "---", "recordings", *codecs, *arms, *differences]
+    # The recordings have a distance of nothing to themselves.
+    assert lines[names.index(codecs[1])].split("|")[5].replace("+", "") == lines[names.index(codecs[0])].split("|")[5]
     assert "0.000 [0.000, 0.000]" in lines[names.index("recordings")]
     # Both draw all codes after the one cycle that there is, and the likeliest.
     assert re.findall(r"[+-]\d\.\d{3}", lines[names.index(differences[0])]) == ["+0.000"] * 6
