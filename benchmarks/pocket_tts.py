@@ -86,7 +86,7 @@ def train(model: PocketTTSForConditionalGeneration, argv: list[str]) -> None:
     model.train()
     batches = iter(task.loader("train", seed=options.seed, rank=0, world_size=1, endless=True))
     for step in range(1, options.max_steps + 1):
-        loss = model(**training_inputs(model.config, task.batch(next(batches), torch.device("cpu")))).loss
+        loss = model(**training_inputs(model.config, task.batch(next(batches), device))).loss
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), options.max_grad_norm)

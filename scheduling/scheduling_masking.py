@@ -31,7 +31,8 @@ class MaskingScheduler(SchedulerMixin, ConfigMixin):
     ([MaskGIT](https://huggingface.co/papers/2202.04200); over the books of a residual codec
     [SoundStorm](https://huggingface.co/papers/2305.09636)).
 
-    After step i of N the share 1 - cos(pi (i + 1) / (2 N)) of the codes is decided. A code that is decided stays.
+    After step i of N, of which the first S = floor(`silent_share` N) decide nothing, the share
+    1 - cos(pi (i + 1 - S) / (2 (N - S))) of the codes is decided. A code that is decided stays.
 
     Args:
         num_inference_steps (`int`, defaults to 3): N.
@@ -41,17 +42,31 @@ class MaskingScheduler(SchedulerMixin, ConfigMixin):
         temperature (`float`, defaults to 1.0):
             Of the Gumbel noise on the confidence, which falls to 0 with the last step: the surest codes alone would
             say the same thing each time.
+        silent_share (`float`, defaults to 0.0):
+            Share of the steps, in [0, 1), that decide nothing: a recursive network knows little after its first
+            cycle, and what is decided then stays.
+
+    Raises:
+        ValueError: for an argument outside its range.
     """
 
     _compatibles = []
     order = 1
 
     @register_to_config
-    def __init__(self, num_inference_steps: int = 3, order: str = "coarse_to_fine", temperature: float = 1.0):
+    def __init__(
+        self,
+        num_inference_steps: int = 3,
+        order: str = "coarse_to_fine",
+        temperature: float = 1.0,
+        silent_share: float = 0.0,
+    ):
         if order not in ORDERS:
             raise ValueError(f"`order` must be one of {ORDERS}, but got {order!r}.")
         if not temperature >= 0:
             raise ValueError(f"`temperature` must be at least 0, but got {temperature}.")
+        if not 0 <= silent_share < 1:
+            raise ValueError(f"`silent_share` must lie in [0, 1), but got {silent_share}.")
         self.set_timesteps(num_inference_steps)
 
     @classmethod
@@ -72,10 +87,11 @@ class MaskingScheduler(SchedulerMixin, ConfigMixin):
         self.timesteps = torch.arange(steps, device=device)
 
     def decided_share(self, timestep: int) -> float:
-        """Share of the codes that is decided after a step, in (0, 1]."""
+        """Share of the codes that is decided after a step, in [0, 1]."""
         if timestep == self.num_inference_steps - 1:
             return 1.0
-        return 1 - math.cos(math.pi / 2 * (timestep + 1) / self.num_inference_steps)
+        silent = int(self.config.silent_share * self.num_inference_steps)
+        return 1 - math.cos(math.pi / 2 * max(timestep + 1 - silent, 0) / (self.num_inference_steps - silent))
 
     @staticmethod
     def counts_of(share: torch.Tensor | float, num_codebooks: int, lengths: torch.Tensor) -> torch.Tensor:

@@ -140,8 +140,12 @@ class RepositoryMixin(PublishedMixin):
         """
         Load a pipeline as `DiffusionPipeline.from_pretrained` does. A repository with nothing but a head, or nothing
         but the adapters of a student, is accepted too: the other components come from the base model that its
-        configuration names, the scheduler from its `sampler`.
+        configuration names, the scheduler from its `sampler`. So does that of a `head` that is given as an argument,
+        if no `scheduler` is: that of its base may not run it at all.
         """
+        sampler = getattr(getattr(kwargs.get("head"), "config", None), "sampler", None)
+        if sampler is not None:
+            kwargs.setdefault("scheduler", make_scheduler(sampler, "head"))
         config = partial_config(pretrained_model_name_or_path, **kwargs)
         if config is None:
             return cls._load(pretrained_model_name_or_path, **kwargs)

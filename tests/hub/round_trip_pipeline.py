@@ -127,7 +127,7 @@ def load(folder: pathlib.Path) -> dict:
     result["tag"] = distance(dtm_hf.DTMPipeline.from_pretrained(REPO, revision="v1"), "first")
     result["head alone"] = distance(dtm_hf.DTMPipeline.from_pretrained(HEAD), "head alone")
     mounted = dtm_hf.DTMPipeline.from_pretrained(REPO, head=dtm_hf.DTMHead.from_pretrained(HEAD), revision="v1")
-    result["head mounted"] = distance(mounted, "second")
+    result["head mounted"] = distance(mounted, "head alone")
     half = dtm_hf.DTMPipeline.from_pretrained(HALF, torch_dtype=torch.bfloat16)
     parts = (half.backbone, half.head)
     result["bf16 dtypes"] = sorted({str(p.dtype) for part in parts for p in part.parameters()})

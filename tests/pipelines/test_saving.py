@@ -41,6 +41,19 @@ def test_in_shards(vocos_pipeline, reference_audio, tmp_path):
     )
 
 
+def test_a_head_that_is_given_brings_its_sampler(tiny_pipeline, make_head, tmp_path):
+    """The scheduler of a base without a head would not run it."""
+    parts = {"head": None, "scheduler": DTMScheduler(num_inference_steps=8, num_head_steps=0)}
+    DTMPipeline(**dict(tiny_pipeline.components) | parts).save_pretrained(tmp_path)
+    head = make_head()
+    assert DTMPipeline.from_pretrained(tmp_path, head=head).scheduler.config.num_inference_steps == 8
+    head.config.sampler = {"num_inference_steps": 3, "num_head_steps": 2}
+    found = DTMPipeline.from_pretrained(tmp_path, head=head).scheduler.config
+    assert (found.num_inference_steps, found.num_head_steps) == (3, 2)
+    own = DTMScheduler(num_inference_steps=5, num_head_steps=1)
+    assert DTMPipeline.from_pretrained(tmp_path, head=head, scheduler=own).scheduler.config.num_inference_steps == 5
+
+
 def test_in_bfloat16(make_backbone, make_head, tiny_pipeline, reference_audio, tmp_path):
     parts = dict(tiny_pipeline.components) | {"backbone": make_backbone(), "head": make_head()}
     pipeline = DTMPipeline(**parts).to(dtype=torch.bfloat16)

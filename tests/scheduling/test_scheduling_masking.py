@@ -43,6 +43,15 @@ def test_shares_follow_the_cosine_and_nothing_decided_changes(confidence, order,
         assert (after[new] // 1000 != before[before != MASK_CODE].max() // 1000).all()
 
 
+@pytest.mark.parametrize(("steps", "silent"), [(1, 0), (2, 1), (3, 1), (4, 2), (8, 4)])
+def test_a_silent_share_decides_nothing_and_the_rest_goes_by_the_cosine(confidence, steps, silent):
+    samples = walk(MaskingScheduler(num_inference_steps=steps, silent_share=0.5), confidence)
+    assert all((sample == MASK_CODE).all() for sample in samples[:silent])
+    rest = walk(MaskingScheduler(num_inference_steps=steps - silent), confidence)
+    for sample, other in zip(samples[silent:], rest, strict=True):
+        assert torch.equal(sample != MASK_CODE, other != MASK_CODE)
+
+
 def test_no_book_begins_before_the_one_above_it_is_complete(confidence):
     for sample in walk(MaskingScheduler(num_inference_steps=6), confidence):
         shares = (sample != MASK_CODE).float().mean(dim=2)
@@ -90,9 +99,9 @@ def test_known_codes_stay(confidence):
 
 
 def test_it_saves_and_loads(tmp_path):
-    MaskingScheduler(num_inference_steps=5, order="all").save_pretrained(tmp_path)
+    MaskingScheduler(num_inference_steps=5, order="all", silent_share=0.25).save_pretrained(tmp_path)
     again = MaskingScheduler.from_pretrained(tmp_path)
-    assert (len(again), again.config.order) == (5, "all")
+    assert (len(again), again.config.order, again.config.silent_share) == (5, "all", 0.25)
 
 
 @pytest.mark.parametrize(
@@ -101,6 +110,7 @@ def test_it_saves_and_loads(tmp_path):
         ({"num_inference_steps": 0}, "`num_inference_steps` must be an integer of at least 1, but got 0"),
         ({"order": "fine"}, "`order` must be one of"),
         ({"temperature": -1.0}, "`temperature` must be at least 0, but got -1.0"),
+        ({"silent_share": 1.0}, r"`silent_share` must lie in \[0, 1\), but got 1.0"),
     ],
 )
 def test_impossible_schedules_are_refused(arguments, told):

@@ -180,8 +180,6 @@ def test_a_head_is_trained_on_a_checkpoint_of_full_size(folder, reference_audio)
             reference_audio,
             "Good morning.",
             num_inference_steps=steps,
-            # The base's own scheduler has none.
-            num_head_steps=config.sampler["num_head_steps"],
             # Other than the default.
             guidance_scale=2.0,
             duration_s=0.3,

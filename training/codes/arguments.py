@@ -49,6 +49,9 @@ class TRMArguments(_NetworkArguments):
 
     share_output_heads: bool = option(False, "One projection to codes for all codebooks.")
     feedback: bool = option(True, "Show cycles the codes decided before them; off, they see none.")
+    silent_share: float = option(
+        0.0, "With `feedback`: share of the cycles, rounded down, that decide nothing yet.", at_least=0, at_most=0.9
+    )
     num_supervisions: int = option(1, "Without `feedback`: rounds of H cycles, each with a loss.", above=0)
     halt_weight: float = option(
         0.5, "Weight of the halt head's loss: whether the codes are right already; 0 leaves it untrained.", at_least=0

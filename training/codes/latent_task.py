@@ -9,6 +9,7 @@ from dtm_hf.codec.mimi import latents_of_codes
 from dtm_hf.head.configuration_dtm import DTMHeadConfig
 from dtm_hf.head.modeling_dtm import DTMHead
 from dtm_hf.pipelines.pipeline_trm import TRMPipeline
+from dtm_hf.scheduling.scheduling_masking import MaskingScheduler
 from dtm_hf.training.codes.arguments import LatentArguments
 from dtm_hf.training.codes.survey import latent_statistics
 from dtm_hf.training.codes.task import TRMTask
@@ -42,6 +43,9 @@ class LatentTask(TRMTask):
             **shown, text_drop_prob=arguments.text_drop_prob, prompt_prob=arguments.prompt_prob
         )
         self.validation_objective = LatentObjective(**shown, text_drop_prob=0.0, any_number=False)
+
+    def _scheduler(self, arguments: LatentArguments) -> MaskingScheduler:
+        return MaskingScheduler(arguments.trm_h_cycles)
 
     def _sizes(self) -> dict[str, Any]:
         return {"feedback": False, "latent_dim": self.codec.config.hidden_size}

@@ -144,7 +144,7 @@ class TRMTask(CodesTask):
                 f"`num_codebooks` must be at most the {self.codec.config.num_quantizers} of `codec`, but got "
                 f"{sizes.num_codebooks}."
             )
-        self.scheduler = MaskingScheduler(num_inference_steps=arguments.trm_h_cycles)
+        self.scheduler = self._scheduler(arguments)
         self.duration_predictor = fit_code_durations(config, self.frame_rate)
         self._set_objectives()
         self.maker = CodeMaker(
@@ -160,12 +160,15 @@ class TRMTask(CodesTask):
 
     def _set_objectives(self) -> None:
         arguments: TRMArguments = self.config.objective
-        names = ("feedback", "num_supervisions", "halt_weight", "halt_accuracy")
+        names = ("feedback", "silent_share", "num_supervisions", "halt_weight", "halt_accuracy")
         shown = {name: getattr(arguments, name) for name in names} | {"num_cycles": arguments.trm_h_cycles}
         self.objective = TRMObjective(
             **shown, text_drop_prob=arguments.text_drop_prob, prompt_prob=arguments.prompt_prob
         )
         self.validation_objective = TRMObjective(**shown, text_drop_prob=0.0, any_number=False)
+
+    def _scheduler(self, arguments: TRMArguments) -> MaskingScheduler:
+        return MaskingScheduler(arguments.trm_h_cycles, silent_share=arguments.silent_share)
 
     def _sizes(self) -> dict[str, Any]:
         """Of the network, what another kind of it has otherwise."""
@@ -186,6 +189,7 @@ class TRMTask(CodesTask):
                     raise ValueError(
                         f"`{name}` must be that of `init_from` {model.init_from!r}: {value} is not {wanted}."
                     )
+            network.config.feedback = self._sizes()["feedback"]
             return network
         return TRMModel(
             TRMConfig(

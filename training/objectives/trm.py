@@ -1,6 +1,5 @@
 """What TRM is trained on: codes that are hidden as its decoding leaves them undecided."""
 
-import math
 from dataclasses import dataclass, replace
 
 import torch
@@ -65,6 +64,7 @@ class TRMObjective:
         any_number (`bool`, defaults to `True`): whether H is drawn; else it is `num_cycles`.
         halt_weight (`float`, defaults to 0.5): of the halt head's loss; at 0 it is not trained.
         halt_accuracy (`float`, defaults to 1.0): share of the open codes from which on an answer counts as right.
+        silent_share (`float`, defaults to 0.0): that of the scheduler, with `feedback`.
     """
 
     def __init__(
@@ -77,10 +77,12 @@ class TRMObjective:
         any_number: bool = True,
         halt_weight: float = 0.5,
         halt_accuracy: float = 1.0,
+        silent_share: float = 0.0,
     ):
         self.feedback, self.num_cycles, self.any_number = feedback, num_cycles, any_number
         self.num_supervisions, self.text_drop_prob, self.prompt_prob = num_supervisions, text_drop_prob, prompt_prob
         self.halt_weight, self.halt_accuracy = halt_weight, halt_accuracy
+        self.scheduler = MaskingScheduler(silent_share=silent_share)
 
     def loss(self, model: torch.nn.Module, batch: CodeBatch, generator: torch.Generator | None = None) -> LossOutput:
         """
@@ -138,7 +140,8 @@ class TRMObjective:
             number = int(torch.randint(1, self.num_cycles + 1, (), generator=generator, device=device))
         order = torch.rand(shape, generator=generator, device=device).masked_fill(~batch.audio_mask[:, None], 2.0)
         rank = order.argsort(dim=-1).argsort(dim=-1)
-        shares = [1 - math.cos(math.pi / 2 * i / number) for i in range(number)]
+        self.scheduler.set_timesteps(number)
+        shares = [0.0, *(self.scheduler.decided_share(i) for i in range(number - 1))]
         return [rank < MaskingScheduler.counts_of(share, shape[1], lengths)[..., None] for share in shares]
 
     @staticmethod

@@ -117,6 +117,15 @@ def _codes(folder):
     assert list((folder / "samples/ground-truth").glob("*.wav"))
 
 
+def test_a_network_learns_on_to_see_what_is_decided(trained):
+    """Its saved form says what the last of its runs has taught it."""
+    blind = trained("trm", "blind", 1, "--feedback", "false")
+    seeing = trained("trm", "seeing", 1, "--init_from", blind, "--silent_share", "0.5")
+    for folder, feedback, silent in ((blind, False, 0.0), (seeing, True, 0.5)):
+        pipe = TRMPipeline.from_pretrained(folder)
+        assert (pipe.model.config.feedback, pipe.scheduler.config.silent_share) == (feedback, silent)
+
+
 def test_a_decoder_learns_on_and_codes_stay(codec, trained):
     """Another fingerprint would make all that was tokenised worthless."""
     more = trained("codec", "more", 2, "--init_from", codec, "--codec_keeps_codes", "true", "--learning_rate", "0.01")

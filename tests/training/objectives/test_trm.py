@@ -47,6 +47,12 @@ def test_what_is_shown_follows_the_decoding():
     assert not torch.stack(TRMObjective(feedback=False, num_supervisions=2).draw_shown(batch())).any()
 
 
+def test_silent_cycles_are_trained_as_they_are_decoded():
+    objective = TRMObjective(num_cycles=4, any_number=False, silent_share=0.5)
+    shown = [int(each[0].sum()) for each in objective.draw_shown(batch(), seeded())]
+    assert shown[:3] == [0, 0, 0] and shown[3] == math.ceil(3 * 9 * (1 - math.cos(math.pi / 4)))
+
+
 def test_the_loss_is_the_weighted_mean_over_hidden_codes_of_valid_frames():
     network, objective = model(dropout=0.0), TRMObjective(num_cycles=1, text_drop_prob=0.0, halt_weight=0.0)
     with torch.no_grad():
