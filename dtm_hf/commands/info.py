@@ -94,7 +94,10 @@ def _how_codes_are_found(pipeline: "TRMPipeline") -> str:
     model = pipeline.model.config
     if model.latent_dim is not None:
         return f"as latents of {model.latent_dim}, drawn at the end by a head of {pipeline.head.num_parameters():,}"
-    return "cycles see what is decided" if model.feedback else "cycles see none, all are drawn at the end"
+    if not model.feedback:
+        return "cycles see none, all are drawn at the end"
+    silent = pipeline.scheduler.config.silent_share
+    return "cycles see what is decided" + (f", the first {silent:.0%} decide nothing" if silent > 0 else "")
 
 
 # What is said of kinds of pipelines beside `DTMPipeline`.

@@ -1,5 +1,6 @@
 """The command line with a pipeline of codes."""
 
+import json
 import shutil
 
 import pytest
@@ -45,8 +46,24 @@ def test_info_tells_of_cycles_codes_and_voices(folder):
         "ann, bob",
         "12.5 frames a second",
         "mit",
+        "cycles see what is decided",
     ):
         assert said in result.stdout, said
+    assert "decide nothing" not in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("file", "name", "value", "said"),
+    [
+        ("scheduler/scheduler_config.json", "silent_share", 0.5, "the first 50% decide nothing"),
+        ("model/config.json", "feedback", False, "cycles see none"),
+    ],
+)
+def test_info_tells_when_codes_are_decided(folder, tmp_path, file, name, value, said):
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    content = json.loads((copy / file).read_text())
+    (copy / file).write_text(json.dumps(content | {name: value}))
+    assert said in " ".join(run("info", copy).stdout.split())
 
 
 @pytest.mark.parametrize(
