@@ -7,6 +7,7 @@ figures are pooled, and intervals are over sentences.
 
     python benchmarks/trm_codes.py corpus/closed-1v runs/codec_tiny --books 1 2 4
     python benchmarks/trm_codes.py corpus/closed-1v runs/codec_tiny runs/trm_tiny-0 runs/trm_tiny-1 --picture trm.png
+    python benchmarks/trm_codes.py corpus/closed-1v runs/codec_tiny runs/trm_new --against runs/trm_old
 """
 
 import argparse
@@ -176,11 +177,18 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--temperature", type=float, default=0.0, help="of the draws; 0 takes the likeliest")
     parser.add_argument("--recognizer", help="that of the corpus by default")
     parser.add_argument("--picture", type=Path, help="PNG of the figures over the cycles")
+    parser.add_argument(
+        "--against", type=Path, nargs="+", default=[], help="as many TRMs of another recipe, to be less than"
+    )
     given = parser.parse_args(argv)
+    if given.against and len(given.against) != len(given.pipelines):
+        parser.error(f"--against: {len(given.against)} TRMs cannot be paired with {len(given.pipelines)}")
     corpus = load_set(str(given.corpus), given.limit, given.split)
     judges, codec = Judges(corpus, given.recognizer), load_codec(given.codec, dtype=torch.float32)
-    pipes = [TRMPipeline.from_pretrained(folder) for folder in given.pipelines]
-    for pipe in pipes:
+    pipes, others = (
+        [TRMPipeline.from_pretrained(name) for name in names] for names in (given.pipelines, given.against)
+    )
+    for pipe in [*pipes, *others]:
         pipe.set_progress_bar_config(disable=True)
     recordings = [item.recording for item in corpus.items]
     codes = [encode_recordings(codec, [torch.from_numpy(recording)])[0] for recording in recordings]
@@ -204,6 +212,9 @@ def main(argv: list[str] | None = None) -> None:
             arms[number, decoding] = spoken(pipes, judges, codes, number, decoding, given.temperature)
             print(arm_line(f"{number} {decoding}", arms[number, decoding]), flush=True)
     print(*differences(arms, given.cycles), sep="\n")
+    for (number, decoding), figures in arms.items() if others else ():
+        name, known = f"{number} {decoding}", spoken(others, judges, codes, number, decoding, given.temperature)
+        print(arm_line(f"{name}, against", known), less(name, figures, "against", known), sep="\n", flush=True)
     if given.picture is not None:
         draw(arms, resynthesis[max(spoken_in)], given.cycles, given.picture)
 

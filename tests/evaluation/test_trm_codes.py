@@ -53,6 +53,23 @@ def test_the_table_has_every_arm_and_the_differences(script, folders, capsys, tm
     assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_two_recipes_are_paired(script, folders, capsys):
+    argv = [folders / "corpus", folders / "codec", folders / "trm-0", "--cycles", 2]
+    table = {}
+    for name, more in (("1", ["--against", folders / "trm-1"]), ("0", ["--against", folders / "trm-0"])):
+        script.main([str(word) for word in [*argv, *more]])
+        rows = [line.split("|") for line in capsys.readouterr().out.splitlines() if line.startswith("| 2 ")]
+        table[name] = {row[1].strip(): float(row[5].split()[0]) for row in rows}
+    assert table["0"]["2 feedback less against"] == 0
+    found = table["1"]
+    assert found["2 feedback"] != found["2 feedback, against"]
+    difference = found["2 feedback"] - found["2 feedback, against"]
+    assert found["2 feedback less against"] == pytest.approx(difference, abs=0.002)
+    with pytest.raises(SystemExit):
+        script.main([str(word) for word in [*argv, "--against", folders / "trm-1", folders / "trm-0"]])
+    assert "--against: 2 TRMs cannot be paired with 1" in capsys.readouterr().err
+
+
 def test_codes_that_are_the_recordings_own_are_all_right(script, folders, vocab_file):
     pipe = tiny_trm.pipeline(vocab_file)
     judges = script.Judges(script.load_set(str(folders / "corpus"), 2, "test"), None)
