@@ -11,6 +11,8 @@ from dtm_hf.ports.comparison import beside_two_seeds
 from dtm_hf.ports.tolerance import Bar
 
 SIDES = ("source", "port", "another seed")
+# A mean difference of log-mels of a hundredth of a decibel: below it two seeds that hardly differ are no measure.
+_UNHEARD = 1e-3
 Judge = Callable[[str, np.ndarray, int, np.ndarray], tuple[float, float] | None]
 """
 A figure of one utterance: its text, waveform `(T,)`, rate in Hz and the waveform of the source to numerator and
@@ -21,10 +23,6 @@ denominator, which add up to a figure of all; `None` where there is none.
 def spoken_by(side: str, source: Any, ported: Any) -> tuple[Any, int]:
     """Of a side, one of `SIDES`: the pipeline that speaks, and the seed of its first text."""
     return (ported if side == "port" else source), (100 if side == "another seed" else 0)
-
-
-# A mean difference of log-mels of a hundredth of a decibel: below it two seeds that hardly differ are no measure.
-_UNHEARD = 1e-3
 
 
 def end_to_end(
