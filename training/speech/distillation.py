@@ -16,6 +16,7 @@ from dtm_hf.training.objectives.adapters import F5_LAYERS, AdapterNetworks
 from dtm_hf.training.objectives.conditioning import MelBatch
 from dtm_hf.training.objectives.phases import Phase
 from dtm_hf.training.speech.components import Components, frozen_parts
+from dtm_hf.training.speech.imitation import ImitationObjective, NoiseBatch
 from dtm_hf.training.speech.provenance import provenance
 from dtm_hf.training.speech.task import SpeechTask
 from dtm_hf.training.speech.tdm import TDMSpeechObjective, WalkedBatch
@@ -90,7 +91,7 @@ class SpeechDistillation(SpeechTask):
     def phases(self, step: int) -> Sequence[Phase]:
         return self.objective.phases(step)
 
-    def prepare(self, batch: MelBatch) -> WalkedBatch:
+    def prepare(self, batch: MelBatch) -> WalkedBatch | NoiseBatch:
         return self.objective.prepare(super().prepare(batch))
 
     def validate(self, batch: MelBatch, generator: torch.Generator) -> Mapping[str, float]:
@@ -156,6 +157,7 @@ def student_components(config: TrainingConfig) -> StudentComponents:
         sampler={name: scheduler.config[name] for name in ("num_inference_steps", "time_grid", "sway_coefficient")},
         **about,
     )
+    objective = ImitationObjective if draws.imitates else TDMSpeechObjective
     if model.init_from is not None:
         _start_from(networks, student_config, model.init_from, model.init_from_revision)
     return StudentComponents(
@@ -163,7 +165,7 @@ def student_components(config: TrainingConfig) -> StudentComponents:
         head=None,
         scheduler=scheduler,
         trained=networks.trained,
-        objective=TDMSpeechObjective(draws, networks, scheduler),
+        objective=objective(draws, networks, scheduler),
         networks=networks,
         student_config=student_config,
     )

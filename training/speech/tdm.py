@@ -11,7 +11,6 @@ from dtm_hf.evaluation.extras import needs
 from dtm_hf.training.objectives.adapters import AdapterNetworks
 from dtm_hf.training.objectives.arguments import TDMSpeechArguments
 from dtm_hf.training.objectives.conditioning import Conditions, MelBatch, draw_conditions
-from dtm_hf.training.objectives.losses import LossOutput, masked_mean
 from dtm_hf.training.objectives.phases import Phase, alternating_phases
 from dtm_hf.training.objectives.precision import computing
 from dtm_hf.training.objectives.prediction import prediction_for
@@ -71,8 +70,6 @@ class TDMSpeechObjective:
 
     def phases(self, step: int) -> Sequence[Phase]:
         """Of the step after `step` steps."""
-        if self.arguments.imitates:
-            return [Phase("student", self.imitation_loss)]
         return alternating_phases(self.arguments, step, estimator=self.estimator_loss, student=self.student_loss)
 
     def prepare(self, batch: MelBatch, generator: torch.Generator | None = None) -> WalkedBatch:
@@ -95,31 +92,6 @@ class TDMSpeechObjective:
     ) -> TDMLossOutput:
         """See [`TDM.estimator_loss`]; has a gradient to the estimator alone."""
         return self.tdm.estimator_loss(self._estimator, batch.rollout, batch.conditions, batch.mask, generator)
-
-    def imitation_loss(
-        self, _module: torch.nn.Module, batch: WalkedBatch, generator: torch.Generator | None = None
-    ) -> LossOutput:
-        """
-        sum_k (t_{k+1} - t_k)^2 ||student - guided teacher||^2 at the states x_k of the student's own walk, over the
-        sum of the squared lengths, before `imitation_end`. What is left of it, over what no change at all would
-        leave, is 1 - `explained`.
-        """
-        rollout, total, untaught, weight = batch.rollout, 0.0, 0.0, 0.0
-        for k in range(len(rollout.states) - 1):
-            x, t, after = rollout.states[k], rollout.times[:, k], rollout.times[:, k + 1]
-            taught = (k < rollout.num_steps) & (t < self.arguments.imitation_end)
-            if not taught.any():
-                break
-            length = ((after - t) * taught)[:, None, None]
-            guided, plain = self._teacher(x, t, both=True, **batch.conditions)
-            answer = self._student(x, t, num_steps=rollout.num_steps, **batch.conditions)
-            total = total + (length * (answer - guided)) ** 2
-            untaught = untaught + (length * (plain - guided)) ** 2
-            weight = weight + length**2
-        error, mask = total / weight, batch.mask
-        left = masked_mean(error.detach(), mask) / masked_mean(untaught / weight, mask).clamp(min=1e-12)
-        rows = masked_mean(error.detach(), mask, by_row=True)
-        return LossOutput(masked_mean(error, mask), {"explained": 1 - left}, rows, mask.sum(dim=1))
 
     @torch.no_grad()
     def sample(
@@ -180,21 +152,23 @@ class TDMSpeechObjective:
 
     def _student(self, x: torch.Tensor, t: torch.Tensor, num_steps=None, **inputs) -> torch.Tensor:
         with computing(self.networks.base):
-            # One number of steps at a time has one time for all rows.
-            if self.arguments.imitates and t.min() >= self.arguments.imitation_end:
-                return self.networks.teacher(x, t, **inputs).velocity.float()
             return self.networks.student(x, t, num_steps=num_steps, **inputs).velocity.float()
 
     def _estimator(self, x: torch.Tensor, t: torch.Tensor, **inputs) -> torch.Tensor:
         with computing(self.networks.base):
             return self.networks.estimator(x, t, **inputs).velocity.float()
 
+    def _teacher_alone(self, x: torch.Tensor, t: torch.Tensor, **inputs) -> torch.Tensor:
+        """The conditional branch, unguided."""
+        with computing(self.networks.base):
+            return self.networks.teacher(x, t, **inputs).velocity.float()
+
     def _teacher(self, x: torch.Tensor, t: torch.Tensor, both: bool = False, **inputs):
         """The guided velocity; with `both` the conditional branch's too."""
         scale, end = self.arguments.teacher_guidance_scale, self.arguments.teacher_guidance_end
+        if scale <= 1:
+            return self._teacher_alone(x, t, **inputs)
         with computing(self.networks.base):
-            if scale <= 1:
-                return self.networks.teacher(x, t, **inputs).velocity.float()
             branches = self.networks.teacher(x, t, **inputs, branch="both").velocity.float()
         cond, null = branches.chunk(2)
         w = (scale - 1) * (t < end)

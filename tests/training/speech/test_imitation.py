@@ -10,7 +10,7 @@ from dtm_hf.ports.export import export_pipeline
 from dtm_hf.training.objectives.adapters import F5_LAYERS, AdapterNetworks
 from dtm_hf.training.objectives.arguments import TDMSpeechArguments
 from dtm_hf.training.objectives.losses import masked_mean
-from dtm_hf.training.speech.tdm import TDMSpeechObjective
+from dtm_hf.training.speech.imitation import ImitationObjective
 
 SAMPLER = {"num_inference_steps": 4, "time_grid": "sway", "sway_coefficient": -1.0}
 
@@ -24,23 +24,36 @@ def objective(make_backbone):
     torch.manual_seed(0)
     networks = AdapterNetworks(make_backbone(), F5_LAYERS, 4, step_counts=(4,))
     arguments = TDMSpeechArguments(imitates=True, step_counts=[4], teacher_guidance_scale=3.0)
-    return TDMSpeechObjective(arguments, networks, DTMScheduler(4, 0))
+    return ImitationObjective(arguments, networks, DTMScheduler(4, 0))
 
 
-def test_what_has_learnt_nothing_errs_by_all_of_guidance(objective, mel_batch):
+def test_the_loss_is_that_of_the_states_of_the_students_own_walk(objective, mel_batch):
+    randomise(objective.networks.trained["student"], 0)
     batch = objective.prepare(mel_batch, seeded())
+    states = objective.tdm.rollout(objective._student, batch.noise, 4, batch.conditions).states
+    expected, untaught, weight = 0.0, 0.0, 0.0
+    for x, t, after in zip(states[:2], (0.0, 0.0761205), (0.0761205, 0.2928932), strict=True):
+        with torch.no_grad():
+            v, null = objective.networks.teacher(x, t, **batch.conditions, branch="both").velocity.chunk(2)
+            answer = objective.networks.student(x, t, num_steps=4, **batch.conditions).velocity
+        expected += (after - t) ** 2 * masked_mean((answer - v - 2 * (v - null)) ** 2, batch.mask)
+        untaught += (after - t) ** 2 * masked_mean((2 * (v - null)) ** 2, batch.mask)
+        weight += (after - t) ** 2
     (phase,) = objective.phases(0)
     assert phase.group == "student"
     loss, figures = phase.loss(None, batch)
-    expected, weight, states = 0.0, 0.0, batch.rollout.states
-    for k, (t, after) in enumerate([(0.0, 0.0761205), (0.0761205, 0.2928932)]):
-        with torch.no_grad():
-            both = objective.networks.teacher(states[k], t, **batch.conditions, branch="both")
-        v, null = both.velocity.chunk(2)
-        expected += (after - t) ** 2 * masked_mean((2 * (v - null)) ** 2, batch.mask)
-        weight += (after - t) ** 2
-    torch.testing.assert_close(loss, expected / weight, rtol=1e-3, atol=1e-6)
+    torch.testing.assert_close(loss.detach(), expected / weight, rtol=1e-3, atol=1e-6)
+    torch.testing.assert_close(figures["explained"], 1 - expected / untaught, rtol=1e-3, atol=1e-4)
+
+
+def test_what_has_learnt_nothing_explains_nothing_in_two_passes_of_its_own(objective, mel_batch):
+    """One a step that is taught: neither twice, nor in the steps behind."""
+    branches = []
+    objective.networks.base.register_forward_hook(lambda _, inputs, output: branches.append(output.velocity))
+    batch = objective.prepare(mel_batch, seeded())
+    _, figures = objective.imitation_loss(None, batch)
     assert abs(float(figures["explained"])) < 1e-4
+    assert [(len(rows) // len(batch.noise), rows.requires_grad) for rows in branches] == [(2, False), (1, True)] * 2
 
 
 def test_training_teaches_guidance(objective, mel_batch):
