@@ -35,6 +35,7 @@ from dtm_hf.training.loop.sharding import check_sharding, is_sharded, whole
 from dtm_hf.training.loop.stopping import StopRequest
 from dtm_hf.training.loop.task import Task
 from dtm_hf.training.objectives.phases import Phase
+from dtm_hf.training.objectives.precision import usable_precision
 from dtm_hf.training.systems import SYSTEMS, build_task
 
 
@@ -63,7 +64,7 @@ class Trainer:
         options = config.optimization
         self.output_dir = Path(options.output_dir)
         self.accelerator = Accelerator(
-            mixed_precision=options.mixed_precision,
+            mixed_precision=usable_precision(options.mixed_precision),
             gradient_accumulation_steps=options.gradient_accumulation_steps,
             log_with=None if config.logging.report_to == "none" else config.logging.report_to,
             project_config=ProjectConfiguration(

@@ -1,0 +1,69 @@
+"""Bfloat16 on processors that have it and that have it not; which of them this one is makes no difference here."""
+
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+from training_runs import flow_matching_arguments, write_corpus
+
+from dtm_hf.training.objectives import precision
+from dtm_hf.training.systems import parse_config
+from dtm_hf.training.trainer import Trainer
+
+
+@pytest.fixture(params=[True, False], ids=["has bfloat16", "has none"])
+def has_bfloat16(request, monkeypatch):
+    monkeypatch.setattr(precision, "computes_in_bfloat16", lambda: request.param)
+    return request.param
+
+
+class Products(TorchFunctionMode):
+    """The dtypes that products of matrices are computed in."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = set()
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func is F.linear:
+            self.seen.add(args[0].dtype)
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_backbone_in_bfloat16_computes_in_what_is_fast(has_bfloat16, make_backbone, mel_batch):
+    torch.manual_seed(0)
+    backbone = make_backbone()
+    batch = (mel_batch.mel, 0.3, torch.zeros_like(mel_batch.mel), mel_batch.text_ids, mel_batch.attention_mask)
+    with torch.no_grad():
+        exact = backbone(*batch).velocity
+        backbone.to(torch.bfloat16)
+        # Around it: the mode that was entered last is asked first.
+        with Products() as products, precision.computing(backbone):
+            output = backbone(*batch)
+    assert products.seen == {torch.bfloat16 if has_bfloat16 else torch.float32}
+    assert output.velocity.dtype == torch.bfloat16
+    assert (output.velocity - exact).norm() < 0.03 * exact.norm()
+
+
+def test_with_a_gradient_a_recomputation_finds_the_dtypes_of_before(has_bfloat16, make_backbone, mel_batch):
+    backbone = make_backbone().to(torch.bfloat16)
+    backbone.enable_gradient_checkpointing()
+    batch = (torch.zeros_like(mel_batch.mel), mel_batch.text_ids, mel_batch.attention_mask)
+    x = mel_batch.mel.clone().requires_grad_()
+    with precision.computing(backbone):
+        velocity = backbone(x, 0.3, *batch).velocity
+    velocity.sum().backward()
+    assert x.grad.isfinite().all() and x.grad.any()
+
+
+def test_a_run_is_in_the_precision_that_is_fast(has_bfloat16, tmp_path, capsys):
+    argv = [*flow_matching_arguments(write_corpus(tmp_path / "corpus"), tmp_path / "run"), "--mixed_precision", "bf16"]
+    # A process takes a precision up once.
+    AcceleratorState._reset_state(reset_partial_state=True)
+    try:
+        found = Trainer(parse_config(argv)).accelerator.mixed_precision
+    finally:
+        AcceleratorState._reset_state(reset_partial_state=True)
+    assert found == ("bf16" if has_bfloat16 else "no")
+    assert ("`mixed_precision` bf16 is computed in float32" in capsys.readouterr().out) != has_bfloat16
