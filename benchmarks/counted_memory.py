@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 # Who asks for the frozen network's precision: see `as_on_cuda`.
 _OBJECTIVES = ("policy", "dtm")
-_PRECISION = "dtm_hf.training.objectives.precision"
+_PRECISION = "dtm_hf.precision"
 
 
 def live_bytes():

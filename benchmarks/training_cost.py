@@ -115,7 +115,7 @@ class Bench:
 
     @contextlib.contextmanager
     def precision(self):
-        from dtm_hf.training.objectives.precision import FasterFloat32
+        from dtm_hf.precision import FasterFloat32
 
         options, torch = self.config.optimization, self.torch
         # As in the task: neither a backbone in bfloat16 nor a recomputation gets it.
@@ -127,7 +127,7 @@ class Bench:
 
     def forward(self, batch) -> None:
         """One pass of the conditional branch."""
-        from dtm_hf.training.objectives.precision import computing
+        from dtm_hf.precision import computing
 
         t, silent = self.torch.rand(len(batch.mel), device=self.device), self.torch.zeros_like(batch.mel)
         with self.torch.no_grad(), self.precision(), computing(self.backbone):

@@ -29,13 +29,13 @@ from dtm_hf.training.loop.groups import ParameterGroup, average_gradients
 from dtm_hf.training.loop.journal import Journal
 from dtm_hf.training.loop.locking import written_alone
 from dtm_hf.training.loop.optimization import set_schedules
+from dtm_hf.training.loop.precision import usable_precision
 from dtm_hf.training.loop.publishing import Publisher
 from dtm_hf.training.loop.ranks import leave, on_main
 from dtm_hf.training.loop.sharding import check_sharding, is_sharded, whole
 from dtm_hf.training.loop.stopping import StopRequest
 from dtm_hf.training.loop.task import Task
 from dtm_hf.training.objectives.phases import Phase
-from dtm_hf.training.objectives.precision import usable_precision
 from dtm_hf.training.systems import SYSTEMS, build_task
 
 

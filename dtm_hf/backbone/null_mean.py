@@ -3,12 +3,14 @@
 import torch
 
 from dtm_hf.backbone.contract import Backbone
+from dtm_hf.precision import computed_fast
 
 # Of English at a common pace, 12 characters a second.
 _FRAMES_A_TOKEN = 8
 
 
 @torch.no_grad()
+@computed_fast
 def null_mean(
     backbone: Backbone, num_frames: int = 512, num_draws: int = 8, generator: torch.Generator | None = None
 ) -> list[float]:

@@ -7,11 +7,13 @@ import torch
 from dtm_hf.head.contract import Head
 from dtm_hf.pipelines.guidance import ClassifierFreeGuidance
 from dtm_hf.pipelines.sampler import SamplingState, sample_displacement
+from dtm_hf.precision import computed_fast
 from dtm_hf.scheduling.scheduling_dtm import DTMScheduler
 from dtm_hf.trm.modeling_trm import TRMModel
 
 
 @torch.no_grad()
+@computed_fast
 def generate_latents(
     model: TRMModel,
     head: Head,

@@ -7,6 +7,7 @@ from transformers.generation.logits_process import LogitsProcessorList
 
 from dtm_hf.pipelines.guidance import ClassifierFreeGuidance
 from dtm_hf.pipelines.sampler import SamplingState
+from dtm_hf.precision import computed_fast
 from dtm_hf.scheduling.scheduling_masking import MaskingScheduler
 from dtm_hf.trm.decoding import draw_codes
 from dtm_hf.trm.modeling_trm import TRMModel
@@ -16,6 +17,7 @@ Draw = Callable[[tuple[int, ...]], torch.Tensor]
 
 
 @torch.no_grad()
+@computed_fast
 def generate_codes(
     model: TRMModel,
     scheduler: MaskingScheduler,

@@ -8,6 +8,7 @@ import torch
 from dtm_hf.backbone.contract import Backbone
 from dtm_hf.head.contract import Head
 from dtm_hf.pipelines.guidance import Guidance
+from dtm_hf.precision import computed_fast
 from dtm_hf.scheduling.scheduling_dtm import DTMScheduler
 
 
@@ -46,6 +47,7 @@ class SamplingState:
     interrupt: bool = False
 
 
+@computed_fast
 def sample(
     backbone: Backbone,
     head: Head | None,

@@ -6,6 +6,7 @@ from typing import Protocol
 import torch
 from transformers import SpeechT5Config, SpeechT5ForTextToSpeech
 
+from dtm_hf.precision import computed_fast
 from dtm_hf.speecht5.networks import PostNetwork, StepNetwork, TextNetwork, check_text_length
 
 # The cache grows by so many steps at a time: a runtime sees few shapes, and a short text pays for no long one.
@@ -91,6 +92,7 @@ def drawn_masks(
 
 
 @torch.no_grad()
+@computed_fast
 def generate(
     steps: Steps,
     input_ids: torch.Tensor,

@@ -11,6 +11,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import nn
 from transformers.utils.hub import cached_file
 
+from dtm_hf.precision import computed_fast
 from dtm_hf.reading import read_yaml
 from dtm_hf.validation import (
     CheckedConfigMixin,
@@ -121,6 +122,7 @@ class VocosVocoder(CheckedConfigMixin, ModelMixin, ConfigMixin):
         """
         return vocode_by_length(self._decode, mel, lengths, num_channels=self.config.input_channels, min_frames=2)
 
+    @computed_fast
     def _decode(self, mel: torch.Tensor) -> torch.Tensor:
         hidden = self.backbone(mel.to(self.dtype).transpose(1, 2))
         if self.dtype == torch.float32:

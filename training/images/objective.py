@@ -5,11 +5,11 @@ from dataclasses import dataclass
 
 import torch
 
+from dtm_hf.precision import computing
 from dtm_hf.training.images.models import Conditions
 from dtm_hf.training.images.networks import LatentNetworks
 from dtm_hf.training.objectives.arguments import TDMArguments
 from dtm_hf.training.objectives.phases import Phase, alternating_phases
-from dtm_hf.training.objectives.precision import computing
 from dtm_hf.training.objectives.tdm import TDM, Rollout, TDMLossOutput
 
 

@@ -2,10 +2,10 @@
 
 import torch
 
+from dtm_hf.precision import computing
 from dtm_hf.training.objectives.arguments import DTMArguments
 from dtm_hf.training.objectives.conditioning import MelBatch, draw_conditions, draw_guided_conditions, draw_times
 from dtm_hf.training.objectives.losses import LossOutput, masked_mean
-from dtm_hf.training.objectives.precision import computing
 from dtm_hf.training.objectives.walk import probe_guidance
 
 

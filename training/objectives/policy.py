@@ -4,11 +4,11 @@ import torch
 
 from dtm_hf.backbone.closed_form import guided_at_zero
 from dtm_hf.backbone.contract import F5BackboneOutput
+from dtm_hf.precision import computing
 from dtm_hf.scheduling.time_grids import time_grid
 from dtm_hf.training.objectives.arguments import DTMArguments
 from dtm_hf.training.objectives.conditioning import MelBatch, draw_guided_conditions
 from dtm_hf.training.objectives.losses import LossOutput, masked_mean
-from dtm_hf.training.objectives.precision import computing
 from dtm_hf.training.objectives.walk import probe_guidance
 
 # So much of a run follows guidance alone: a head that knows nothing yet leads nowhere.

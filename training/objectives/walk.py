@@ -5,10 +5,10 @@ from collections.abc import Callable, Sequence
 import torch
 
 from dtm_hf.backbone.contract import Backbone, F5BackboneOutput
+from dtm_hf.precision import computing
 from dtm_hf.scheduling.time_grids import time_grid
 from dtm_hf.training.objectives.conditioning import MelBatch
 from dtm_hf.training.objectives.losses import masked_mean
-from dtm_hf.training.objectives.precision import computing
 
 # Utterances of a probe: the figure needs few, and each takes eight passes.
 _PROBED, _PROBED_STEPS = 8, 4

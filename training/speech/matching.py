@@ -10,13 +10,13 @@ from torch import nn
 
 from dtm_hf.backbone.closed_form import guided_at_zero
 from dtm_hf.head.modeling_dtm import DTMHead
+from dtm_hf.precision import computing
 from dtm_hf.scheduling.scheduling_dtm import DTMScheduler
 from dtm_hf.scheduling.time_grids import time_grid
 from dtm_hf.training.config.arguments import TrainingConfig
 from dtm_hf.training.objectives.adapters import F5_LAYERS, AdapterNetworks
 from dtm_hf.training.objectives.conditioning import MelBatch
 from dtm_hf.training.objectives.policy import head_answer, probe_head
-from dtm_hf.training.objectives.precision import computing
 from dtm_hf.training.speech.arguments import HeadStudentArguments
 from dtm_hf.training.speech.components import Components, frozen_parts
 from dtm_hf.training.speech.distillation import SpeechDistillation

@@ -10,11 +10,11 @@ import torch
 from torch import nn
 
 from dtm_hf.hub import save_with_card
+from dtm_hf.precision import FasterFloat32
 from dtm_hf.training.config.arguments import TrainingConfig
 from dtm_hf.training.loop.task import Task
 from dtm_hf.training.objectives.conditioning import MelBatch, jitter_durations
 from dtm_hf.training.objectives.phases import Phase
-from dtm_hf.training.objectives.precision import FasterFloat32
 from dtm_hf.training.speech.compilation import compile_parts
 from dtm_hf.training.speech.components import Components
 from dtm_hf.training.speech.prompts import read_prompts, validation_rows

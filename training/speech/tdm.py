@@ -8,11 +8,11 @@ from typing import Any
 import torch
 
 from dtm_hf.evaluation.extras import needs
+from dtm_hf.precision import computing
 from dtm_hf.training.objectives.adapters import AdapterNetworks
 from dtm_hf.training.objectives.arguments import TDMSpeechArguments
 from dtm_hf.training.objectives.conditioning import Conditions, MelBatch, draw_conditions
 from dtm_hf.training.objectives.phases import Phase, alternating_phases
-from dtm_hf.training.objectives.precision import computing
 from dtm_hf.training.objectives.prediction import prediction_for
 from dtm_hf.training.objectives.tdm import TDM, Rollout, TDMLossOutput
 

@@ -1,10 +1,10 @@
-"""Mixed precision on CPUs, where bfloat16 is not always the fast choice."""
+"""Bfloat16 on CPUs, where it is not always the fast choice."""
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 
 import torch
-from accelerate import PartialState
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
@@ -19,15 +19,6 @@ _SLOW_WITHOUT_BFLOAT16 = _FASTER_IN_FLOAT32 | {F.linear}
 def computes_in_bfloat16() -> bool:
     """Whether this processor multiplies matrices in bfloat16 other than by torch's loops (AVX-512 at least)."""
     return torch.ops.mkldnn._is_mkldnn_bf16_supported()
-
-
-def usable_precision(name: str) -> str:
-    """A `mixed_precision` as this machine has it: float32 in the place of `bf16` on a CPU that would be slower."""
-    state = PartialState()
-    if name != "bf16" or state.device.type != "cpu" or computes_in_bfloat16():
-        return name
-    state.print("Note: this processor has no bfloat16, so that `mixed_precision` bf16 is computed in float32.")
-    return "no"
 
 
 class FasterFloat32(TorchFunctionMode):
@@ -74,3 +65,14 @@ def computing(model) -> Iterator[None]:
         nullcontext() if plain else FasterFloat32(_SLOW_WITHOUT_BFLOAT16, keeps_dtype=True),
     ):
         yield
+
+
+def computed_fast(function: Callable) -> Callable:
+    """A function of a network, its first argument, whose calls are [`computing`]."""
+
+    @functools.wraps(function)
+    def wrapped(model, *args, **kwargs):
+        with computing(model):
+            return function(model, *args, **kwargs)
+
+    return wrapped

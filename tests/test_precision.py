@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from training_runs import flow_matching_arguments, write_corpus
 
-from dtm_hf.training.objectives import precision
+from dtm_hf import precision
 from dtm_hf.training.systems import parse_config
 from dtm_hf.training.trainer import Trainer
 
@@ -55,6 +55,13 @@ def test_with_a_gradient_a_recomputation_finds_the_dtypes_of_before(has_bfloat16
         velocity = backbone(x, 0.3, *batch).velocity
     velocity.sum().backward()
     assert x.grad.isfinite().all() and x.grad.any()
+
+
+def test_a_pipeline_in_bfloat16_speaks_in_what_is_fast(has_bfloat16, tiny_pipeline, reference_audio):
+    pipeline = tiny_pipeline.to(torch.bfloat16)
+    with Products() as products:
+        (audio,) = pipeline("Hello there.", reference_audio, "What is said.", num_inference_steps=2).audios
+    assert products.seen == {torch.bfloat16 if has_bfloat16 else torch.float32} and audio.any()
 
 
 def test_a_run_is_in_the_precision_that_is_fast(has_bfloat16, tmp_path, capsys):
