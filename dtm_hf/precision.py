@@ -1,4 +1,4 @@
-"""Bfloat16 on CPUs, where it is not always the fast choice."""
+"""Half precision on CPUs, where it is not always the fast choice."""
 
 import functools
 from collections.abc import Callable, Iterator
@@ -10,60 +10,59 @@ from torch.overrides import TorchFunctionMode
 
 # Measured on AVX-512 cores with torch 2.11: the bfloat16 backward passes of these cost two to five times the float32
 # ones, and together half of a training step of a small DiT.
-_FASTER_IN_FLOAT32 = frozenset({F.scaled_dot_product_attention, F.mish, F.conv1d})
-# Where oneDNN has no bfloat16, torch falls back to loops: a product of matrices took 60 times as long as in float32 on
-# a processor with AVX2 alone.
-_SLOW_WITHOUT_BFLOAT16 = _FASTER_IN_FLOAT32 | {F.linear}
+_FASTER_IN_FLOAT32 = {F.scaled_dot_product_attention, F.mish, F.conv1d}
+# Where oneDNN has no kernels of a type, torch falls back to loops: on a processor with AVX2 alone a linear layer took
+# 9 times as long in bfloat16 as in float32, and 6 times in float16.
+_SLOW_IN_LOOPS = {F.linear, F.conv1d, F.scaled_dot_product_attention}
 
 
-def computes_in_bfloat16() -> bool:
-    """Whether this processor multiplies matrices in bfloat16 other than by torch's loops (AVX-512 at least)."""
-    return torch.ops.mkldnn._is_mkldnn_bf16_supported()
+def multiplies_in(dtype: torch.dtype) -> bool:
+    """Whether this processor multiplies matrices of a type other than by torch's loops."""
+    if dtype == torch.bfloat16:
+        return torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return dtype != torch.float16 or torch.ops.mkldnn._is_mkldnn_fp16_supported()
 
 
 class FasterFloat32(TorchFunctionMode):
-    """
-    Around a forward pass in bfloat16 autocast on a CPU: attention, convolutions and Mish run in float32.
-
-    Args:
-        functions (`frozenset`, *optional*): What runs in float32 in the place of these.
-        keeps_dtype (`bool`, defaults to `False`): The results have the dtype of the first argument, for a network
-            that is in bfloat16 as a whole.
-    """
-
-    def __init__(self, functions: frozenset = _FASTER_IN_FLOAT32, keeps_dtype: bool = False):
-        super().__init__()
-        self.functions, self.keeps_dtype = functions, keeps_dtype
+    """Around a forward pass in bfloat16 autocast on a CPU: attention, convolutions and Mish run in float32."""
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
-        if func not in self.functions:
+        if func not in _FASTER_IN_FLOAT32:
             return func(*args, **(kwargs or {}))
-        floats = [_in_float32(value) for value in args]
-        named = {name: _in_float32(value) for name, value in (kwargs or {}).items()}
-        with torch.autocast("cpu", enabled=False):
-            result = func(*floats, **named)
-        return result.to(args[0].dtype) if self.keeps_dtype else result
+        return _in_float32(func, args, kwargs)
 
 
-def _in_float32(value):
-    return value.float() if isinstance(value, torch.Tensor) and value.is_floating_point() else value
+class Float32Products(TorchFunctionMode):
+    """Around a network in half precision: what this processor does not multiply is that of float32, rounded."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        # A network that is offloaded says nothing of where it computes; its inputs do.
+        if func not in _SLOW_IN_LOOPS or not args or args[0].device.type != "cpu" or multiplies_in(args[0].dtype):
+            return func(*args, **(kwargs or {}))
+        return _in_float32(func, args, kwargs).to(args[0].dtype)
+
+
+def _in_float32(func: Callable, args: tuple, kwargs: dict | None) -> torch.Tensor:
+    def converted(value):
+        return value.float() if isinstance(value, torch.Tensor) and value.is_floating_point() else value
+
+    named = {name: converted(value) for name, value in (kwargs or {}).items()}
+    with torch.autocast("cpu", enabled=False):
+        return func(*map(converted, args), **named)
 
 
 @contextmanager
 def computing(model) -> Iterator[None]:
     """
-    Around the calls of a network with `dtype` and `device`: one that is in bfloat16 on a CPU computes in it, for
-    autocast would leave a norm there with two dtypes. Where the processor has none, its products are those of float32,
-    rounded; with a gradient they are not, since a recomputation in the backward pass is outside of this.
+    Around the calls of a network with `dtype` and `device`: one that is in half precision on a CPU computes in it, for
+    autocast would leave a norm there with two dtypes. What the processor does not multiply is [`Float32Products`];
+    with a gradient it is not, since a recomputation in the backward pass is outside of this.
     """
-    if model.dtype == torch.float32 or model.device.type != "cpu":
+    if model.dtype == torch.float32 or model.device.type not in ("cpu", "meta"):
         yield
         return
-    plain = computes_in_bfloat16() or torch.is_grad_enabled()
-    with (
-        torch.autocast("cpu", enabled=False),
-        nullcontext() if plain else FasterFloat32(_SLOW_WITHOUT_BFLOAT16, keeps_dtype=True),
-    ):
+    plain = multiplies_in(model.dtype) or torch.is_grad_enabled()
+    with torch.autocast("cpu", enabled=False), nullcontext() if plain else Float32Products():
         yield
 
 

@@ -39,12 +39,12 @@ ARROWS = {
     # Of the training: the ground floor knows no system.
     "training.config": set(),
     "training.data": {"training.config"},
-    "training.objectives": {"training.config", "backbone", "scheduling"},
-    "training.loop": {"training.config", "training.objectives", "files", "hub"},
+    "training.objectives": {"training.config", "backbone", "precision", "scheduling"},
+    "training.loop": {"training.config", "training.objectives", "files", "hub", "precision"},
     # Each kind of training stands by itself.
     "training.speech": ROOMS | BELOW_TRAINING,
     "training.mels": ROOMS | BELOW_TRAINING | {"training.speech"},
-    "training.images": ROOMS | {"backbone", "files", "hub"},
+    "training.images": ROOMS | {"backbone", "files", "hub", "precision"},
     # Codes are of speech: its recordings, prompts and samples.
     "training.codes": ROOMS | BELOW_TRAINING | {"training.speech"},
     # Recordings alone, read as a codec's are.
