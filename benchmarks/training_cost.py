@@ -65,11 +65,15 @@ class Bench:
 
         from dtm_hf import DTMScheduler, F5Tokenizer
         from dtm_hf.backbone.f5_checkpoint import default_vocab
+        from dtm_hf.precision import multiplies_in
         from dtm_hf.training.loop.optimization import build_optimizers
 
         torch.manual_seed(0)
         self.torch, self.device, self.utterance_frames = torch, torch.device(device), utterance_frames
         self.config = model_sizes.recipe(model, head)
+        # As in the trainer, but where memory is counted as of another machine.
+        here = self.device.type != "cpu" or place is not None or multiplies_in(torch.bfloat16)
+        self.autocasts = self.config.optimization.mixed_precision == "bf16" and here
         self.tokenizer = F5Tokenizer(default_vocab())
         with torch.device("meta") if place else contextlib.nullcontext():
             self.backbone = model_sizes.random_backbone(model, self.tokenizer.vocab_size)
@@ -117,11 +121,10 @@ class Bench:
     def precision(self):
         from dtm_hf.precision import FasterFloat32
 
-        options, torch = self.config.optimization, self.torch
         # As in the task: neither a backbone in bfloat16 nor a recomputation gets it.
-        faster = self.device.type == "cpu" and options.mixed_precision == "bf16" and not options.gradient_checkpointing
-        faster = faster and self.backbone.dtype == torch.float32
-        autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=options.mixed_precision == "bf16")
+        faster = self.device.type == "cpu" and self.autocasts and not self.config.optimization.gradient_checkpointing
+        faster = faster and self.backbone.dtype == self.torch.float32
+        autocast = self.torch.autocast(self.device.type, self.torch.bfloat16, enabled=self.autocasts)
         with autocast, FasterFloat32() if faster else contextlib.nullcontext():
             yield
 
