@@ -12,7 +12,18 @@ PACKAGES = {"dtm_hf": "dtm_hf", "scheduling": "dtm_hf.scheduling", "training": "
 MAX_LINES = 400
 
 # Single files that anyone may use; they use each other alone.
-TOOLS = {"f5_import", "files", "hub_cache", "pictures", "precision", "provenance", "reading", "validation", "weights"}
+TOOLS = {
+    "f5_import",
+    "files",
+    "hub_cache",
+    "mean_mel",
+    "pictures",
+    "precision",
+    "provenance",
+    "reading",
+    "validation",
+    "weights",
+}
 NETWORKS = {"backbone", "codec", "frontend", "head", "speecht5", "trm", "vocoder"}
 BELOW_PIPELINES = NETWORKS | TOOLS | {"hub", "scheduling"}
 BELOW_TRAINING = BELOW_PIPELINES | {"evaluation", "pipelines"}

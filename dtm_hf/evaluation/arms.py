@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dtm_hf.evaluation.guidances import ReusedGuidance
+from dtm_hf.mean_mel import MeanMel
 from dtm_hf.pipelines.guidance import DEFAULT_GUIDANCE_SCALE, ClassifierFreeGuidance, Guidance, ZeroStarGuidance
 from dtm_hf.scheduling.epss import EPSS_INDICES
 
@@ -98,14 +99,14 @@ class Arm:
             return self.num_head_steps * sum(guidance.runs_head(time) for time in self._times())
         return self.num_head_steps * self._branches(baked)
 
-    def guidance(self, scale: float, mean: tuple[float, ...] | None = None) -> ClassifierFreeGuidance:
+    def guidance(self, scale: float, mean: MeanMel | None = None) -> ClassifierFreeGuidance:
         """
         How the arm is guided at a scale.
 
         Args:
             scale (`float`): its own, or that of the pipeline's head.
-            mean (sequence of `float`, *optional*): mean log-mel, which `"analytic"` takes in the place of a pass; no
-                other arm does.
+            mean ([`~dtm_hf.mean_mel.MeanMel`], *optional*): mean log-mel, which `"analytic"` takes in the place of a
+                pass; no other arm does.
         """
         times = self._times()
         if self.kind == "analytic":

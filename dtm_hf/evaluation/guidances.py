@@ -27,7 +27,9 @@ class ReusedGuidance(ClassifierFreeGuidance):
     def branch(self, t: float) -> "Branch":
         return super().branch(t) if t in self.null_times else "cond"
 
-    def velocity(self, answer: "torch.Tensor", x_t: "torch.Tensor", t: float) -> "torch.Tensor":
+    def velocity(
+        self, answer: "torch.Tensor", x_t: "torch.Tensor", t: float, attention_mask: "torch.Tensor | None" = None
+    ) -> "torch.Tensor":
         if not self._guides(t):
             return answer
         if self.branch(t) == "both":

@@ -13,6 +13,7 @@ from dtm_hf.evaluation.controls import Callback, noisy_end, one_after_the_other,
 from dtm_hf.evaluation.metric import BenchmarkItem
 from dtm_hf.evaluation.oracle import oracle_head
 from dtm_hf.evaluation.schedulers import AdamsBashforthScheduler, DPMSolverScheduler, MidpointScheduler
+from dtm_hf.mean_mel import MeanMel
 from dtm_hf.pipelines.guidance import Guidance
 from dtm_hf.pipelines.pipeline_dtm import DTMPipeline, DTMPipelineOutput
 from dtm_hf.pipelines.rows import SpeechRow
@@ -163,13 +164,13 @@ def _guidance(pipe: DTMPipeline, arm: Arm) -> float | Guidance | None:
     return arm.guidance(scale, _mean(pipe) if arm.kind == "analytic" else None)
 
 
-def _mean(pipe: DTMPipeline) -> tuple[float, ...]:
+def _mean(pipe: DTMPipeline) -> MeanMel:
     """The pipeline's mean log-mel, or that of its backbone, read off once."""
     if pipe.config.mean_mel is not None:
-        return tuple(pipe.config.mean_mel)
+        return MeanMel.of(pipe.config.mean_mel)
     fingerprint = pipe.backbone.fingerprint
     if fingerprint not in _MEANS:
-        _MEANS[fingerprint] = tuple(null_mean(pipe.backbone))
+        _MEANS[fingerprint] = MeanMel.of(null_mean(pipe.backbone))
     return _MEANS[fingerprint]
 
 

@@ -7,6 +7,7 @@ from typing import Any
 from huggingface_hub.dataclasses import strict
 from transformers.configuration_utils import PreTrainedConfig
 
+from dtm_hf.mean_mel import MeanMel
 from dtm_hf.provenance import Provenance
 from dtm_hf.reading import read_json
 from dtm_hf.validation import naming
@@ -72,9 +73,9 @@ class DTMHeadConfig(PreTrainedConfig, Provenance):
             `guidance_scale` is the one it follows by default. `None`: there is only that one.
         guidance_end (`float`, defaults to 1.0):
             Time t from which on training baked no guidance in. A head of `"guidance"` does not run there.
-        mean_mel (`list` of `float`, *optional*):
-            Mean log-mel `(M,)`. With it a head of `"guidance"` does not run at t = 0 either, where
-            v_c - v_u = v_c + X_0 - mean.
+        mean_mel (`list` of `float`, or `dict`, *optional*):
+            Mean log-mel, as of [`~dtm_hf.mean_mel.MeanMel`]. With it a head of `"guidance"` does not run at t = 0
+            either, where v_c - v_u = v_c + X_0 - mean.
         sampler (`dict`, *optional*):
             Configuration of the [`DTMScheduler`] this head was trained for.
         backbone_name, backbone_revision, backbone_fingerprint, backbone_sketch, base_model, base_model_revision,
@@ -111,7 +112,7 @@ class DTMHeadConfig(PreTrainedConfig, Provenance):
     guidance_scale: float | int | None = None
     guidance_scale_range: list | None = None
     guidance_end: float | int = 1.0
-    mean_mel: list | None = None
+    mean_mel: list | dict | None = None
     sampler: dict | None = None
 
     def __post_init__(self, **kwargs):
@@ -173,10 +174,8 @@ class DTMHeadConfig(PreTrainedConfig, Provenance):
             )
         if guidance and self.guidance_scale_range is None:
             raise ValueError("`guidance_scale_range` must be given for a `prediction` of 'guidance', but got None.")
-        if self.mean_mel is not None and (
-            len(self.mean_mel) != self.num_mel_bins or not all(_is_finite(value) for value in self.mean_mel)
-        ):
-            raise ValueError(f"`mean_mel` must be {self.num_mel_bins} finite numbers or None.")
+        if self.mean_mel is not None:
+            MeanMel.of(self.mean_mel, self.num_mel_bins)
         if self.architecture == "transformer":
             fits = self.hidden_size == self.backbone_hidden_size and self.residual_layers == self.num_hidden_layers
             if not guidance or not fits:

@@ -1,6 +1,5 @@
 """Whether what a pipeline is made of belongs together: its parts, and what its files say of them."""
 
-import math
 import os
 from collections.abc import Mapping, Sequence
 from inspect import signature
@@ -9,6 +8,7 @@ from typing import Any
 from dtm_hf.backbone.backbone_f5 import F5Backbone
 from dtm_hf.backbone.fingerprint import other_backbone
 from dtm_hf.head.modeling_dtm import DTMHead
+from dtm_hf.mean_mel import MeanMel
 from dtm_hf.reading import show
 from dtm_hf.scheduling.scheduling_dtm import DTMScheduler
 from dtm_hf.validation import check_values, naming
@@ -71,10 +71,11 @@ def check_index(
         raise ValueError(
             f"{os.fspath(path)!r}: `force_head` must be true or false, but got {content['force_head']!r}."
         )
-    if content.get("mean_mel") is not None and not _are_finite(content["mean_mel"]):
-        raise ValueError(
-            f"{os.fspath(path)!r}: `mean_mel` must be a list of finite numbers, but got {show(content['mean_mel'])}."
-        )
+    if content.get("mean_mel") is not None:
+        try:
+            MeanMel.of(content["mean_mel"])
+        except ValueError as error:
+            raise ValueError(f"{os.fspath(path)!r}: {error}") from None
     for name, value in content.items():
         if name not in classes:
             continue
@@ -116,20 +117,6 @@ def check_parts(backbone: F5Backbone, tokenizer: Any, feature_extractor: Any, vo
             raise ValueError(
                 f"`vocoder` must read the mels of `feature_extractor`, {value} {unit}, but is made for {read[unit]}."
             )
-
-
-def check_mean(mean_mel: Any, num_mel_bins: int) -> None:
-    """
-    Raises:
-        ValueError: if a mean log-mel is not one finite number a bin.
-    """
-    if not _are_finite(mean_mel) or len(mean_mel) != num_mel_bins:
-        raise ValueError(f"`mean_mel` must be {num_mel_bins} finite numbers or None, but got {show(mean_mel)}.")
-
-
-def _are_finite(values: Any) -> bool:
-    numbers = isinstance(values, list | tuple) and all(isinstance(value, int | float) for value in values)
-    return numbers and all(map(math.isfinite, values))
 
 
 def check_head(head: DTMHead, backbone: F5Backbone, force: bool) -> None:

@@ -1,11 +1,12 @@
 """How a call is guided: which branches of the backbone run at a time t, and what is made of their answers."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from dtm_hf.backbone.closed_form import guided_at_zero
+from dtm_hf.mean_mel import MeanMel
 from dtm_hf.pipelines.arguments import GUIDANCE_SCALES, check_number
 
 if TYPE_CHECKING:
@@ -43,8 +44,13 @@ class Guidance:
         """Whether a head that there is has a say at t; else [`~Guidance.velocity`] has."""
         return True
 
-    def velocity(self, answer: "torch.Tensor", x_t: "torch.Tensor", t: float) -> "torch.Tensor":
-        """Where to walk from X_t `(B, N, M)`, by the backbone's float32 answer, `(2B, N, M)` for `"both"` branches."""
+    def velocity(
+        self, answer: "torch.Tensor", x_t: "torch.Tensor", t: float, attention_mask: "torch.Tensor | None" = None
+    ) -> "torch.Tensor":
+        """
+        Where to walk from X_t `(B, N, M)`, by the backbone's float32 answer, `(2B, N, M)` for `"both"` branches;
+        valid are the frames of `attention_mask` `(B, N)`, all if it is `None`.
+        """
         return answer
 
     def rescaled(self, scale: float) -> "Guidance":
@@ -64,22 +70,24 @@ class ClassifierFreeGuidance(Guidance):
         scale (`float`): up to 1 only the conditional branch runs.
         start (`float`, defaults to 0.0), stop (`float`, defaults to 1.0): times t in [0, 1]; from `stop` on, and
             before `start`, only the conditional branch runs.
-        mean (sequence of `float`, *optional*): E[X_1], the mean log-mel of each bin `(M,)`.
+        mean ([`MeanMel`], *optional*): E[X_1], the mean log-mel.
     """
 
     start: float = 0.0
     stop: float = 1.0
-    mean: tuple[float, ...] | None = field(default=None, repr=False)
+    mean: MeanMel | None = field(default=None, repr=False)
 
     def branch(self, t: float) -> "Branch":
         return "both" if self._guides(t) and not self._knows_null(t) else "cond"
 
-    def velocity(self, answer: "torch.Tensor", x_t: "torch.Tensor", t: float) -> "torch.Tensor":
+    def velocity(
+        self, answer: "torch.Tensor", x_t: "torch.Tensor", t: float, attention_mask: "torch.Tensor | None" = None
+    ) -> "torch.Tensor":
         if self.branch(t) == "both":
             return self.combine(answer)
         if not self._guides(t):
             return answer
-        return guided_at_zero(answer, x_t, self.scale, self.mean)
+        return guided_at_zero(answer, x_t, self.scale, self.mean, attention_mask)
 
     def _guides(self, t: float) -> bool:
         return self.scale > 1 and self.start <= t < self.stop
@@ -130,11 +138,11 @@ class BakedGuidance(Guidance):
 
     Args:
         stop (`float`, defaults to 1.0): time t from which on steps go without guidance and without the head.
-        mean (sequence of `float`, *optional*): mean log-mel `(M,)`, with which t = 0 needs no head either.
+        mean ([`MeanMel`], *optional*): mean log-mel, with which t = 0 needs no head either.
     """
 
     stop: float = 1.0
-    mean: tuple[float, ...] | None = field(default=None, repr=False)
+    mean: MeanMel | None = field(default=None, repr=False)
 
     @property
     def head_scale(self) -> float | None:
@@ -143,8 +151,10 @@ class BakedGuidance(Guidance):
     def runs_head(self, t: float) -> bool:
         return t < self.stop and not (t == 0 and self.mean is not None)
 
-    def velocity(self, answer: "torch.Tensor", x_t: "torch.Tensor", t: float) -> "torch.Tensor":
-        return answer if t >= self.stop else guided_at_zero(answer, x_t, self.scale, self.mean)
+    def velocity(
+        self, answer: "torch.Tensor", x_t: "torch.Tensor", t: float, attention_mask: "torch.Tensor | None" = None
+    ) -> "torch.Tensor":
+        return answer if t >= self.stop else guided_at_zero(answer, x_t, self.scale, self.mean, attention_mask)
 
 
 def choose_guidance(
@@ -152,7 +162,7 @@ def choose_guidance(
     stop: float,
     head_config: Any = None,
     is_student: bool = False,
-    mean: Sequence[float] | None = None,
+    mean: Sequence[float] | Mapping[str, Sequence[float]] | None = None,
 ) -> Guidance:
     """
     The guidance of a call.
@@ -164,7 +174,7 @@ def choose_guidance(
             head draws: the loop's own, and that of a head which says what guidance adds.
         head_config ([`DTMHeadConfig`], *optional*): of the head that the call runs.
         is_student (`bool`, defaults to `False`): whether the backbone is a distilled student.
-        mean (sequence of `float`, *optional*): mean log-mel `(M,)`, which spares a call without a head a pass.
+        mean (*optional*): mean log-mel as of [`MeanMel.of`], which spares a call without a head a pass.
 
     Raises:
         TypeError: for a `guidance_scale` that is no number.
@@ -190,13 +200,13 @@ def choose_guidance(
     baked = None if head_config is None else head_config.guidance_scale
     if baked is None:
         # A head is guided by what it draws from the features of both branches.
-        mean = None if mean is None or head_config is not None else tuple(mean)
+        mean = None if mean is None or head_config is not None else MeanMel.of(mean)
         scale = DEFAULT_GUIDANCE_SCALE if guidance_scale is None else guidance_scale
         return ClassifierFreeGuidance(scale, stop=stop, mean=mean)
     known = {}
     if getattr(head_config, "prediction", None) == "guidance":
         mean = head_config.mean_mel
-        known = {"stop": min(stop, head_config.guidance_end), "mean": None if mean is None else tuple(mean)}
+        known = {"stop": min(stop, head_config.guidance_end), "mean": None if mean is None else MeanMel.of(mean)}
     if guidance_scale is None or guidance_scale == baked:
         return BakedGuidance(baked, **known)
     if head_config.guidance_scale_range is None:

@@ -16,11 +16,12 @@ from dtm_hf.frontend.text_aligner import TextAligner
 from dtm_hf.frontend.text_normalizer import TextNormalizer
 from dtm_hf.frontend.token_durations import TokenDurations
 from dtm_hf.frontend.tokenization_f5 import F5Tokenizer
+from dtm_hf.mean_mel import MeanMel
 from dtm_hf.pipelines import sampler, speech
 from dtm_hf.pipelines.arguments import check_callback, check_count, check_generators
 from dtm_hf.pipelines.batching import default_batch_frames, noise_sources, split_batches
 from dtm_hf.pipelines.call_state import CallStateMixin, LastCall
-from dtm_hf.pipelines.checks import check_head, check_mean, check_parts
+from dtm_hf.pipelines.checks import check_head, check_parts
 from dtm_hf.pipelines.guidance import Guidance, choose_guidance
 from dtm_hf.pipelines.loading import RepositoryMixin
 from dtm_hf.pipelines.output import MEL_OUTPUT_TYPES, DTMPipelineOutput, check_output_type
@@ -100,12 +101,12 @@ class DTMPipeline(RepositoryMixin, CallStateMixin, StreamMixin, DiffusionPipelin
         text_aligner: TextAligner | None = None,
         text_normalizer: TextNormalizer | None = None,
         force_head: bool = False,
-        mean_mel: list[float] | None = None,
+        mean_mel: list[float] | dict[str, list[float]] | None = None,
     ):
         super().__init__()
         check_parts(backbone, tokenizer, feature_extractor, vocoder)
         if mean_mel is not None:
-            check_mean(mean_mel, backbone.config.mel_dim)
+            MeanMel.of(mean_mel, backbone.config.mel_dim)
         choose_timing(tokenizer, backbone.config.text_alignment, duration_predictor, text_aligner)
         if head is not None:
             check_head(head, backbone, force_head)

@@ -103,7 +103,7 @@ def sample(
             features = output.joined(x_t) if reads else output.features
             y = sample_displacement(head, scheduler, features, y, t, modulations[i], guide, mask, draw())
         else:
-            y = guidance.velocity(y, x_t, times[i])
+            y = guidance.velocity(y, x_t, times[i], mask)
         x_t = scheduler.step(y, t, x_t).prev_sample
         if on_step_end is not None:
             x_t = on_step_end(i, t, x_t)

@@ -68,7 +68,7 @@ def sample(
             features = output.joined(x_t) if reads else output.features
             y = sample_displacement(head, schedule, features, y, modulations[i], guide, mask, draw())
         else:
-            y = guidance.velocity(y, x_t, t)
+            y = guidance.velocity(y, x_t, t, mask)
         x_t = x_t + (schedule.grid[i + 1] - schedule.grid[i]) * y
     return x_t
 

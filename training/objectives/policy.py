@@ -67,7 +67,7 @@ class PolicyObjective:
             output = self._pass(x, t, conditions.cond, text_embeds, mask, "cond" if known else "both")
             v = output.velocity.float()[:rows]
             if known:
-                x = x + length * guided_at_zero(v, x, scale, self.mean)
+                x = x + length * guided_at_zero(v, x, scale, self.mean, mask)
                 continue
             target = v + (scale - 1) * (v - output.velocity.float()[rows:])
             y_hat = head_answer(head, output, v, x, t, scales, mask)
@@ -132,7 +132,7 @@ def probe_head(
         if t >= config.guidance_end:
             return v
         if t == 0 and config.mean_mel is not None:
-            return guided_at_zero(v, x, scale, config.mean_mel)
+            return guided_at_zero(v, x, scale, config.mean_mel, mask)
         return head_answer(head, output, v, x, t, scale, mask)
 
     return probe_guidance(backbone, answer, batch, scale, generator, config.residual_layers)

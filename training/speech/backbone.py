@@ -37,7 +37,7 @@ class BackboneTask(SpeechTask):
 
     def save(self, folder: Path, step: int, units: int) -> None:
         backbone = self.components.backbone.freeze()
-        self.components.mean_mel = [round(value, 4) for value in null_mean(backbone)]
+        self.components.mean_mel = null_mean(backbone)
         super().save(folder, step, units)
 
     def record(self, training_data: str, results: dict | None) -> None:

@@ -26,7 +26,7 @@ class Components:
     Args:
         trained (`torch.nn.Module`): what the optimizers see: a backbone, a head, or student and estimator.
         objective: turns a batch into a loss on `trained`.
-        mean_mel (`list[float]`, *optional*): mean log-mel `(M,)` of what the backbone was trained on.
+        mean_mel (`list` or `dict`, *optional*): mean log-mel of the backbone's data, as of [`MeanMel.of`].
     """
 
     backbone: F5Backbone
@@ -40,7 +40,7 @@ class Components:
     duration_predictor: DurationPredictor | TokenDurations | None = None
     text_aligner: TextAligner | None = None
     text_normalizer: TextNormalizer | None = None
-    mean_mel: list[float] | None = None
+    mean_mel: list[float] | dict[str, list[float]] | None = None
 
     def pipeline(self) -> "DTMPipeline":
         """The pipeline around the current weights."""

@@ -55,7 +55,7 @@ def head_components(config: TrainingConfig) -> Components:
     )
     guides = draws.head_prediction == "guidance"
     if guides and parts["mean_mel"] is None:
-        parts["mean_mel"] = [round(value, 4) for value in null_mean(backbone)]
+        parts["mean_mel"] = null_mean(backbone)
     run = provenance(config, backbone) | _guidance_and_sampler(draws)
     run["mean_mel"] = parts["mean_mel"] if guides else None
     if model.init_from is not None:

@@ -69,7 +69,9 @@ class HeadMatchingObjective(TDMSpeechObjective):
         # In an update every row needs a path to the head, for a loss without a gradient cannot go backward.
         if torch.is_grad_enabled() or learnt.any():
             answer = torch.where(learnt, head_answer(self.head, output, v, x, t, scale, inputs["attention_mask"]), v)
-        return torch.where(at == 0, guided_at_zero(v, x, scale, config.mean_mel), answer) if known else answer
+        if not known:
+            return answer
+        return torch.where(at == 0, guided_at_zero(v, x, scale, config.mean_mel, inputs["attention_mask"]), answer)
 
     def probe(self, batch: MelBatch, generator: torch.Generator | None = None) -> dict[str, torch.Tensor]:
         """
