@@ -7,6 +7,7 @@ from typer.testing import CliRunner
 
 from dtm_hf import DTMPipeline, DTMScheduler
 from dtm_hf.commands.main import app
+from dtm_hf.mean_mel import MeanMel
 from dtm_hf.pipelines.guidance import ClassifierFreeGuidance
 
 
@@ -37,11 +38,27 @@ def speak(pipeline, reference_audio, **settings):
 def test_an_untrained_head_is_the_closed_form_at_zero_and_no_guidance_after_it(
     make_pipeline, make_guidance_head, reference_audio
 ):
-    rule = ClassifierFreeGuidance(2.0, stop=0.01, mean=tuple(MEAN_MEL))
+    rule = ClassifierFreeGuidance(2.0, stop=0.01, mean=MeanMel.of(MEAN_MEL))
     expected = speak(make_pipeline(), reference_audio, guidance_scale=rule)
     found = speak(make_pipeline(make_guidance_head("conv")), reference_audio, guidance_scale=2.0)
     for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
+
+
+def test_an_utterance_ends_where_it_ends_alone(make_pipeline, reference_audio):
+    """The closed form knows its ends; beside a longer one its row goes on behind them."""
+    pipeline = make_pipeline()
+    pipeline.register_to_config(mean_mel=MEAN_MEL)
+    settings = {"output_type": "mel", "guidance_end": 0.01, "max_batch_frames": 10_000}
+    texts = ["Hello there, good morning.", "Hi."]
+    generators = [torch.Generator().manual_seed(seed) for seed in (1, 2)]
+    together = pipeline(texts, reference_audio, "What is said.", generator=generators, **settings).audios
+    alone = [
+        pipeline(text, reference_audio, "What is said.", generator=torch.Generator().manual_seed(seed), **settings)
+        for text, seed in zip(texts, (1, 2), strict=True)
+    ]
+    for one, other in zip(together, alone, strict=True):
+        torch.testing.assert_close(one, other.audios[0], atol=1e-3, rtol=1e-3)
 
 
 @pytest.mark.parametrize(("overrides", "called"), [({}, 2), ({"guidance_end": 1.0}, 3), ({"mean_mel": None}, 3)])

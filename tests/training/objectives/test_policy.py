@@ -99,7 +99,7 @@ def test_loss_is_that_of_a_walk_in_hand(backbone, mel_batch, make_guidance_head)
             v, null = backbone(x, grid[k], silent, batch.text_ids, mask, "both").velocity.chunk(2)
         length = grid[k + 1] - grid[k]
         if k == 0:
-            x = x + length * guided_at_zero(v, x, 3.0, MEAN_MEL)
+            x = x + length * guided_at_zero(v, x, 3.0, MEAN_MEL, mask)
             continue
         error = error + length**2 * (2 * (v - null))[mask].square().mean()
         weight += length**2

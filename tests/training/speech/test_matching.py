@@ -38,7 +38,7 @@ def test_it_walks_as_the_sampler_does(make_backbone, backbone, mel_batch, make_g
             v = output.velocity
             call = {"timestep": t, "velocity": v, "attention_mask": mel_batch.attention_mask, "guidance_scale": 3.0}
             answers = [
-                guided_at_zero(v, x, 3.0, head.config.mean_mel),
+                guided_at_zero(v, x, 3.0, head.config.mean_mel, mel_batch.attention_mask),
                 head(output.joined(x), x, 0.0, **call).displacement,
                 v,
             ]
