@@ -69,6 +69,17 @@ def test_a_list_of_ones_own(model, sentences, tmp_path):
     assert added and {json.loads(line)["arm"] for line in added} == {"euler-1@1"}
 
 
+def test_a_head_that_is_told_otherwise_is_another_one(model, sentences, tmp_path):
+    """Its weights are the same; what stands in its place at t = 0 is not."""
+    arguments = ["--model", model, "--set", sentences, "--metrics", "difference", "--repeats", 0, "--limit", 1]
+    arguments += ["--arms", "dtm-2x1", "-o", tmp_path / "run"]
+    assert run(*arguments).exit_code == 0
+    path = model / "head" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"mean_mel": [0.0] * 100}))
+    mixed = run(*arguments)
+    assert mixed.exit_code == 1 and "a benchmark with head_guidance" in mixed.stderr
+
+
 def test_killed_it_goes_on_to_the_same_results(model, sentences, tmp_path):
     def arguments(output):
         options = f"--model {model} --set {sentences} --metrics mel,difference --seeds 0,1 --repeats 0 --batch-size 1"
