@@ -158,7 +158,7 @@ def test_a_head_is_trained_on_a_checkpoint_of_full_size(folder, reference_audio)
     config = head.config
     assert (config.hidden_size, config.num_hidden_layers, config.num_attention_heads) == (1024, 6, 16)
     assert (config.architecture, config.prediction) == (objective["head_architecture"], objective["head_prediction"])
-    assert config.residual_layers == objective["head_residual_layers"] and len(config.mean_mel) == 100
+    assert config.residual_layers == objective["head_residual_layers"] and len(config.mean_mel["mean"]) == 100
     assert config.guidance_scale == objective["baked_guidance_scale"]
     assert config.guidance_scale_range == objective["baked_guidance_range"]
     assert config.guidance_end == objective["baked_guidance_end"]

@@ -213,7 +213,9 @@ def test_a_head_that_says_what_guidance_adds_goes_on(base, guidance_pipeline, tm
 def test_a_bare_checkpoint_has_no_mean_and_a_head_on_it_has_one(make_backbone, vocab_file, monkeypatch):
     monkeypatch.setattr(F5Backbone, "from_f5_checkpoint", lambda *_, **__: make_backbone())
     found = components("--f5_checkpoint", "model.pt", "--vocab_file", str(vocab_file), *COPIED, "1")
-    assert found.head.config.mean_mel == found.mean_mel and len(found.mean_mel) == found.backbone.config.mel_dim
+    assert (
+        found.head.config.mean_mel == found.mean_mel and len(found.mean_mel["mean"]) == found.backbone.config.mel_dim
+    )
 
 
 @pytest.mark.parametrize("options", [[*COPIED, "3"], [*GUIDES, "--head_residual_layers", "3"]])
