@@ -29,7 +29,7 @@ from dtm_hf.training.loop.groups import ParameterGroup, average_gradients
 from dtm_hf.training.loop.journal import Journal
 from dtm_hf.training.loop.locking import written_alone
 from dtm_hf.training.loop.optimization import set_schedules
-from dtm_hf.training.loop.precision import usable_precision
+from dtm_hf.training.loop.precision import FLOAT32_INSTEAD, usable_precision
 from dtm_hf.training.loop.publishing import Publisher
 from dtm_hf.training.loop.ranks import leave, on_main
 from dtm_hf.training.loop.sharding import check_sharding, is_sharded, whole
@@ -63,8 +63,9 @@ class Trainer:
         self.config, self.build = config, build
         options = config.optimization
         self.output_dir = Path(options.output_dir)
+        precision = usable_precision(options.mixed_precision)
         self.accelerator = Accelerator(
-            mixed_precision=usable_precision(options.mixed_precision),
+            mixed_precision=precision,
             gradient_accumulation_steps=options.gradient_accumulation_steps,
             log_with=None if config.logging.report_to == "none" else config.logging.report_to,
             project_config=ProjectConfiguration(
@@ -72,6 +73,8 @@ class Trainer:
             ),
             step_scheduler_with_optimizer=False,
         )
+        if precision != options.mixed_precision:
+            self.accelerator.print(FLOAT32_INSTEAD)
         if not config.logging.resume and checkpoint_folders(self.output_dir):
             raise ValueError(
                 f"`output_dir` {options.output_dir!r} holds checkpoints of another run and `resume` is off."
