@@ -36,19 +36,21 @@ class MeanMel:
         if isinstance(value, cls):
             return value
         parts = value if isinstance(value, Mapping) else {"mean": value}
-        bins = "" if num_mel_bins is None else f"{num_mel_bins} "
         if parts.keys() not in ({"mean"}, {"mean", "edge", "first", "last"}):
             raise ValueError(
                 "`mean_mel` must be a list of numbers, or have 'mean', 'edge', 'first' and 'last', but has "
                 f"{sorted(map(str, parts))}."
             )
-        for name, values in parts.items():
+        # In this order: an edge has as many bins as the mean, and of shares there may be any number.
+        wanted = num_mel_bins
+        for name in filter(parts.__contains__, ("mean", "edge", "first", "last")):
+            values = parts[name]
             # A mapping that two files hold need not be a list in both.
             listed = isinstance(values, Sequence) and not isinstance(values, str) and all(map(_is_finite, values))
-            wanted = num_mel_bins if name == "mean" else len(parts["mean"])
-            if not listed or (name in ("mean", "edge") and wanted not in (None, len(values))):
-                of = "" if name == "mean" else f"['{name}']"
-                raise ValueError(f"`mean_mel`{of} must be {bins}finite numbers, but got {str(values)[:60]}.")
+            if not listed or wanted not in (None, len(values)):
+                of, count = "" if name == "mean" else f"['{name}']", "" if wanted is None else f"{wanted} "
+                raise ValueError(f"`mean_mel`{of} must be {count}finite numbers, but got {str(values)[:60]}.")
+            wanted = len(values) if name == "mean" else None
         return cls(**{name: tuple(values) for name, values in parts.items()})
 
 

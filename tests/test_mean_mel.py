@@ -58,7 +58,8 @@ def test_ends_that_meet_are_silence_and_no_more():
         ({"edge": [1.0, 2.0]}, "must be a list of numbers, or have 'mean', 'edge', 'first' and 'last', but has"),
         (ENDS | {"middle": [1.0]}, "must be a list of numbers, or have 'mean', 'edge', 'first' and 'last', but has"),
         (ENDS | {"edge": [1.0]}, r"`mean_mel`\['edge'\] must be 2 finite numbers"),
-        (ENDS | {"last": ["a"]}, r"`mean_mel`\['last'\] must be 2 finite numbers"),
+        ({"edge": [1.0, 2.0], "first": [], "last": [], "mean": 3}, "`mean_mel` must be 2 finite numbers"),
+        (ENDS | {"last": ["a"]}, r"`mean_mel`\['last'\] must be finite numbers"),
     ],
 )
 def test_what_is_no_mean_is_refused(value, message):
