@@ -266,14 +266,14 @@ def _settings(
 
     device = pipe._execution_device
     means = pipe.config.mean_mel if any(arm.kind == "analytic" for arm in arms) else None
+    head = pipe.head if any(arm.needs_head for arm in arms) else None
     # What its weights do not say of a head: where it runs, and what stands in its place at t = 0.
-    names = ("guidance_scale", "guidance_end", "mean_mel")
-    told = [getattr(pipe.head.config, name, None) for name in names] if any(arm.needs_head for arm in arms) else None
+    told = ("guidance_scale", "guidance_end", "mean_mel")
     return {
         "backbone": pipe.backbone.fingerprint,
         "runtime": runtime_of(pipe.backbone),
-        "head": fingerprint_of(pipe.head) if any(arm.needs_head for arm in arms) else None,
-        "head_guidance": None if told is None else _digest(told),
+        "head": None if head is None else fingerprint_of(head),
+        "head_guidance": None if head is None else _digest([getattr(head.config, name, None) for name in told]),
         "mean_mel": None if means is None else _digest(means),
         "student": student.backbone.fingerprint if any(arm.needs_student for arm in arms) else None,
         # What these arms take from the pipeline's scheduler.
